@@ -1,0 +1,179 @@
+"""The nouns of the benchmark: frozen, free of torch, the same in every module."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+Kind = Literal["style", "object"]
+KINDS: tuple[Kind, ...] = ("style", "object")
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling per value: sorted keys, no spaces, NaN refused. The base of every content hash."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def content_hash(value: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, order=True)
+class Concept:
+    """Something to unlearn; `str` gives `style:neon`."""
+
+    kind: Kind
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> Concept:
+        """Inverse of `str`."""
+        kind, _, name = text.partition(":")
+        if kind not in KINDS or not name:
+            raise ValueError(f"{text!r} is not a concept such as style:neon")
+        return cls("style" if kind == "style" else "object", name)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The concepts that one erasure removes, usually one; `str` gives `style:neon` or `style:neon+object:house`."""
+
+    concepts: tuple[Concept, ...]
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.concepts))
+
+    @property
+    def kind(self) -> Kind | Literal["mixed"]:
+        """The kind of all its concepts; "mixed" for a style and an object at once."""
+        kinds = {c.kind for c in self.concepts}
+        return kinds.pop() if len(kinds) == 1 else "mixed"
+
+    def names(self, kind: Kind) -> frozenset[str]:
+        """Names of its concepts of this kind."""
+        return frozenset(c.name for c in self.concepts if c.kind == kind)
+
+    def involves(self, style: str, obj: str) -> bool:
+        """Whether a picture of this style and object shows any of its concepts."""
+        return style in self.names("style") or obj in self.names("object")
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Inverse of `str`."""
+        return cls(tuple(Concept.parse(part) for part in text.split("+")))
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One picture to sample. Its initial noise is a function of (`seed`, `noise_key`, latent shape) alone.
+
+    `style` and `object` are the labels that judges compare with; methods never see them. `height` and `width` in px.
+    """
+
+    prompt: str
+    style: str
+    object: str
+    seed: int
+    noise_key: str
+    steps: int
+    guidance_scale: float
+    height: int
+    width: int
+    scheduler: str = "ddim"
+
+    @cached_property
+    def id(self) -> str:
+        """Content hash of all fields."""
+        return content_hash(asdict(self))
+
+
+@dataclass(frozen=True)
+class ConceptTexts:
+    """What a suite tells methods about a concept: how it is named, what to put in its place, what must stay."""
+
+    target: str
+    """The concept as a phrase, as methods name it ("neon style", "An image of house.")."""
+    anchor: str
+    """The phrase that should take its place."""
+    retain: tuple[str, ...]
+    """Prompts of other concepts, never the evaluation's own pairs of prompt and seed."""
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Accuracies of the unedited model under which a table is invalid (shares in [0, 1])."""
+
+    style: float
+    object: float
+
+
+@dataclass(frozen=True)
+class MetricRules:
+    """The choices that protocols make differently, part of the protocol's version."""
+
+    cra_includes_target: bool
+    """Whether pictures prompted with the target count for CRA (UnlearnCanvas' code: yes; its README: no)."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a method is and whom to cite."""
+
+    title: str
+    paper: str
+    """arXiv id or URL; empty for controls."""
+    bibtex: str
+    supports: tuple[Kind, ...]
+    control: bool = False
+    """Controls are shown, not ranked."""
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that a table needs of one method in one run: one outcome per target × picture, feature distances, cost.
+
+    `outcomes` holds columns of equal length: target, style, object, seed, style_pred, object_pred. For `none`, which
+    erases nothing, target is "". `distances` maps a target to {"kernel": …, "frechet": … or null, "n": …};
+    `cost` holds fit_seconds, seconds_per_image, ratio_to_none, peak_memory_mb, stored_mb (null where not measured);
+    `missing` maps a target to the reason why it has no outcomes.
+    """
+
+    method: str
+    label: str
+    version: int
+    config: Mapping[str, Any]
+    card: Card
+    protocol: str
+    numerics: Mapping[str, Any]
+    outcomes: Mapping[str, list[Any]]
+    distances: Mapping[str, Mapping[str, float | int | None]] = field(default_factory=dict)
+    cost: Mapping[str, float | None] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    schema: int = 1
+
+    def to_json(self) -> str:
+        """One JSON object with sorted keys, columns on one line each."""
+        body = asdict(self)
+        outcomes = body.pop("outcomes")
+        text = json.dumps(body, indent=1, sort_keys=True, allow_nan=False)
+        columns = ",\n".join(f'  "{name}": {json.dumps(outcomes[name], separators=(",", ":"))}' for name in sorted(outcomes))
+        return text[:-2] + ',\n "outcomes": {\n' + columns + "\n }\n}\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Inverse of `to_json`. Raises KeyError, TypeError or ValueError on anything else."""
+        body = json.loads(text)
+        if body.get("schema") != 1:
+            raise ValueError(f"record schema {body.get('schema')} is not 1")
+        card = body.pop("card")
+        return cls(card=Card(**{**card, "supports": tuple(card["supports"])}), **body)

@@ -1,0 +1,1 @@
+"""Networks that judge pictures: style and object classifiers. Reached by name through `bench.registry`."""
