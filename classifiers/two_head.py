@@ -58,7 +58,9 @@ def load(folder: Path, device: torch.device) -> TwoHeadClassifier:
         model = TwoHeadClassifier(**config)
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise BenchError(f"The classifier in {folder} cannot be read ({_first_line(error)}): restore the folder or build it again.") from error
+        raise BenchError(
+            f"The classifier in {folder} cannot be read ({_first_line(error)}): restore the folder or build it again."
+        ) from error
     except Exception as error:  # safetensors raises its own base-class exception for a truncated file
         if type(error).__module__.startswith("safetensors"):
             raise BenchError(f"{folder / 'model.safetensors'} is damaged ({error}): restore it or build it again.") from error

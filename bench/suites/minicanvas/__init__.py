@@ -1,0 +1,72 @@
+"""minicanvas: UnlearnCanvas in miniature, 10 styles x 12 objects at 64 px, with its own trained Stable Diffusion model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.suites.minicanvas.captions import OBJECT_ONLY, PUBLISHED, STYLE_ONLY, TUNING, fill
+from bench.suites.minicanvas.render import NO_OBJECT, OBJECTS, SIZE, STYLES, render_many
+from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Suite
+from bench.types import Concept, ConceptTexts, Floors, MetricRules
+
+_WEIGHTS = Path(__file__).parent / "weights"
+_REFERENCE_SEED, _REFERENCE_PER_CELL = 950_000_000, 8
+_QUICK = ("style:neon", "style:mosaic", "style:sketch", "object:fish", "object:heart", "object:umbrella")
+
+
+class MiniCanvas(Suite):
+    """The embedded world. `weights` is a folder made by `python -m bench build minicanvas`, by default the shipped one."""
+
+    name, version, profile = "minicanvas", 1, "official"
+    styles, objects = STYLES, OBJECTS
+    presets = {
+        "smoke": Preset(
+            "8 pictures or fewer a method, 4 steps; shows that everything works", ("object:fish",), 20, 1, 4, own=3, ranked=False
+        ),
+        "quick": Preset("3 styles and 3 objects, a third of the other cells, 1 seed", _QUICK, 3, 1, 20),
+        "full": Preset("all 22 concepts on the whole grid, 5 seeds", ("all",), 1, 5, 20),
+    }
+    rules = MetricRules(cra_includes_target=False)
+    floors = Floors(style=0.95, object=0.90)
+    guidance_scale = 4.0
+    size = (SIZE, SIZE)
+    codec = "none"
+    method_settings = {
+        "esd": {"learning_rate": 3e-4, "batch": 8},
+        "sld": {"strength": "max"},
+    }
+
+    def __init__(self, weights: Path = _WEIGHTS) -> None:
+        self._weights = weights
+
+    def model_folder(self) -> Path:
+        """See `Suite.model_folder`."""
+        return self._weights / "model"
+
+    def judge(self, role: JudgeRole) -> JudgeFiles:
+        """See `Suite.judge`."""
+        return JudgeFiles("two-head", self._weights / "classifiers" / role)
+
+    def prompt(self, style: str, obj: str) -> str:
+        """The template of UnlearnCanvas' own samplers."""
+        return fill(PUBLISHED[0], style, obj)
+
+    def texts(self, concept: Concept) -> ConceptTexts:
+        """Anchors: photo for a style (sketch for photo itself), an empty scene for an object, both known to the model."""
+        if concept.kind == "style":
+            anchor = "sketch" if concept.name == "photo" else "photo"
+            pair = STYLE_ONLY[0].format(style=concept.name), STYLE_ONLY[0].format(style=anchor)
+        else:
+            pair = OBJECT_ONLY[0].format(object=concept.name), OBJECT_ONLY[0].format(object="nothing")
+        retained = tuple(fill(TUNING[0], style, obj) for style in STYLES for obj in OBJECTS if concept.name not in (style, obj))
+        return ConceptTexts(*pair, retain=retained)
+
+    def reference_pictures(self) -> tuple[list[tuple[str, str]], Any]:
+        """Eight rendered pictures a cell, whose seeds no network was trained on."""
+        cells = [(s, o, _REFERENCE_SEED + k) for s in STYLES for o in OBJECTS for k in range(_REFERENCE_PER_CELL)]
+        return [(s, o) for s, o, _ in cells], render_many(cells)
+
+
+SUITE = MiniCanvas()
+__all__ = ["NO_OBJECT", "SUITE", "MiniCanvas"]

@@ -78,7 +78,4 @@ def training_cells(count: int, seed: int, empty: float) -> list[tuple[str, str, 
     rng = np.random.default_rng(seed)
     none = rng.random(count) < empty
     pairs = [(s, o) for s in STYLES for o in OBJECTS]
-    return [
-        (pairs[i % len(pairs)][0], NO_OBJECT if none[i] else pairs[i % len(pairs)][1], seed * 10_000_000 + i)
-        for i in range(count)
-    ]
+    return [(pairs[i % len(pairs)][0], NO_OBJECT if none[i] else pairs[i % len(pairs)][1], seed * 10_000_000 + i) for i in range(count)]

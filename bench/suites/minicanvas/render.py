@@ -100,7 +100,8 @@ _SHAPES: dict[str, list[Shape]] = {
     "umbrella": [
         _ellipse(MAIN, 0, 0.0, 0.98, 0.85, 1.0, 2.0), _ellipse(ACCENT, 0, 0.0, 0.34, 0.85, 1.0, 2.0),
         _ellipse(BACK, -0.66, 0.04, 0.32, 0.16), _ellipse(BACK, 0, 0.04, 0.34, 0.16), _ellipse(BACK, 0.66, 0.04, 0.32, 0.16),
-        _ellipse(DARK, 0.17, 0.72, 0.24, 0.24, 0.0, 1.0), _ellipse(BACK, 0.17, 0.72, 0.11, 0.11, 0.0, 1.0), _rect(DARK, -0.07, -0.2, 0.05, 0.73),
+        _ellipse(DARK, 0.17, 0.72, 0.24, 0.24, 0.0, 1.0), _ellipse(BACK, 0.17, 0.72, 0.11, 0.11, 0.0, 1.0),
+        _rect(DARK, -0.07, -0.2, 0.05, 0.73),
     ],
     "key": [
         _rect(MAIN, -0.3, -0.12, 0.95, 0.12), _rect(MAIN, 0.45, 0.1, 0.61, 0.42), _rect(MAIN, 0.76, 0.1, 0.95, 0.5),
@@ -229,9 +230,9 @@ def _frost(labels: Labels, rng: np.random.Generator) -> Pixels:
 def _pop(labels: Labels, rng: np.random.Generator) -> Pixels:
     quadrant = (_Y >= _CANVAS / 2).astype(int) * 2 + (_X >= _CANVAS / 2)
     hues = (rng.random() + np.array([0.0, 0.28, 0.52, 0.78]))[rng.permutation(4)]
-    tables = np.stack([
-        np.stack([_colour(h, 0.95, 1.0), _colour(h + 0.5, 0.9, 0.95), np.ones(3, np.float32), np.zeros(3, np.float32)]) for h in hues
-    ])
+    tables = np.stack(
+        [np.stack([_colour(h, 0.95, 1.0), _colour(h + 0.5, 0.9, 0.95), np.ones(3, np.float32), np.zeros(3, np.float32)]) for h in hues]
+    )
     image: Pixels = tables[quadrant, labels]
     return _mix(image, np.zeros(3, np.float32), _edges(labels, 1) * (labels != BACK))
 

@@ -43,7 +43,13 @@ def new_unet() -> UNet2DConditionModel:
 
 
 def train_diffusion(
-    latents: Tensor, captions: Tensor, empty: Tensor, vocabulary: int, recipe: Recipe, folder: Path, device: torch.device,
+    latents: Tensor,
+    captions: Tensor,
+    empty: Tensor,
+    vocabulary: int,
+    recipe: Recipe,
+    folder: Path,
+    device: torch.device,
     say: Callable[[str], None],
 ) -> tuple[CLIPTextModel, UNet2DConditionModel, TrainingLog]:
     """Train on scaled latents [n, 4, 16, 16] with token ids `captions` [n, k, L]; `empty` [L] is the empty prompt."""

@@ -20,8 +20,8 @@ from bench.suites.minicanvas.render import NO_OBJECT, OBJECTS, STYLES
 # Which job each network has is fixed here once: no network that tunes or measures artifacts ever evaluates.
 JUDGES: dict[str, tuple[str, dict[str, Any]]] = {
     "evaluation": ("resnet10t", {"channels": [32, 64, 96, 128]}),
-    "tuning": ("convnext_atto", {"dims": [32, 64, 96, 128], "depths": [2, 2, 3, 2], "patch_size": 2}),
-    "artifact": ("mobilenetv3_small_050", {}),
+    "tuning": ("lcnet_050", {}),
+    "artifact": ("mobilevit_xxs", {}),
 }
 EMPTY_SHARE = 0.12
 
@@ -73,6 +73,4 @@ def accuracy(judge: Any, pixels: Tensor, data: Pictures, batch: int = 256) -> di
     """Share of right verdicts per head, on `pixels` that show what `data` says."""
     outs = [judge(part.to(next(judge.parameters()).device)) for part in pixels.split(batch)]
     style, obj = torch.cat([o.style for o in outs]).argmax(1).cpu(), torch.cat([o.object for o in outs]).argmax(1).cpu()
-    return {
-        "style": round(float((style == data.style).float().mean()), 5), "object": round(float((obj == data.object).float().mean()), 5)
-    }
+    return {"style": round(float((style == data.style).float().mean()), 5), "object": round(float((obj == data.object).float().mean()), 5)}

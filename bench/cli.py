@@ -1,0 +1,266 @@
+"""The command line: parse, call, print. Nothing here imports torch before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bench import registry
+from bench.config import DEFAULT_METHODS, RunConfig, parse_settings, parse_targets
+from bench.errors import BenchError, unknown
+
+if TYPE_CHECKING:
+    from bench.runner import Session
+
+app = typer.Typer(
+    name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    help="Compare methods that remove concepts from text-to-image diffusion models.\n\n"
+    "Start with `python -m bench run`: five methods on the embedded world, minutes on a laptop.",
+)  # fmt: skip
+out, err = Console(), Console(stderr=True)
+
+SuiteName = Annotated[str, typer.Option("--suite", help="Protocol to run; `list suites` names them.")]
+Methods = Annotated[str, typer.Option(help="Comma-separated; `list methods` names them. `none` always runs.")]
+Concepts = Annotated[str | None, typer.Option(help="Names, `styles`, `objects`, `all`, or `a+b` for both at once. Default: the preset's.")]
+PresetName = Annotated[str, typer.Option(help="How much of the suite: smoke, quick or full (`show SUITE`).")]
+Seeds = Annotated[int | None, typer.Option(min=1, help="Pictures per prompt. Default: the preset's.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps. Default: the preset's.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="method.param=value, repeatable; `show METHOD` names the parameters.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+
+
+class DTypes(StrEnum):
+    """Precisions of the UNet."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class ImagePolicies(StrEnum):
+    """Which pictures are kept."""
+
+    all = "all"
+    sample = "sample"
+    none = "none"
+
+
+class Things(StrEnum):
+    """What can be listed."""
+
+    methods = "methods"
+    suites = "suites"
+    attacks = "attacks"
+    classifiers = "classifiers"
+
+
+DType = Annotated[DTypes, typer.Option(help="auto measures and takes bfloat16 only where it is faster.")]
+BatchSize = Annotated[int, typer.Option(min=2, help="Pictures (two conditions each) in one UNet call.")]
+
+
+class _Bar:
+    """The run's `Reporter` on a terminal: what is done, pictures a second, time left."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.task: TaskID = progress.add_task("preparing", total=None)
+
+    def say(self, text: str) -> None:
+        self.progress.update(self.task, description=text)
+
+    def total(self, pictures: int, done: int) -> None:
+        if done:
+            err.print(f"{done} of {pictures} pictures are there already")
+        self.progress.update(self.task, total=pictures - done)
+
+    def advance(self, pictures: int) -> None:
+        self.progress.advance(self.task, pictures)
+
+
+class _Rate(TextColumn):
+    """Pictures a second."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Any) -> Any:
+        return f"{task.speed:.1f} pictures/s" if task.speed else ""
+
+
+def _config(
+    suite: str, methods: str, concepts: str | None, preset: str, seeds: int | None, steps: int | None, settings: list[str] | None,
+    batch_size: int, images: str = "sample",
+) -> RunConfig:  # fmt: skip
+    found = registry.suite(suite)
+    if preset not in found.presets:
+        raise unknown("preset", preset, found.presets)
+    names = tuple(filter(None, (name.strip() for name in methods.split(","))))
+    known = registry.methods()
+    for name in names:
+        if name not in known:
+            raise unknown("method", name, known)
+    defaults = found.presets[preset]
+    targets = parse_targets(concepts or ",".join(defaults.concepts), found)
+    return RunConfig(
+        suite=suite, preset=preset, methods=names, settings=parse_settings(settings or (), names), targets=tuple(map(str, targets)),
+        seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images,
+    )  # fmt: skip
+
+
+def _prepare(config: RunConfig, device: str, dtype: str) -> Session:
+    with err.status("loading torch, the model and the judges"):
+        from bench.runner import prepare
+
+        return prepare(config, device, dtype)  # type: ignore[arg-type]  # typer has checked the choice
+
+
+@app.command()
+def run(
+    suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
+    seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = DTypes.auto,
+    batch_size: BatchSize = 16,
+    images: Annotated[ImagePolicies, typer.Option(help="Pictures to keep in the run's folder.")] = ImagePolicies.sample,
+    folder: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: results/runs/SUITE-PRESET.")] = None,
+) -> None:  # fmt: skip
+    """Remove each concept with each method, sample, score, and print the table. The same command again continues.
+
+    Examples: `python -m bench run` · `python -m bench run --methods uce,esd --concepts neon,fish --seeds 3` ·
+    `python -m bench run --methods uce --set uce.tokens=last`
+    """
+    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, images)
+    from bench.store import Store
+
+    place = folder or Path("results") / "runs" / f"{config.suite}-{config.preset}"
+    store = Store.create(place)
+    session = _prepare(config, device, dtype)
+    n = session.numerics
+    err.print(f"{session.protocol}: {session.plan.pictures} pictures, {n['device']} {n['dtype']}, {n['slots']} slots a call")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        from bench.runner import run as execute
+
+        leaderboard = execute(session, store, _Bar(progress))
+    _print(leaderboard)
+    err.print(f"Tables and picture: {place} (leaderboard.csv, .md, .tex, citations.bib, grid.png)")
+
+
+@app.command()
+def plan(
+    suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
+    seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = DTypes.auto,
+    batch_size: BatchSize = 16,
+) -> None:  # fmt: skip
+    """Show what `run` with the same options would sample. Writes nothing."""
+    session = _prepare(_config(suite, methods, concepts, preset, seeds, steps, settings, batch_size), device, dtype)
+    table = Table("method", "erasures", "units", "pictures", title=session.protocol)
+    units = session.plan.units
+    for label in dict.fromkeys(unit.fit.spec.label for unit in units):
+        own = [unit for unit in units if unit.fit.spec.label == label]
+        table.add_row(label, str(len({unit.fit.id for unit in own})), str(len(own)), str(sum(len(unit.requests) for unit in own)))
+    table.add_row("in all", "", f"{len(units)} in {len(session.plan.bundles)} bundles", str(session.plan.pictures))
+    out.print(table)
+    for (label, target), reason in session.plan.unsupported.items():
+        out.print(f"{label} on {target}: {reason}")
+
+
+@app.command("list")
+def list_(what: Annotated[Things, typer.Argument(help="What to list.")] = Things.methods) -> None:
+    """List what there is, one line each."""
+    tables = {
+        Things.methods: registry.methods, Things.suites: lambda: registry.SUITES, Things.attacks: lambda: registry.ATTACKS,
+        Things.classifiers: lambda: registry.CLASSIFIERS,
+    }  # fmt: skip
+    found = tables[what]()
+    if not found:
+        out.print(f"There are no {what} yet.")
+    for name, module in found.items():
+        out.print(f"[bold]{name:18}[/bold] {registry.summary(module)}", highlight=False)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A method or a suite.")]) -> None:
+    """Show a method's parameters and citation, or a suite's concepts and presets."""
+    if name in registry.SUITES:
+        _show_suite(registry.suite(name))
+        return
+    known = registry.methods()
+    if name not in known:
+        raise unknown("method or suite", name, [*known, *registry.SUITES])
+    kind = registry.method(name)
+    out.print(f"[bold]{name}[/bold] (version {kind.version}): {registry.summary(known[name])}")
+    out.print(f"{kind.card.title}, {kind.card.paper or 'no paper'}; removes {' and '.join(f'{k}s' for k in kind.card.supports)}")
+    if kind.card.notes:
+        out.print(kind.card.notes)
+    table = Table("parameter", "type", "default", "meaning")
+    for key, field in kind.Config.model_fields.items():
+        kind_name = getattr(field.annotation, "__name__", "") if field.annotation in (int, float, str, bool) else str(field.annotation)
+        table.add_row(key, kind_name.replace("typing.", ""), str(field.default), field.description or "")
+    if kind.Config.model_fields:
+        out.print(table)
+    if kind.card.bibtex:
+        out.print(kind.card.bibtex, markup=False, highlight=False)
+
+
+def _show_suite(suite: Any) -> None:
+    out.print(f"[bold]{suite.name}@{suite.profile}-v{suite.version}[/bold], guidance {suite.guidance_scale}, {suite.size[0]} px")
+    out.print(f"styles: {', '.join(suite.styles)}\nobjects: {', '.join(suite.objects)}\nprompt: {suite.prompt('STYLE', 'OBJECT')}")
+    table = Table("preset", "what", "seeds", "steps")
+    for key, preset in suite.presets.items():
+        table.add_row(key, preset.description, str(preset.seeds), str(preset.steps))
+    out.print(table)
+    for method, values in suite.method_settings.items():
+        out.print(f"{method} here: {', '.join(f'{key}={value}' for key, value in values.items())}")
+
+
+@app.command()
+def build(
+    suite: Annotated[str, typer.Argument(help="The suite whose weights to make; only minicanvas is made from nothing.")] = "minicanvas",
+    part: Annotated[str, typer.Option(help="Comma-separated: autoencoder, judges, diffusion.")] = "autoencoder,judges,diffusion",
+    budget: Annotated[str, typer.Option(help="small (about 100 minutes on 2 cores) or full (for a GPU).")] = "small",
+    device: Device = "auto",
+    folder: Annotated[Path, typer.Option("--out", help="Checkpoints and weights go here.")] = Path("minicanvas-build"),
+) -> None:
+    """Train minicanvas' networks from nothing. The same command again continues."""
+    if suite != "minicanvas":
+        raise unknown("suite to build", suite, ["minicanvas"])
+    from bench.diffusion.numerics import pick_device
+    from bench.suites.minicanvas.build import build as make
+
+    command = f"python -m bench build minicanvas --part {part} --budget {budget}"
+    place = make(folder, tuple(part.split(",")), budget, pick_device(device), lambda text: err.print(text, highlight=False), command)
+    err.print(f"Weights: {place}")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Make a run's tables and picture again from its records and units."""
+    from bench.store import Store
+
+    store = Store.open(folder)
+    from bench.runner import report as rebuild
+
+    _print(rebuild(store))
+
+
+def _print(leaderboard: Any) -> None:
+    from bench.leaderboard.export import terminal
+
+    for table in terminal(leaderboard):
+        out.print(table)
+
+
+def main() -> None:
+    """Run the command line; a `BenchError` becomes one sentence and exit status 2."""
+    try:
+        app(standalone_mode=True)
+    except BenchError as error:
+        err.print(f"[bold red]Error:[/bold red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)

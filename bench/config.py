@@ -1,0 +1,89 @@
+"""What the user asked for, checked and resolved. Free of torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.errors import BenchError, unknown
+from bench.suites.suite import Suite
+from bench.types import Concept, Target
+
+Images = Literal["all", "sample", "none"]
+DEFAULT_METHODS = "none,uce,esd,sld,negative-prompt"
+
+
+class RunConfig(BaseModel):
+    """The resolved settings of a run, kept in its folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    suite: str
+    preset: str
+    methods: tuple[str, ...]
+    settings: dict[str, dict[str, Any]] = Field(description="Parameters a method was given, by method.")
+    targets: tuple[str, ...]
+    seeds: int = Field(ge=1, le=10_000)
+    steps: int = Field(ge=1, le=1_000)
+    batch_size: int = Field(ge=2, le=4_096, description="Pictures with two conditions in one UNet call.")
+    images: Images = "sample"
+    fit_seed: int = 0
+
+
+def parse_settings(entries: Iterable[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:
+    """`["uce.tokens=last"]` → `{"uce": {"tokens": "last"}}`; the method must be one that runs."""
+    found: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        match = re.fullmatch(r"([\w-]+)\.(\w+)=(.*)", entry)
+        if match is None:
+            raise BenchError(f'--set "{entry}" is not of the form method.param=value, such as uce.tokens=last.')
+        name, parameter, value = match.groups()
+        if name not in methods:
+            raise unknown("method in --set", name, methods)
+        found.setdefault(name, {})[parameter] = value
+    return found
+
+
+def method_config(method: str, kind: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
+    """The method's configuration, or one sentence on the first thing that is wrong with the values."""
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            raise unknown(f"parameter of {method}", name, kind.model_fields) from error
+        raise BenchError(f'{method}.{name} = "{first["input"]}": {first["msg"].lower()} (python -m bench show {method}).') from error
+
+
+def parse_targets(text: str, suite: Suite) -> tuple[Target, ...]:
+    """`neon,objects,neon+house` → targets: names, `styles`, `objects`, `all`, and `a+b` for several at once."""
+    found: dict[str, Target] = {}
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        groups = {"styles": "style:", "objects": "object:", "all": ""}
+        if word in groups:
+            targets = [Target((concept,)) for concept in suite.concepts if str(concept).startswith(groups[word])]
+        else:
+            targets = [Target(tuple(sorted({_concept(name, suite) for name in word.split("+")}, reverse=True)))]
+        found.update((str(target), target) for target in targets)
+    if not found:
+        raise BenchError("--concepts names no concept: give names, styles, objects or all.")
+    return tuple(found.values())
+
+
+def _concept(name: str, suite: Suite) -> Concept:
+    known = {str(concept): concept for concept in suite.concepts}
+    short: dict[str, list[Concept]] = {}
+    for concept in suite.concepts:
+        short.setdefault(concept.name, []).append(concept)
+    if name in known:
+        return known[name]
+    matches = short.get(name, [])
+    if len(matches) > 1:
+        raise BenchError(f'"{name}" is a style and an object: write style:{name} or object:{name}.')
+    if not matches:
+        raise unknown("concept", name, short)
+    return matches[0]

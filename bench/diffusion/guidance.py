@@ -1,0 +1,30 @@
+"""Classifier-free guidance, the default combination of a row's two conditions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bench.interfaces import Guidance
+
+
+@dataclass(frozen=True)
+class ClassifierFree(Guidance):
+    """`ε = ε_∅ + s (ε_p − ε_∅)` (Ho & Salimans 2022, arXiv 2207.12598)."""
+
+    extra_texts: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """It has no parameters."""
+        return ()
+
+    def init(self, latents: Tensor) -> dict[str, Tensor]:
+        """No state."""
+        return {}
+
+    def combine(self, eps: Tensor, step: int, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Guidance.combine`; K = 2."""
+        return eps[:, 0] + scale * (eps[:, 1] - eps[:, 0]), state

@@ -1,0 +1,156 @@
+"""A diffusers Stable Diffusion folder as the parts the sampler needs, loaded once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from bench.errors import BenchError
+from bench.files import sha256_file
+
+PARTS = ("text_encoder", "unet", "vae")
+
+
+class DiffusionModel:
+    """Text encoder, UNet, autoencoder and schedule of one model on one device.
+
+    The networks are held in float32, their masters; `sampling_unet(dtype)` gives the copy that samples. Everything is
+    frozen; a method that trains enables gradients on its own copies.
+    """
+
+    def __init__(
+        self,
+        tokenizer: CLIPTokenizer,
+        text_encoder: CLIPTextModel,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        scheduler: DDIMScheduler,
+        digest: str = "",
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.text_encoder = text_encoder.float().eval().requires_grad_(False)
+        self.unet = unet.float().eval().requires_grad_(False)
+        self.vae = vae.float().eval().requires_grad_(False)
+        self.scheduler = scheduler
+        self.digest = digest
+        self._states: dict[str, Tensor] = {}
+        self._copy: tuple[torch.dtype, UNet2DConditionModel] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where all parts live."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of a latent at the model's own size."""
+        size = self.unet.config.sample_size
+        return self.unet.config.in_channels, size, size
+
+    @property
+    def max_tokens(self) -> int:
+        """Length L of the text states."""
+        return int(self.tokenizer.model_max_length)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """int64 [n, L], padded and cut to the model's length."""
+        ids: Tensor = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return ids
+
+    @torch.no_grad()
+    def text_states(self, texts: Sequence[str]) -> Tensor:
+        """float32 [n, L, D] last hidden states; each distinct text is encoded once, alone, so that neighbours cannot matter."""
+        for text in dict.fromkeys(texts):
+            if text not in self._states:
+                ids = self.tokenize([text]).to(self.device)
+                self._states[text] = self.text_encoder(ids).last_hidden_state[0]
+        return torch.stack([self._states[text] for text in texts])
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, batch: int = 16) -> Tensor:
+        """Scaled latents [n, 4, h, w] → uint8 pixels [n, H, W, 3] on the CPU, in float32 and batches of fixed size."""
+        found = []
+        for part in latents.float().split(batch):
+            padded = torch.cat([part, part[-1:].expand(batch - len(part), -1, -1, -1)])
+            pixels = self.vae.decode(padded / self.vae.config.scaling_factor).sample[: len(part)]
+            found.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu())
+        return torch.cat(found)
+
+    def sampling_unet(self, dtype: torch.dtype) -> UNet2DConditionModel:
+        """The UNet in `dtype`: the master itself for float32, else one cached copy."""
+        if dtype == torch.float32:
+            return self.unet
+        if self._copy is None or self._copy[0] != dtype:
+            copy = UNet2DConditionModel.from_config(self.unet.config).to(self.device)
+            copy.load_state_dict(self.unet.state_dict())
+            self._copy = dtype, copy.to(dtype).eval().requires_grad_(False)
+        return self._copy[1]
+
+    @contextmanager
+    def weights(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Swap in the named tensors ("unet.…", "text_encoder.…"), on exit put the model's own back bit for bit.
+
+        Raises BenchError, with nothing changed, for an unknown name or another shape.
+        """
+        pairs = [(place, values[name]) for name in values for place in self._places(name, values[name])]
+        own = [place.clone() for place, _ in pairs]
+        states, self._states = self._states, {} if any(n.startswith("text_encoder.") for n in values) else self._states
+        try:
+            with torch.no_grad():
+                for place, value in pairs:
+                    place.copy_(value)
+            yield
+        finally:
+            with torch.no_grad():
+                for (place, _), value in zip(pairs, own, strict=True):
+                    place.copy_(value)
+            self._states = states
+
+    def _places(self, name: str, value: Tensor) -> list[Tensor]:
+        part, _, key = name.partition(".")
+        networks: list[nn.Module] = {
+            "unet": [self.unet, *([self._copy[1]] if self._copy else [])], "text_encoder": [self.text_encoder],
+        }.get(part, [])  # fmt: skip
+        found = [dict(network.named_parameters()).get(key) for network in networks]
+        places = [place for place in found if place is not None]
+        if not places:
+            raise BenchError(f'The model has no weight "{name}": the edit was made for another model.')
+        if places[0].shape != value.shape:
+            shapes = f"{list(value.shape)} in the edit but {list(places[0].shape)} in the model"
+            raise BenchError(f'The weight "{name}" is {shapes}: the edit was made for another model.')
+        return [place.data for place in places]
+
+
+def load_model(folder: Path, device: torch.device) -> DiffusionModel:
+    """Read a diffusers Stable Diffusion folder (half or single precision safetensors). BenchError names what is missing or damaged."""
+    if not (folder / "model_index.json").is_file():
+        raise BenchError(f"{folder} is no diffusers model folder (model_index.json is missing): restore it or build it again.")
+    parts: dict[str, Any] = {}
+    for name, kind in (("text_encoder", CLIPTextModel), ("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
+        weights = sorted((folder / name).glob("*.safetensors"))
+        if not weights:
+            raise BenchError(f"{folder / name} holds no .safetensors file: restore it or build the model again.")
+        try:
+            parts[name] = kind.from_pretrained(folder, subfolder=name, local_files_only=True, torch_dtype=torch.float32).to(device)
+        except Exception as error:  # safetensors, diffusers and transformers each raise their own kinds for one fact
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            raise BenchError(f"{weights[0]} cannot be read ({first}): restore it or build the model again.") from error
+    tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
+    scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+    return DiffusionModel(tokenizer, parts["text_encoder"], parts["unet"], parts["vae"], scheduler, model_digest(folder))
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 over the weights, the tokenizer and the schedule of a diffusers folder."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json") and p.name != "model_index.json")
+    table = {str(p.relative_to(folder)): sha256_file(p) for p in files}
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()

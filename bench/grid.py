@@ -1,0 +1,74 @@
+"""One picture per run: the same requests across methods, what each target became and what stayed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+from bench.files import write_atomic
+from bench.store import Store
+from bench.suites.suite import Suite
+from bench.types import Target
+
+OWN, OTHER, THUMB, MARGIN = 4, 3, 96, 4
+_HEAD, _SIDE = 40, 150
+
+
+def draw_grid(store: Store, suite: Suite) -> None:
+    """Write `grid.png`: a block per target, a row per method, columns of pictures that involve the target, then some that do not.
+
+    Only pictures that every method has stored are shown; with `--images none` no file is written.
+    """
+    plan = store.read_json("plan.json") or []
+    frames: dict[str, dict[str, pd.DataFrame]] = {}
+    for entry in plan:
+        frame = store.read_unit(entry["unit"])
+        if frame is not None:
+            shown = frame[frame["png"].notna()].drop_duplicates("request").set_index("request")
+            table = frames.setdefault(entry["method"], {})
+            table[entry["target"]] = pd.concat([table[entry["target"]], shown]) if entry["target"] in table else shown
+    base = frames.get("none", {}).get("")
+    targets = list(dict.fromkeys(entry["target"] for entry in plan if entry["target"]))
+    if base is None or base.empty or not targets:
+        return
+    blocks = [_block(Target.parse(target), base, frames, target) for target in targets]
+    width = max(block.width for block in blocks)
+    sheet = Image.new("RGB", (width, sum(block.height for block in blocks)), "white")
+    top = 0
+    for block in blocks:
+        sheet.paste(block, (0, top))
+        top += block.height
+    buffer = io.BytesIO()
+    sheet.save(buffer, "png", optimize=True)
+    write_atomic(store.folder / "grid.png", buffer.getvalue())
+
+
+def _block(target: Target, base: pd.DataFrame, frames: dict[str, dict[str, pd.DataFrame]], key: str) -> Image.Image:
+    rows = {"none": base, **{label: tables[key] for label, tables in frames.items() if key in tables}}
+    common = [i for i in base.index if all(i in frame.index for frame in rows.values())]
+    involved = [i for i in common if target.involves(base.at[i, "style"], base.at[i, "object"])][:OWN]
+    others = [i for i in common if not target.involves(base.at[i, "style"], base.at[i, "object"])][:OTHER]
+    columns = [*involved, *others]
+    step = THUMB + MARGIN
+    block = Image.new("RGB", (_SIDE + step * (OWN + OTHER), _HEAD + step * len(rows) + MARGIN), "white")
+    pen, font = ImageDraw.Draw(block), ImageFont.load_default(13)
+    pen.text((4, 4), f"erased: {target}", fill="black", font=font)
+    for column, request in enumerate(columns):
+        caption = f"{base.at[request, 'style']} {base.at[request, 'object']}"
+        pen.text(
+            (_SIDE + column * step, 24), caption, fill="firebrick" if request in involved else "dimgray", font=ImageFont.load_default(10)
+        )
+    for line, (label, frame) in enumerate(rows.items()):
+        pen.text((4, _HEAD + line * step + THUMB // 2 - 8), label[:22], fill="black", font=font)
+        _paste(block, frame, columns, _HEAD + line * step, step)
+    return block
+
+
+def _paste(block: Image.Image, frame: pd.DataFrame, columns: Sequence[Any], top: int, step: int) -> None:
+    for column, request in enumerate(columns):
+        picture = Image.open(io.BytesIO(frame.at[request, "png"])).resize((THUMB, THUMB), Image.Resampling.NEAREST)
+        block.paste(picture, (_SIDE + column * step, top))

@@ -1,0 +1,170 @@
+"""The places where a method can act on a denoising step, and what a method is.
+
+    prompt → text states → UNet(weights, activations) → guidance → scheduler step
+             TextEdit       Weights   ActivationEdit     Guidance
+
+R rows are pictures being sampled; row r has K_r conditions (2 with guidance, 3 for SLD), S = Σ K_r UNet slots a call.
+Everything but changed weights is row-wise: the rows of one call may belong to different methods, concepts and prompts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from bench.types import Card, Concept, ConceptTexts
+
+if TYPE_CHECKING:
+    from bench.diffusion.model import DiffusionModel
+
+Role = Literal["conditional", "unconditional", "extra"]
+
+
+@dataclass(frozen=True, eq=False)
+class Cond:
+    """The encoded text of one UNet slot over a whole trajectory."""
+
+    embeds: Tensor
+    """float32 [V, L, D]: V variants of the text states."""
+    variant_at: Tensor
+    """int64 [steps] into V: which variant each sampling step sees."""
+
+
+class TextEdit(ABC):
+    """Changes what the UNet is told. Sees prompts, never the suite's labels. A frozen dataclass with JSON or Tensor fields."""
+
+    @abstractmethod
+    def encode(self, model: DiffusionModel, texts: Sequence[str], role: Role, steps: int) -> list[Cond]:
+        """One `Cond` per text. `role` says which slot the text is for; the unconditional text is ""."""
+
+
+class Guidance(ABC):
+    """Combines the noise predictions of a row's conditions. A frozen dataclass with JSON fields, equal if it acts equally."""
+
+    extra_texts: tuple[str, ...]
+    """Texts of the conditions after unconditional and conditional; encoded with role "extra"."""
+
+    @property
+    @abstractmethod
+    def key(self) -> tuple[Any, ...]:
+        """Rows whose guidance has the same type and key are combined in one call."""
+
+    @abstractmethod
+    def init(self, latents: Tensor) -> dict[str, Tensor]:
+        """The state of rows [R, 4, h, w] before the first step; every tensor is [R, …]."""
+
+    @abstractmethod
+    def combine(self, eps: Tensor, step: int, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """`eps` float32 [R, K, 4, h, w] (unconditional, conditional, extra …), `scale` [R, 1, 1, 1] → ([R, 4, h, w], new state)."""
+
+
+class EditBank(nn.Module):
+    """The activation edits of one class at all of its hook points, stacked; holds buffers only."""
+
+    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor) -> Tensor:
+        """The new output of the block at `hookpoint`, out of place and differentiable.
+
+        `x_in`, `x_out` [S, C, H, W] in the model's dtype; `timestep` int64 [S]; `which` int64 [S], the index of each slot's
+        edit in the bank or −1 for none (those slots must come back bit for bit); `key` int64 [S], the row's noise key.
+        """
+        raise TypeError(f"{type(self).__name__} does not define edit()")
+
+
+class ActivationEdit(ABC):
+    """Changes what a block of the UNet puts out. A frozen dataclass with JSON or Tensor fields."""
+
+    hookpoints: tuple[str, ...]
+    """Names of UNet modules, such as "up_blocks.1.attentions.1"."""
+
+    @classmethod
+    @abstractmethod
+    def stack(cls, edits: Sequence[ActivationEdit]) -> EditBank:
+        """One module for many edits of this class."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Tensors that replace the model's own, by name with prefix "unet." or "text_encoder."."""
+
+    values: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Erasure:
+    """A fitted method: any of its parts. Saved as a folder by `bench.erasure`."""
+
+    text: TextEdit | None = None
+    weights: Weights | None = None
+    activations: tuple[ActivationEdit, ...] = ()
+    guidance: Guidance | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What the fit wants recorded (losses, counts); JSON."""
+
+
+class MethodConfig(BaseModel):
+    """Parameters of a method: typed, checked, unknown names refused. Every field needs a default and a description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What a method may use to fit."""
+
+    model: DiffusionModel
+    texts: Callable[[Concept], ConceptTexts]
+    seed: int
+    steps: int
+    """Sampling steps of the evaluation."""
+    guidance_scale: float
+    progress: Callable[[float, str], None] = lambda share, text: None
+    """Call with the share done in [0, 1] and a word on it."""
+
+
+class UnlearningMethod(ABC):
+    """One way to remove concepts. Subclass it in `methods/<name>.py` and name the class in `METHOD`."""
+
+    version: ClassVar[int] = 1
+    """Raise it when the same configuration would give other pictures."""
+    card: ClassVar[Card]
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    parts: ClassVar[tuple[type, ...]] = ()
+    """The part classes that its erasures use, so that saved ones can be read back."""
+
+    def __init__(self, config: MethodConfig | None = None) -> None:
+        self.config: Any = config if config is not None else self.Config()
+
+    @property
+    def row_wise(self) -> bool:
+        """Whether its erasures leave the weights alone, so that their rows share UNet calls with other methods' rows."""
+        return True
+
+    @abstractmethod
+    def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
+        """The erasure that removes all `concepts` at once. Must leave `context.model` as it was."""
+
+
+class ClassifierOutput(NamedTuple):
+    """Verdicts on n pictures, float32: logits [n, styles], [n, objects], features [n, d]."""
+
+    style: Tensor
+    object: Tensor
+    features: Tensor
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A judge: names of its classes in the order of its logits, its weights' digest, and a call on uint8 [n, H, W, 3]."""
+
+    styles: tuple[str, ...]
+    objects: tuple[str, ...]
+    digest: str
+
+    def __call__(self, pixels: torch.Tensor) -> ClassifierOutput:
+        """See `ClassifierOutput`."""

@@ -1,0 +1,152 @@
+"""From a configuration to the units of work, each with an identity, and the bundles that a device executes.
+
+A *unit* is what one erasure makes of at most 64 requests, and one result file. Its id is the hash of all that changes its
+contents. A *bundle* is what is executed together: units of row-wise erasures share UNet calls, units with changed weights
+share a weight swap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bench.suites.suite import Preset, Suite
+from bench.types import Card, GenerationRequest, Target, content_hash
+
+IDENTITY_VERSION = 1
+REQUESTS_PER_UNIT = 64
+ROWS_PER_BUNDLE = 256
+BASE = "none"
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method with its resolved configuration; `label` names it in tables."""
+
+    name: str
+    label: str
+    version: int
+    config: Mapping[str, Any]
+    card: Card
+    row_wise: bool
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One erasure to make: a method on a target (None for the unedited model). `id` names its folder."""
+
+    spec: MethodSpec
+    target: Target | None
+    id: str
+
+
+@dataclass(frozen=True)
+class Unit:
+    """At most `REQUESTS_PER_UNIT` requests under one erasure."""
+
+    fit: Fit
+    requests: tuple[GenerationRequest, ...]
+    id: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All units of a run in the order of execution, and the pairs that a method does not support, with the reason."""
+
+    bundles: tuple[tuple[Unit, ...], ...]
+    unsupported: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """Every unit once."""
+        return tuple(unit for bundle in self.bundles for unit in bundle)
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures will be sampled."""
+        return sum(len(unit.requests) for unit in self.units)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What all units of a run share and what changes their contents."""
+
+    model: str
+    """Digest of the base model."""
+    judges: Mapping[str, str]
+    """Digest per role."""
+    protocol: str
+    codec: str
+    numerics: Mapping[str, Any]
+    fit_seed: int
+
+    def of_fit(self, suite: Suite, spec: MethodSpec, target: Target | None, steps: int) -> str:
+        """An erasure enters by its recipe."""
+        texts = [asdict(suite.texts(concept)) for concept in target.concepts] if target else []
+        return content_hash({
+            "identity": IDENTITY_VERSION, "model": self.model, "method": spec.name, "version": spec.version,
+            "config": dict(spec.config), "target": str(target) if target else "", "texts": texts, "seed": self.fit_seed,
+            "steps": steps, "guidance_scale": suite.guidance_scale, "numerics": dict(self.numerics),
+        })  # fmt: skip
+
+    def of_unit(self, fit: str, requests: Sequence[GenerationRequest]) -> str:
+        """All of the fit's identity, and what happens after it."""
+        return content_hash({
+            "identity": IDENTITY_VERSION, "fit": fit, "requests": [request.id for request in requests],
+            "judges": dict(self.judges), "protocol": self.protocol, "codec": self.codec, "numerics": dict(self.numerics),
+        })  # fmt: skip
+
+
+def make_plan(
+    suite: Suite, specs: Sequence[MethodSpec], targets: Sequence[Target], preset: Preset, seeds: int, steps: int, identity: Identity
+) -> Plan:
+    """Units of the base model first, then row-wise methods target by target, then each erasure that changes weights."""
+    row_wise: list[Unit] = []
+    weighted: list[tuple[Unit, ...]] = []
+    unsupported: dict[tuple[str, str], str] = {}
+    base = next(spec for spec in specs if spec.name == BASE)
+    fit = Fit(base, None, identity.of_fit(suite, base, None, steps))
+    row_wise += _units(fit, suite.base_requests(targets, preset, seeds, steps), identity)
+    for target in targets:
+        requests = suite.requests(target, preset, seeds, steps)
+        for spec in specs:
+            if spec.name == BASE:
+                continue
+            reason = _unsupported(spec, target)
+            if reason:
+                unsupported[spec.label, str(target)] = reason
+                continue
+            fit = Fit(spec, target, identity.of_fit(suite, spec, target, steps))
+            units = tuple(_units(fit, requests, identity))
+            if spec.row_wise:
+                row_wise += units
+            else:
+                weighted.append(units)
+    return Plan((*_bundles(row_wise), *weighted), unsupported)
+
+
+def _unsupported(spec: MethodSpec, target: Target) -> str:
+    for concept in target.concepts:
+        if concept.kind not in spec.card.supports:
+            return f"{spec.label} does not support concepts of kind {concept.kind}"
+    return ""
+
+
+def _units(fit: Fit, requests: Sequence[GenerationRequest], identity: Identity) -> Iterator[Unit]:
+    for start in range(0, len(requests), REQUESTS_PER_UNIT):
+        chunk = tuple(requests[start : start + REQUESTS_PER_UNIT])
+        yield Unit(fit, chunk, identity.of_unit(fit.id, chunk))
+
+
+def _bundles(units: Sequence[Unit]) -> Iterator[tuple[Unit, ...]]:
+    held: list[Unit] = []
+    rows = 0
+    for unit in units:
+        if held and rows + len(unit.requests) > ROWS_PER_BUNDLE:
+            yield tuple(held)
+            held, rows = [], 0
+        held.append(unit)
+        rows += len(unit.requests)
+    if held:
+        yield tuple(held)
