@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from bench import registry
-from bench.config import DEFAULT_METHODS, RunConfig, parse_settings, parse_targets
+from bench.config import DEFAULT_METHODS, DTypeName, Images, RunConfig, parse_settings, parse_targets
 from bench.errors import BenchError, unknown
 
 if TYPE_CHECKING:
@@ -30,40 +30,15 @@ SuiteName = Annotated[str, typer.Option("--suite", help="Protocol to run; `list 
 Methods = Annotated[str, typer.Option(help="Comma-separated; `list methods` names them. `none` always runs.")]
 Concepts = Annotated[str | None, typer.Option(help="Names, `styles`, `objects`, `all`, or `a+b` for both at once. Default: the preset's.")]
 PresetName = Annotated[str, typer.Option(help="How much of the suite: smoke, quick or full (`show SUITE`).")]
-Seeds = Annotated[int | None, typer.Option(min=1, help="Pictures per prompt. Default: the preset's.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps. Default: the preset's.")]
+Seeds = Annotated[int | None, typer.Option(min=1, max=10_000, help="Pictures per prompt. Default: the preset's.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset's.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="method.param=value, repeatable; `show METHOD` names the parameters.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 
 
-class DTypes(StrEnum):
-    """Precisions of the UNet."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class ImagePolicies(StrEnum):
-    """Which pictures are kept."""
-
-    all = "all"
-    sample = "sample"
-    none = "none"
-
-
-class Things(StrEnum):
-    """What can be listed."""
-
-    methods = "methods"
-    suites = "suites"
-    attacks = "attacks"
-    classifiers = "classifiers"
-
-
-DType = Annotated[DTypes, typer.Option(help="auto measures and takes bfloat16 only where it is faster.")]
-BatchSize = Annotated[int, typer.Option(min=2, help="Pictures (two conditions each) in one UNet call.")]
+Things = Literal["methods", "suites", "attacks", "classifiers"]
+DType = Annotated[DTypeName, typer.Option(help="auto measures and takes bfloat16 only where it is faster.")]
+BatchSize = Annotated[int, typer.Option(min=2, max=4_096, help="Pictures (two conditions each) in one UNet call.")]
 
 
 class _Bar:
@@ -97,7 +72,7 @@ class _Rate(TextColumn):
 
 def _config(
     suite: str, methods: str, concepts: str | None, preset: str, seeds: int | None, steps: int | None, settings: list[str] | None,
-    batch_size: int, images: str = "sample",
+    batch_size: int, images: Images = "sample",
 ) -> RunConfig:  # fmt: skip
     found = registry.suite(suite)
     if preset not in found.presets:
@@ -115,19 +90,19 @@ def _config(
     )  # fmt: skip
 
 
-def _prepare(config: RunConfig, device: str, dtype: str) -> Session:
+def _prepare(config: RunConfig, device: str, dtype: DTypeName, kept: dict[str, Any] | None = None) -> Session:
     with err.status("loading torch, the model and the judges"):
         from bench.runner import prepare
 
-        return prepare(config, device, dtype)  # type: ignore[arg-type]  # typer has checked the choice
+        return prepare(config, device, dtype, kept)
 
 
 @app.command()
 def run(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
-    seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = DTypes.auto,
+    seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = "auto",
     batch_size: BatchSize = 16,
-    images: Annotated[ImagePolicies, typer.Option(help="Pictures to keep in the run's folder.")] = ImagePolicies.sample,
+    images: Annotated[Images, typer.Option(help="Pictures to keep in the run's folder.")] = "sample",
     folder: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: results/runs/SUITE-PRESET.")] = None,
 ) -> None:  # fmt: skip
     """Remove each concept with each method, sample, score, and print the table. The same command again continues.
@@ -139,8 +114,9 @@ def run(
     from bench.store import Store
 
     place = folder or Path("results") / "runs" / f"{config.suite}-{config.preset}"
+    kept = (Store(place).read_json("config.json") or {}).get("numerics")
+    session = _prepare(config, device, dtype, kept)
     store = Store.create(place)
-    session = _prepare(config, device, dtype)
     n = session.numerics
     err.print(f"{session.protocol}: {session.plan.pictures} pictures, {n['device']} {n['dtype']}, {n['slots']} slots a call")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -155,7 +131,7 @@ def run(
 @app.command()
 def plan(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
-    seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = DTypes.auto,
+    seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = "auto",
     batch_size: BatchSize = 16,
 ) -> None:  # fmt: skip
     """Show what `run` with the same options would sample. Writes nothing."""
@@ -172,11 +148,11 @@ def plan(
 
 
 @app.command("list")
-def list_(what: Annotated[Things, typer.Argument(help="What to list.")] = Things.methods) -> None:
+def list_(what: Annotated[Things, typer.Argument(help="What to list.")] = "methods") -> None:
     """List what there is, one line each."""
-    tables = {
-        Things.methods: registry.methods, Things.suites: lambda: registry.SUITES, Things.attacks: lambda: registry.ATTACKS,
-        Things.classifiers: lambda: registry.CLASSIFIERS,
+    tables: dict[Things, Callable[[], dict[str, str]]] = {
+        "methods": registry.methods, "suites": lambda: registry.SUITES, "attacks": lambda: registry.ATTACKS,
+        "classifiers": lambda: registry.CLASSIFIERS,
     }  # fmt: skip
     found = tables[what]()
     if not found:

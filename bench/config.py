@@ -13,6 +13,7 @@ from bench.suites.suite import Suite
 from bench.types import Concept, Target
 
 Images = Literal["all", "sample", "none"]
+DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DEFAULT_METHODS = "none,uce,esd,sld,negative-prompt"
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 import torch
 
 from bench import cost
-from bench.config import RunConfig, method_config, parse_targets
+from bench.config import DTypeName, RunConfig, method_config, parse_targets
 from bench.diffusion.model import DiffusionModel, load_model
-from bench.diffusion.numerics import DTypeName, describe, pick_device, pick_dtype
+from bench.diffusion.numerics import describe, pick_device, pick_dtype
 from bench.engine.worker import Worker
 from bench.errors import BenchError
 from bench.grid import draw_grid
@@ -72,8 +72,11 @@ def method_specs(config: RunConfig, suite: Suite) -> list[MethodSpec]:
     return specs
 
 
-def prepare(config: RunConfig, device: str, dtype: DTypeName) -> Session:
-    """Check the configuration, load model and judges, fix the numerics, make the plan. Writes nothing."""
+def prepare(config: RunConfig, device: str, dtype: DTypeName, kept: Mapping[str, Any] | None = None) -> Session:
+    """Check the configuration, load model and judges, fix the numerics, make the plan. Writes nothing.
+
+    `kept` are the numerics of the run that is continued: on the same machine, `auto` keeps their dtype.
+    """
     suite = find_suite(config.suite)
     preset = suite.presets[config.preset]
     targets = parse_targets(",".join(config.targets), suite)
@@ -81,6 +84,8 @@ def prepare(config: RunConfig, device: str, dtype: DTypeName) -> Session:
     where = pick_device(device)
     model, scorer = load_model(suite.model_folder(), where), Scorer.load(suite, where)
     slots = 2 * config.batch_size
+    if dtype == "auto" and kept and kept == describe(where, getattr(torch, kept["dtype"]), slots):
+        dtype = kept["dtype"]
     chosen = pick_dtype(dtype, model, slots)
     numerics, protocol = describe(where, chosen, slots), suite.protocol(config.preset, config.steps)
     identity = Identity(model.digest, scorer.digests, protocol, suite.codec, numerics, config.fit_seed)
@@ -109,8 +114,7 @@ def run(session: Session, store: Store, reporter: Reporter) -> Leaderboard:
     reporter.say("measuring cost")
     _measure_cost(session, worker)
     reporter.say("scoring")
-    for record in make_records(session, store):
-        store.write_record(record)
+    store.write_records(make_records(session, store))
     return report(store)
 
 
@@ -215,8 +219,3 @@ def _provenance(session: Session) -> dict[str, Any]:
         "seeds": session.config.seeds, "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
     }  # fmt: skip
-
-
-def default_out(config: RunConfig) -> Path:
-    """`results/runs/<suite>-<preset>`: the same command finds its own run again."""
-    return Path("results") / "runs" / f"{config.suite}-{config.preset}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -19,7 +19,7 @@ from bench.config import Images
 from bench.interfaces import Classifier, ClassifierOutput
 from bench.registry import CLASSIFIERS, load_object
 from bench.suites.suite import JudgeRole, Suite
-from bench.types import GenerationRequest
+from bench.types import GenerationRequest, Target
 
 SAMPLED_PICTURES = 12
 
@@ -90,12 +90,15 @@ class Scorer:
         })  # fmt: skip
 
 
-def kept(policy: Images, requests: Sequence[GenerationRequest], shown: Callable[[GenerationRequest], bool]) -> list[bool]:
-    """Which pictures of a unit are stored: all, none, or `SAMPLED_PICTURES`, half of them (where there are) `shown` ones."""
-    if policy != "sample":
-        return [policy == "all"] * len(requests)
-    own = [i for i, request in enumerate(requests) if shown(request)]
-    other = [i for i, request in enumerate(requests) if not shown(request)]
+def kept(policy: Images, requests: Sequence[GenerationRequest], target: Target | None) -> list[bool]:
+    """Which pictures of a unit are stored: all, none, or `SAMPLED_PICTURES`, half of which (where there are) show the target.
+
+    The base model's (no target) are sampled whole: every other method's are compared with them.
+    """
+    if policy != "sample" or target is None:
+        return [policy != "none"] * len(requests)
+    own = [i for i, request in enumerate(requests) if target.involves(request.style, request.object)]
+    other = [i for i in range(len(requests)) if i not in own]
     spread = partial(_spread, count=SAMPLED_PICTURES // 2)
     chosen = {*spread(own), *spread(other)}
     return [i in chosen for i in range(len(requests))]

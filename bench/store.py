@@ -18,6 +18,13 @@ from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.types import Record
 
+_FOLDERS = ("units", "erasures", "cost", "records")
+
+
+def _foreign(folder: Path) -> bool:
+    """Whether it holds anything that a run, killed as it began, would not have left."""
+    return any(path.name not in _FOLDERS for path in folder.iterdir())
+
 
 class Store:
     """One run folder."""
@@ -28,10 +35,10 @@ class Store:
     @classmethod
     def create(cls, folder: Path) -> Store:
         """Make the folder or continue it. BenchError if it holds something else or cannot be written."""
-        if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").is_file())):
+        if folder.exists() and (not folder.is_dir() or (not (folder / "config.json").is_file() and _foreign(folder))):
             raise BenchError(f"{folder} exists and is not a run: choose another --out.")
         try:
-            for name in ("units", "erasures", "cost", "records"):
+            for name in _FOLDERS:
                 (folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BenchError(f"{folder} cannot be written ({error.strerror}): choose another --out.") from error
@@ -75,10 +82,14 @@ class Store:
         """Those of the units that are whole."""
         return {unit for unit in units if self.read_unit(unit) is not None}
 
-    def write_record(self, record: Record) -> None:
-        """One method's record."""
-        safe = "".join(c if c.isalnum() or c in "-_=.,+" else "_" for c in record.label)
-        write_atomic(self.folder / "records" / f"{safe}.json", record.to_json().encode())
+    def write_records(self, records: Iterable[Record]) -> None:
+        """The records of this run, one file a method; those of methods that it no longer has go (their units stay)."""
+        found = {"".join(c if c.isalnum() or c in "-_=.,+" else "_" for c in record.label): record for record in records}
+        for name, record in found.items():
+            write_atomic(self.folder / "records" / f"{name}.json", record.to_json().encode())
+        for path in (self.folder / "records").glob("*.json"):
+            if path.stem not in found:
+                path.unlink()
 
     def records(self) -> list[Record]:
         """All records of the run, by label."""

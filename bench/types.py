@@ -100,9 +100,11 @@ class ConceptTexts:
     """What a suite tells methods about a concept: how it is named, what to put in its place, what must stay."""
 
     target: str
-    """The concept as a phrase, as methods name it ("neon style", "An image of house.")."""
+    """The concept as a phrase ("neon style", "An image of house.")."""
     anchor: str
-    """The phrase that should take its place."""
+    """The same phrase with what should take its place."""
+    pairs: tuple[tuple[str, str], ...]
+    """(concept, replacement) phrases that end with their subject, for methods that edit the subject's tokens."""
     retain: tuple[str, ...]
     """Prompts of other concepts, never the evaluation's own pairs of prompt and seed."""
 

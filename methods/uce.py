@@ -95,7 +95,7 @@ class UCE(UnlearningMethod):
         """All concepts enter one solve; texts that retain one concept but name another are dropped."""
         model = context.model
         texts = [context.texts(concept) for concept in concepts]
-        pairs = [self._pair(model, text.target, text.anchor) for text in texts]
+        pairs = [self._pair(model, *pair) for text in texts for pair in text.pairs]
         retained = sorted(set.intersection(*(set(text.retain) for text in texts)))
         if not retained:
             raise BenchError("UCE found no text to retain: erase fewer concepts at once.")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import platform
 import time
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from bench.config import DTypeName
 from bench.diffusion.model import DiffusionModel
 from bench.errors import BenchError
 
-DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 _TRIALS = 3
 _GAIN = 0.9  # bfloat16 has to be at least a tenth faster to be worth its rounding
 

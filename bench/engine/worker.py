@@ -53,11 +53,7 @@ class Worker:
         for unit in bundle:
             own = pixels[start : start + len(unit.requests)]
             start += len(unit.requests)
-            target = unit.fit.target
-            # The base model's pictures are kept whole: every other method's are compared with them.
-            policy = "all" if target is None and self.images == "sample" else self.images
-            keep = kept(policy, unit.requests, lambda r, target=target: target is not None and target.involves(r.style, r.object))
-            self.store.write_unit(unit.id, self.scorer.outcomes(unit.requests, own, keep))
+            self.store.write_unit(unit.id, self.scorer.outcomes(unit.requests, own, kept(self.images, unit.requests, unit.fit.target)))
 
     def erasure(self, fit: Fit) -> Erasure:
         """Fit it, or read it back where this run fitted it before."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.suites.minicanvas.captions import OBJECT_ONLY, PUBLISHED, STYLE_ONLY, TUNING, fill
+from bench.suites.minicanvas.captions import PUBLISHED, TUNING, fill
 from bench.suites.minicanvas.render import NO_OBJECT, OBJECTS, SIZE, STYLES, render_many
 from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Suite
 from bench.types import Concept, ConceptTexts, Floors, MetricRules
@@ -55,12 +55,14 @@ class MiniCanvas(Suite):
     def texts(self, concept: Concept) -> ConceptTexts:
         """Anchors: photo for a style (sketch for photo itself), an empty scene for an object, both known to the model."""
         if concept.kind == "style":
-            anchor = "sketch" if concept.name == "photo" else "photo"
-            pair = STYLE_ONLY[0].format(style=concept.name), STYLE_ONLY[0].format(style=anchor)
+            anchor, phrase = "sketch" if concept.name == "photo" else "photo", "{} style"
+            subjects = ("{}", "{} style", "An image in {} style")
         else:
-            pair = OBJECT_ONLY[0].format(object=concept.name), OBJECT_ONLY[0].format(object="nothing")
+            anchor, phrase = "nothing", "An image of {}."
+            subjects = ("{}", "An image of {}", "A picture of {}")
         retained = tuple(fill(TUNING[0], style, obj) for style in STYLES for obj in OBJECTS if concept.name not in (style, obj))
-        return ConceptTexts(*pair, retain=retained)
+        pairs = tuple((subject.format(concept.name), subject.format(anchor)) for subject in subjects)
+        return ConceptTexts(phrase.format(concept.name), phrase.format(anchor), pairs, retained)
 
     def reference_pictures(self) -> tuple[list[tuple[str, str]], Any]:
         """Eight rendered pictures a cell, whose seeds no network was trained on."""

@@ -143,7 +143,7 @@ def _edges(labels: Labels, width: int) -> Pixels:
 
 def _blur(field: Pixels, radius: float) -> Pixels:
     image = Image.fromarray((field * 255).astype(np.uint8)).filter(ImageFilter.BoxBlur(radius))
-    return np.asarray(image, np.float32) / 255
+    return np.asarray(image, np.float32) / np.float32(255)
 
 
 def _mix(base: Pixels, top: Pixels, weight: Pixels) -> Pixels:

@@ -45,11 +45,11 @@ def encode_for_training(tokenizer: CLIPTokenizer, captions: Sequence[str], seed:
     """int64 [n, MAX_TOKENS]; one caption in five is split with BPE dropout. Raises if a vocabulary entry never occurs."""
     kwargs = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
     ids = tokenizer(list(captions), **kwargs).input_ids
-    split = np.flatnonzero(np.random.default_rng(seed).random(len(captions)) < 0.2)
+    split = np.flatnonzero(np.random.default_rng(seed).random(len(captions)) < 0.2).tolist()
     model = tokenizer.backend_tokenizer.model
     model.dropout = DROPOUT
     tokenizer.backend_tokenizer.model = model
-    ids[torch.from_numpy(split)] = tokenizer([captions[i] for i in split], **kwargs).input_ids
+    ids[torch.tensor(split)] = tokenizer([captions[i] for i in split], **kwargs).input_ids
     model.dropout = None
     tokenizer.backend_tokenizer.model = model
     unseen = torch.bincount(ids.flatten(), minlength=len(tokenizer)) == 0

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.config import method_config, parse_settings, parse_targets
+from bench.errors import BenchError
+from bench.plan import REQUESTS_PER_UNIT, ROWS_PER_BUNDLE, Identity, MethodSpec, make_plan
+from bench.registry import method, methods, summary
+from bench.suites.minicanvas import SUITE
+from bench.types import Card, Concept, GenerationRequest, Target
+
+IDENTITY = Identity("model", {"evaluation": "e"}, "protocol", "none", {"dtype": "float32", "slots": 8}, 0)
+
+
+def spec(name: str, row_wise: bool = True, supports: tuple[str, ...] = ("style", "object")) -> MethodSpec:
+    return MethodSpec(name, name, 1, {}, Card(name, "", "", supports), row_wise)  # type: ignore[arg-type]
+
+
+def test_concepts_by_name_group_and_pair() -> None:
+    assert [str(t) for t in parse_targets("neon, fish", SUITE)] == ["style:neon", "object:fish"]
+    assert len(parse_targets("styles", SUITE)) == 10
+    assert len(parse_targets("objects,fish", SUITE)) == 12
+    assert len(parse_targets("all", SUITE)) == 22
+    (pair,) = parse_targets("fish+neon", SUITE)
+    assert str(pair) == "style:neon+object:fish"
+    assert pair.kind == "mixed"
+    assert Target.parse(str(pair)) == pair
+    assert parse_targets("style:neon", SUITE) == parse_targets("neon", SUITE)
+    with pytest.raises(BenchError, match='did you mean "neon"'):
+        parse_targets("nein", SUITE)
+    with pytest.raises(BenchError, match="names no concept"):
+        parse_targets(" , ", SUITE)
+
+
+def test_settings() -> None:
+    assert parse_settings(["uce.tokens=last", "uce.erase_scale=2"], ["uce"]) == {"uce": {"tokens": "last", "erase_scale": "2"}}
+    kind = method("uce").Config
+    assert method_config("uce", kind, {"erase_scale": "2"}).erase_scale == 2.0
+    for values, message in (
+        ({"erase_scal": 1}, 'did you mean "erase_scale"'),
+        ({"erase_scale": "much"}, "valid number"),
+        ({"erase_scale": -1}, "greater than 0"),
+        ({"tokens": "first"}, "'aligned' or 'last'"),
+    ):
+        with pytest.raises(BenchError, match=message):
+            method_config("uce", kind, values)
+    with pytest.raises(BenchError, match="method.param=value"):
+        parse_settings(["uce"], ["uce"])
+    with pytest.raises(BenchError, match='did you mean "uce"'):
+        parse_settings(["uec.tokens=last"], ["uce"])
+
+
+def test_every_method_is_documented() -> None:
+    for name, module in methods().items():
+        kind = method(name)
+        assert summary(module), name
+        assert kind.card.title, name
+        assert kind.card.control or kind.card.notes or kind.card.bibtex, name
+        assert all(field.description for field in kind.Config.model_fields.values()), name
+        kind.Config()
+
+
+def test_identity_is_pinned() -> None:
+    """A change here orphans every stored unit: raise `IDENTITY_VERSION` and say so in the notes of the release."""
+    request = GenerationRequest("A fish image in neon style.", "neon", "fish", 1, "neon/fish", 20, 4.0, 64, 64)
+    assert request.id == "7704cdc10f7d449a"
+    assert IDENTITY.of_unit("fit", [request]) == "cfdcd31285a1ed36"
+    assert IDENTITY.of_fit(SUITE, spec("uce"), Target((Concept("style", "neon"),)), 20) == "92249cd4b2df62d7"
+
+
+def test_identity_follows_what_changes_a_result() -> None:
+    target = Target((Concept("style", "neon"),))
+    base = IDENTITY.of_fit(SUITE, spec("uce"), target, 20)
+    others = [
+        replace(IDENTITY, model="other").of_fit(SUITE, spec("uce"), target, 20),
+        replace(IDENTITY, numerics={"dtype": "bfloat16", "slots": 8}).of_fit(SUITE, spec("uce"), target, 20),
+        replace(IDENTITY, fit_seed=1).of_fit(SUITE, spec("uce"), target, 20),
+        IDENTITY.of_fit(SUITE, spec("esd"), target, 20),
+        IDENTITY.of_fit(SUITE, replace(spec("uce"), version=2), target, 20),
+        IDENTITY.of_fit(SUITE, replace(spec("uce"), config={"tokens": "last"}), target, 20),
+        IDENTITY.of_fit(SUITE, spec("uce"), Target((Concept("style", "pop"),)), 20),
+        IDENTITY.of_fit(SUITE, spec("uce"), target, 10),
+    ]
+    assert len({base, *others}) == len(others) + 1
+    assert IDENTITY.of_fit(SUITE, replace(spec("uce"), label="another name"), target, 20) == base
+    requests = SUITE.requests(target, SUITE.presets["quick"], 1, 20)[:2]
+    assert IDENTITY.of_unit(base, requests) != IDENTITY.of_unit(base, requests[::-1])
+    assert IDENTITY.of_unit(base, requests) != replace(IDENTITY, judges={"evaluation": "x"}).of_unit(base, requests)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    concepts=st.lists(st.sampled_from([str(c) for c in SUITE.concepts]), min_size=1, max_size=4, unique=True),
+    seeds=st.integers(1, 3),
+    preset=st.sampled_from(sorted(SUITE.presets)),
+)
+def test_a_plan_holds_every_request_once(concepts: list[str], seeds: int, preset: str) -> None:
+    targets = parse_targets(",".join(concepts), SUITE)
+    specs = [spec("none"), spec("a"), spec("b", row_wise=False), spec("styles-only", supports=("style",))]
+    plan = make_plan(SUITE, specs, targets, SUITE.presets[preset], seeds, 5, IDENTITY)
+    assert len({unit.id for unit in plan.units}) == len(plan.units)
+    for target in targets:
+        expected = [r.id for r in SUITE.requests(target, SUITE.presets[preset], seeds, 5)]
+        for name in ("a", "b"):
+            own = [unit for unit in plan.units if unit.fit.spec.name == name and unit.fit.target == target]
+            assert [r.id for unit in own for r in unit.requests] == expected
+        base = {r.id for unit in plan.units if unit.fit.target is None for r in unit.requests}
+        assert set(expected) <= base
+    assert {pair[1] for pair in plan.unsupported} == {str(t) for t in targets if t.kind == "object"}
+    for bundle in plan.bundles:
+        assert all(len(unit.requests) <= REQUESTS_PER_UNIT for unit in bundle)
+        assert len({unit.fit.id for unit in bundle}) == 1 or all(unit.fit.spec.row_wise for unit in bundle)
+        assert len(bundle) == 1 or not bundle[0].fit.spec.row_wise or sum(len(u.requests) for u in bundle) <= ROWS_PER_BUNDLE
