@@ -216,14 +216,20 @@ def build(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's folder.")],
+    to: Annotated[Path | None, typer.Option(help="Also write tables, records and picture here, to keep or publish.")] = None,
+) -> None:
     """Make a run's tables and picture again from its records and units."""
     from bench.store import Store
 
     store = Store.open(folder)
+    from bench.runner import publish
     from bench.runner import report as rebuild
 
     _print(rebuild(store))
+    if to is not None:
+        publish(store, to)
 
 
 def _print(leaderboard: Any) -> None:

@@ -123,6 +123,8 @@ class FitContext:
     steps: int
     """Sampling steps of the evaluation."""
     guidance_scale: float
+    dtype: torch.dtype = torch.float32
+    """Precision of the run; a method that trains computes in it through autocast, with float32 weights."""
     progress: Callable[[float, str], None] = lambda share, text: None
     """Call with the share done in [0, 1] and a word on it."""
 

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
@@ -17,6 +18,7 @@ from bench.diffusion.model import DiffusionModel, load_model
 from bench.diffusion.numerics import describe, pick_device, pick_dtype
 from bench.engine.worker import Worker
 from bench.errors import BenchError
+from bench.files import write_atomic
 from bench.grid import draw_grid
 from bench.leaderboard.build import Leaderboard, build
 from bench.leaderboard.export import write_all
@@ -126,6 +128,13 @@ def report(store: Store) -> Leaderboard:
     write_all(leaderboard, store.folder)
     draw_grid(store, suite)
     return leaderboard
+
+
+def publish(store: Store, folder: Path) -> None:
+    """Copy what is small and citable out of a run: tables, records, picture."""
+    for path in sorted([*store.folder.glob("*.csv"), *store.folder.glob("leaderboard.*"), *store.folder.glob("citations.bib"),
+                        *store.folder.glob("grid.png"), *store.folder.glob("records/*.json")]):  # fmt: skip
+        write_atomic(folder / path.relative_to(store.folder), path.read_bytes())
 
 
 def _measure_cost(session: Session, worker: Worker) -> None:

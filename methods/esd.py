@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bench.api import Card, Concept, DDIMSchedule, DiffusionModel, Erasure, FitContext, MethodConfig, UnlearningMethod, Weights
+from bench.api import Card, Concept, DDIMSchedule, Erasure, FitContext, MethodConfig, UnlearningMethod, Weights
 
 TrainMethod = Literal["x", "x-strict", "u", "all"]
 
@@ -85,8 +85,9 @@ class ESD(UnlearningMethod):
         for iteration in range(config.iterations):
             pick = torch.randint(len(bank.latents), (config.batch,), generator=generator)
             latents, timesteps, states, target = (part[pick] for part in bank)
-            predicted = functional_call(unet, weights, (latents, timesteps, states)).sample
-            loss = (predicted - target).square().mean()
+            with _autocast(context):
+                predicted = functional_call(unet, weights, (latents, timesteps, states)).sample
+            loss = (predicted.float() - target).square().mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -108,7 +109,9 @@ class ESD(UnlearningMethod):
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         for step, t in enumerate(schedule.timesteps.tolist()):
             timesteps = torch.full((2 * count,), t, device=model.device)
-            eps_none, eps_concept = _predict(model, latents.repeat(2, 1, 1, 1), timesteps, states).chunk(2)
+            with _autocast(context):
+                predicted = model.unet(latents.repeat(2, 1, 1, 1), timesteps, states).sample
+            eps_none, eps_concept = predicted.float().chunk(2)
             found.append((latents, timesteps[:count], eps_concept - eta * (eps_concept - eps_none)))
             guided = eps_none + self.config.start_guidance * (eps_concept - eps_none)
             latents = float(schedule.x_scale[step]) * latents + float(schedule.out_scale[step]) * guided
@@ -116,9 +119,8 @@ class ESD(UnlearningMethod):
         return Bank(z, t, concept.expand(len(z), -1, -1), target)
 
 
-def _predict(model: DiffusionModel, latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
-    predicted: Tensor = model.unet(latents, timesteps, states).sample
-    return predicted
+def _autocast(context: FitContext) -> torch.autocast:
+    return torch.autocast(context.model.device.type, context.dtype, enabled=context.dtype != torch.float32)
 
 
 METHOD = ESD

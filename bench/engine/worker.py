@@ -74,7 +74,7 @@ class Worker:
 
         if fit.target:
             self.say(f"{name}: fitting")
-        context = FitContext(self.model, self.suite.texts, self.fit_seed, self.steps, self.suite.guidance_scale, progress)
+        context = FitContext(self.model, self.suite.texts, self.fit_seed, self.steps, self.suite.guidance_scale, self.dtype, progress)
         with PeakMemory(self.model.device) as memory:
             began = time.perf_counter()
             erasure = kind(kind.Config.model_validate(dict(fit.spec.config))).fit(context, concepts)

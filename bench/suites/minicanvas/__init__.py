@@ -33,7 +33,7 @@ class MiniCanvas(Suite):
     size = (SIZE, SIZE)
     codec = "none"
     method_settings = {
-        "esd": {"learning_rate": 3e-4, "batch": 8},
+        "esd": {"learning_rate": 3e-4, "iterations": 100, "batch": 8, "trajectories": 16},
         "sld": {"strength": "max"},
     }
 

@@ -8,6 +8,7 @@ The result, `<out>/weights`, has the layout of the weights that ship with the su
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 from collections.abc import Callable
@@ -35,7 +36,7 @@ BUDGETS: dict[str, dict[str, Recipe]] = {
     "small": {  # about 100 minutes on two CPU cores
         "autoencoder": Recipe(steps=1_700, batch=32, lr=2e-3, seed=11),
         "judges": Recipe(steps=700, batch=64, lr=2e-3, seed=21),
-        "diffusion": Recipe(steps=5_000, batch=64, lr=1e-3, seed=31, ema=0.999),
+        "diffusion": Recipe(steps=3_600, batch=64, lr=1e-3, seed=31, ema=0.999),
     },
     "full": {  # minutes on a GPU
         "autoencoder": Recipe(steps=12_000, batch=64, lr=2e-3, seed=11),
@@ -58,7 +59,7 @@ def build(out: Path, parts: tuple[str, ...], budget: str, device: torch.device, 
     data = pictures(PICTURES, PICTURE_SEED, EMPTY_SHARE, work)
     autoencoder, log = train_autoencoder(data.pixels, recipes["autoencoder"], work, device, say)
     if "autoencoder" in parts:
-        half(autoencoder, recipes["autoencoder"], log).save_pretrained(weights / "model" / "vae")
+        half(autoencoder).save_pretrained(weights / "model" / "vae")
         _note(weights, "autoencoder", recipes["autoencoder"], log, command)
     if "judges" in parts:
         _build_judges(weights, autoencoder, recipes["judges"], work, device, say, command)
@@ -67,11 +68,9 @@ def build(out: Path, parts: tuple[str, ...], budget: str, device: torch.device, 
     return weights
 
 
-def half(model: Any, recipe: Recipe, log: TrainingLog) -> Any:
+def half(model: Any) -> Any:
     """A copy in half precision for saving; the trained model stays in single precision."""
-    copy = type(model).from_config(model.config) if hasattr(type(model), "from_config") else type(model)(model.config)
-    copy.load_state_dict({k: v.cpu() for k, v in model.state_dict().items()})
-    return copy.half()
+    return copy.deepcopy(model).cpu().half()
 
 
 def _build_judges(
@@ -106,8 +105,8 @@ def _build_diffusion(
         latents, ids.view(len(latents), CAPTIONS_PER_PICTURE, -1), empty, len(tokenizer), recipe, work, device, say
     )
     StableDiffusionPipeline(
-        vae=half(autoencoder, recipe, log), text_encoder=half(text_encoder, recipe, log), tokenizer=tokenizer,
-        unet=half(unet, recipe, log), scheduler=new_scheduler(), safety_checker=None, feature_extractor=None,
+        vae=half(autoencoder), text_encoder=half(text_encoder), tokenizer=tokenizer,
+        unet=half(unet), scheduler=new_scheduler(), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(weights / "model")  # fmt: skip
     _note(weights, "diffusion", recipe, log, command, parameters={"unet": _size(unet), "text_encoder": _size(text_encoder)})

@@ -31,10 +31,14 @@ class Recipe:
 
 @dataclass
 class TrainingLog:
-    """What is recorded beside the weights: seconds spent and the loss, averaged over twentieths of the run."""
+    """What is recorded beside the weights: seconds spent, the loss averaged over twentieths of the run, planned steps.
+
+    `plans` holds (first step, planned steps): more than one entry where a checkpoint was continued with another plan.
+    """
 
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
+    plans: list[tuple[int, int]] = field(default_factory=list)
 
 
 def _learning_rate(step: int, recipe: Recipe) -> float:
@@ -69,8 +73,10 @@ def optimise(
         optimiser.load_state_dict(state["optimiser"])
         for kept, loaded in zip(average, state["average"], strict=True):
             kept.copy_(loaded)
-        start, running, log = state["step"], state["running"], TrainingLog(state["seconds"], state["losses"])
+        start, running, log = state["step"], state["running"], TrainingLog(state["seconds"], state["losses"], state["plans"])
         say(f"{name}: continued at step {start}")
+    if not log.plans or log.plans[-1][1] != recipe.steps:
+        log.plans.append((start, recipe.steps))
     model.train()
     began = said = saved = time.monotonic()
     before, chunk = log.seconds, max(1, recipe.steps // 20)
@@ -99,7 +105,7 @@ def optimise(
         if now - saved > SAVE_EVERY_SECONDS or step + 1 == recipe.steps:
             _save(checkpoint, {
                 "model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average, "step": step + 1,
-                "running": running, "seconds": log.seconds, "losses": log.losses,
+                "running": running, "seconds": log.seconds, "losses": log.losses, "plans": log.plans,
             })  # fmt: skip
             saved = now
     with torch.no_grad():

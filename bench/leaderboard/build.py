@@ -1,0 +1,235 @@
+"""Turn records into a leaderboard: values with intervals, ranks, and footnotes for all that is missing or differs.
+
+Everything is sorted, so that the same records in any order give the same leaderboard.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import BenchError
+from bench.leaderboard.table import COST, TABLES, Cell, Leaderboard, Row, kind_columns
+from bench.metrics import unlearning
+from bench.metrics.unlearning import CELL, METRICS, NONE
+from bench.types import Floors, MetricRules, Record, Target, content_hash
+
+OUTCOMES = ["target", *CELL, "style_pred", "object_pred"]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A record with what is derived from it alone. `targets` have judged pictures; `missing` maps the others to the reason."""
+
+    record: Record
+    targets: list[str]
+    missing: Mapping[str, str]
+    means: Mapping[str, Mapping[str, Any]]
+    """Its row of `unlearning.aggregate` by kind."""
+
+    def targets_of(self, kind: str) -> list[str]:
+        return [target for target in self.targets if _kind(target) == kind]
+
+    def lacks(self, kind: str) -> list[str]:
+        return [target for target in sorted(self.missing) if _kind(target) == kind]
+
+    def distances(self, kind: str, name: str) -> list[float]:
+        """Those there are over its targets of this kind."""
+        found = [self.record.distances.get(target, {}).get(name) for target in self.targets_of(kind)]
+        return [float(value) for value in found if value is not None]
+
+
+def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Leaderboard:
+    """The leaderboard of one record per label, exactly one of them by the method `none`.
+
+    A method is ranked among targets of a kind if it is no control and has outcomes for every such target that any record has
+    or lacks: means over different targets do not compare. Raises BenchError on records that cannot stand in one table.
+    """
+    by_key = _checked(records)
+    frames = {key: _frame(record) for key, record in by_key.items()}
+    per_target, means = unlearning.per_target(frames, rules), unlearning.aggregate(frames, rules)
+    wanted = sorted({*per_target["target"], *(target for record in records for target in record.missing)})
+    kinds = [kind for kind in TABLES if kind in {_kind(target) for target in wanted}]
+    entries = {key: _entry(key, record, wanted, per_target, means) for key, record in by_key.items()}
+    footnotes = _footnotes(entries, per_target, kinds)
+    rows = _rows(entries, kinds, footnotes)
+    made_from = {"records": sorted(row.record for row in rows), "rules": asdict(rules), "floors": asdict(floors)}
+    return Leaderboard(
+        protocol=records[0].protocol,
+        provenance=content_hash(made_from),
+        invalid=unlearning.below_floor(frames[NONE], floors),
+        resampled="" if means.empty else str(means["resampled"].iloc[0]),
+        columns=tuple(column for kind in kinds for column in kind_columns(kind)) + COST,
+        rows=rows,
+        footnotes=tuple(text for text, _ in footnotes),
+        targets=_labelled(per_target, by_key),
+        became=_labelled(unlearning.confusions(frames), by_key),
+        citations=_citations(records),
+    )
+
+
+def _checked(records: Sequence[Record]) -> dict[str, Record]:
+    """Records by label, sorted; that of `none` under "none" whatever its label."""
+    protocols = sorted({record.protocol for record in records})
+    if len(protocols) > 1:
+        raise BenchError(f"The records are of different protocols ({', '.join(protocols)}): make one leaderboard for each.")
+    nones = [record for record in records if record.method == NONE]
+    if len(nones) != 1:
+        raise BenchError(f'There are {len(nones)} records of the method "none": give exactly one, to compare with.')
+    by_key: dict[str, Record] = {NONE: nones[0]}
+    for record in records:
+        if record.method != NONE and record.label in (*by_key, nones[0].label):
+            raise BenchError(f'Two records are labelled "{record.label}": leave one out or give it another label.')
+        by_key.setdefault(NONE if record.method == NONE else record.label, record)
+    return dict(sorted(by_key.items()))
+
+
+def _frame(record: Record) -> pd.DataFrame:
+    lacking = [name for name in OUTCOMES if name not in record.outcomes]
+    lengths = {len(column) for column in record.outcomes.values()}
+    if lacking or len(lengths) > 1:
+        fault = f"lack {', '.join(lacking)}" if lacking else "are columns of different lengths"
+        raise BenchError(f'The outcomes of the record "{record.label}" {fault}: make the record again.')
+    for target in sorted({*record.missing, *(record.outcomes["target"] if record.method != NONE else ())}):
+        try:
+            Target.parse(target)
+        except ValueError as error:
+            raise BenchError(f'The record "{record.label}" has a wrong target ({error}): make the record again.') from error
+    return pd.DataFrame({name: record.outcomes[name] for name in OUTCOMES})
+
+
+def _digest(record: Record) -> str:
+    """Content hash of a record, without the slow deep copy of `asdict`."""
+    try:
+        return content_hash({**vars(record), "card": asdict(record.card)})
+    except (TypeError, ValueError) as error:
+        raise BenchError(f'The record "{record.label}" is not plain JSON ({error}): make the record again.') from error
+
+
+def _kind(target: str) -> str:
+    return Target.parse(target).kind
+
+
+def _entry(key: str, record: Record, wanted: Sequence[str], per_target: pd.DataFrame, means: pd.DataFrame) -> _Entry:
+    targets = sorted(per_target.loc[per_target["method"] == key, "target"])
+    tried = set(record.outcomes["target"])
+    # `none` is judged on the pictures of others' targets: where those have none, it lacks nothing.
+    asked = sorted(set(per_target["target"])) if key == NONE else wanted
+    missing = {
+        target: record.missing.get(target, "no picture was judged" if target in tried or key == NONE else "not run")
+        for target in asked
+        if target not in targets
+    }
+    own = means[means["method"] == key].to_dict("records") if len(means) else []
+    return _Entry(record, targets, missing, {str(row["kind"]): {str(name): value for name, value in row.items()} for row in own})
+
+
+def _rows(entries: Mapping[str, _Entry], kinds: Sequence[str], footnotes: Sequence[tuple[str, set[str]]]) -> tuple[Row, ...]:
+    cells = {key: _cells(entry, kinds) for key, entry in entries.items()}
+    ranks = {kind: _ranks(entries, cells, kind) for kind in kinds}
+    return tuple(
+        Row(
+            label=entry.record.label,
+            method=entry.record.method,
+            version=entry.record.version,
+            control=entry.record.card.control,
+            ranks={kind: ranks[kind][key] for kind in kinds if key in ranks[kind]},
+            cells=cells[key],
+            record=_digest(entry.record),
+            numerics=content_hash(dict(entry.record.numerics)),
+            footnotes=tuple(number for number, (_, keys) in enumerate(footnotes, 1) if key in keys),
+        )
+        for key, entry in entries.items()
+    )
+
+
+def _labelled(table: pd.DataFrame, by_key: Mapping[str, Record]) -> pd.DataFrame:
+    return table.assign(method=table["method"].map({key: record.label for key, record in by_key.items()}))
+
+
+def _cells(entry: _Entry, kinds: Sequence[str]) -> dict[tuple[str, str], Cell]:
+    cells = {(column.table, column.key): Cell(entry.record.cost.get(column.key)) for column in COST}
+    for kind in kinds:
+        means = entry.means.get(kind, {})
+        for name in (*METRICS, "score"):
+            value, low, high = (_or_none(means.get(f"{name}{end}")) for end in ("", "_low", "_high"))
+            cells[kind, name] = Cell(value, low, high, means.get(f"{name}_n"))
+        parts = [cells[kind, name].value for name in METRICS]
+        whole = [part for part in parts if part is not None]
+        cells[kind, "average"] = Cell(sum(whole) / len(parts) if len(whole) == len(parts) else None)
+        for name in ("kernel", "frechet"):
+            values = entry.distances(kind, name)
+            cells[kind, name] = Cell(float(np.mean(values)) if values else None, n=len(values))
+        cells[kind, "judged"] = Cell(means.get("ua_n", 0))
+        cells[kind, "targets"] = Cell(len(entry.targets_of(kind)))
+    return cells
+
+
+def _or_none(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else float(value)
+
+
+def _ranks(entries: Mapping[str, _Entry], cells: Mapping[str, Mapping[tuple[str, str], Cell]], kind: str) -> dict[str, int]:
+    """Rank by label from 1, ties sharing the better one."""
+    scored: dict[str, float] = {}
+    for key, entry in entries.items():
+        score = cells[key][kind, "score"].value
+        if key != NONE and not entry.record.card.control and not entry.lacks(kind) and score is not None:
+            scored[key] = score
+    return {key: 1 + sum(other > score for other in scored.values()) for key, score in scored.items()}
+
+
+def _footnotes(entries: Mapping[str, _Entry], per_target: pd.DataFrame, kinds: Sequence[str]) -> list[tuple[str, set[str]]]:
+    """Texts in a fixed order, each with the labels it concerns."""
+    notes: list[tuple[str, set[str]]] = []
+    for key, entry in entries.items():
+        name = entry.record.label
+        texts = [_missing_note(entry, kind) for kind in kinds if entry.lacks(kind)]
+        unscored = per_target[(per_target["method"] == key) & (per_target["unscored"] > 0)]
+        if len(unscored):
+            pictures = int(unscored["unscored"].sum())
+            texts.append(f"{pictures} pictures of {len(unscored)} targets are missing or unjudged; its shares are over the rest")
+        for kind in kinds:
+            n, targets = len(entry.distances(kind, "kernel")), len(entry.targets_of(kind))
+            if 0 < n < targets:
+                texts.append(f"its distances are means over {n} of its {targets} {kind} targets")
+        notes += [(f"{name}: {text}.", {key}) for text in texts]
+    return notes + _numerics_note(entries)
+
+
+def _missing_note(entry: _Entry, kind: str) -> str:
+    lacking, have = entry.lacks(kind), len(entry.targets_of(kind))
+    reasons: dict[str, list[str]] = {}
+    for target in lacking:
+        reasons.setdefault(" ".join(entry.missing[target].split()), []).append(target)
+    # Names matter only where some targets are there: an unsupported kind needs the reason alone.
+    why = "; ".join(f"{reason}: {', '.join(targets)}" if have else reason for reason, targets in sorted(reasons.items()))
+    return f"{len(lacking)} of {len(lacking) + have} {kind} targets are missing ({why})"
+
+
+def _numerics_note(entries: Mapping[str, _Entry]) -> list[tuple[str, set[str]]]:
+    groups: dict[str, list[str]] = {}
+    for key, entry in entries.items():
+        groups.setdefault(content_hash(dict(entry.record.numerics)), []).append(key)
+    if len(groups) == 1:
+        return []
+    labels = {digest: ", ".join(entries[key].record.label for key in keys) for digest, keys in sorted(groups.items())}
+    lists = "; ".join(f"{digest} ({names})" for digest, names in labels.items())
+    text = f"Numerics differ, so that pictures from the same noise may differ between methods: {lists}."
+    return [(text, {key for keys in groups.values() if NONE not in keys for key in keys})]
+
+
+def _citations(records: Sequence[Record]) -> tuple[str, ...]:
+    """BibTeX entries of the cards, sorted, one per citation key: BibTeX stops at a repeated one."""
+    entries: dict[str, str] = {}
+    for text in sorted({record.card.bibtex.strip() for record in records}):
+        for entry in re.split(r"(?m)^(?=\s*@)", text):
+            match = re.match(r"\s*@\w+\s*\{\s*([^,\s]+)\s*,", entry)
+            if match:
+                entries.setdefault(match[1], entry.strip())
+    return tuple(entries[key] for key in sorted(entries))

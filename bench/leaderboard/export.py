@@ -1,0 +1,239 @@
+r"""A leaderboard as CSV, Markdown, LaTeX, BibTeX and rich tables. All are pure functions: same leaderboard, same bytes.
+
+The LaTeX file is for `\input` in a plain pdflatex document with `\usepackage{booktabs}`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.markup import escape as escape_rich
+from rich.table import Table
+
+from bench.files import write_atomic
+from bench.leaderboard.table import Cell, Column, Leaderboard, Row
+from bench.metrics.unlearning import NONE
+
+TITLES = {
+    "style": "Unlearning of styles",
+    "object": "Unlearning of objects",
+    "mixed": "Unlearning of styles and objects at once",
+    "cost": "Cost",
+}
+CSV_FIELDS = "protocol provenance status table label method version control rank column value low high n unit direction resampled"
+LATEX = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
+    # A row that starts with "[" would be read as the argument of the line break before it.
+    **{"<": "$<$", ">": "$>$", "[": "{[}", "]": "{]}", "–": "--", "×": r"$\times$", "\N{NO-BREAK SPACE}": "~"},
+}
+
+
+@dataclass(frozen=True)
+class _Markup:
+    """How a format writes plain text, the best (1) and second (2) value, and the mark of footnotes."""
+
+    escape: Callable[[str], str]
+    best: str
+    second: str
+    mark: str
+
+    def place(self, text: str, place: int | None) -> str:
+        return {1: self.best, 2: self.second, None: "{}"}[place].format(self.escape(text))
+
+
+def to_csv(leaderboard: Leaderboard) -> str:
+    """One line per method and value, unrounded and in the unit named; empty where there is no value."""
+    lines = []
+    for column in leaderboard.columns:
+        for row in (row for group in leaderboard.groups(column.table) for row in group):
+            cell = row.cells[column.table, column.key]
+            head = [leaderboard.protocol, leaderboard.provenance, _status(leaderboard), column.table]
+            method = [row.label, row.method, row.version, str(row.control).lower(), row.ranks.get(column.table)]
+            value = [column.key, cell.value, cell.low, cell.high, cell.n, column.unit, column.direction]
+            resampled = leaderboard.resampled if cell.low is not None else None
+            lines.append([*head, *method, *value, resampled, row.numerics, row.record])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([[*CSV_FIELDS.split(), "numerics", "record"], *lines])
+    return text.getvalue()
+
+
+def targets_csv(leaderboard: Leaderboard) -> str:
+    """Every method on every target, shares in [0, 1]; the columns of `bench.metrics.unlearning.per_target`."""
+    return _frame_csv(leaderboard, leaderboard.targets)
+
+
+def became_csv(leaderboard: Leaderboard) -> str:
+    """What the erased concepts became; the columns of `bench.metrics.unlearning.confusions`."""
+    return _frame_csv(leaderboard, leaderboard.became)
+
+
+def to_markdown(leaderboard: Leaderboard) -> str:
+    """One table per kind of target and one of costs, best in bold, second underlined."""
+    markup = _Markup(_escape_markdown, "**{}**", "<u>{}</u>", " <sup>{}</sup>")
+    parts = [f"# {_escape_markdown(_title(leaderboard, 'Leaderboard'))}"]
+    for table in leaderboard.tables():
+        columns = leaderboard.columns_of(table)
+        header = [_escape_markdown(text) for text in _header(table, columns)]
+        align = ["---:" if text == "Rank" else ":---" if text == "Method" else "---:" for text in header]
+        rows = [row for group in _groups(leaderboard, table, markup) for row in group]
+        lines = ["| " + " | ".join(cells) + " |" for cells in (header, align, *rows)]
+        parts += [f"## {_title(leaderboard, TITLES[table])}", "\n".join(lines), _escape_markdown(_caption(leaderboard, table))]
+    if leaderboard.footnotes:
+        parts.append("\n".join(f"{number}. {_escape_markdown(text)}" for number, text in enumerate(leaderboard.footnotes, 1)))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_latex(leaderboard: Leaderboard) -> str:
+    """One `table*` per kind of target and one of costs, best in bold, second underlined."""
+    markup = _Markup(_escape_latex, r"\textbf{{{}}}", r"\underline{{{}}}", r"\textsuperscript{{{}}}")
+    tables = [_latex_table(leaderboard, name, markup) for name in leaderboard.tables()]
+    return "\n".join(["% Needs \\usepackage{booktabs}.", *tables])
+
+
+def to_bibtex(leaderboard: Leaderboard) -> str:
+    """The entries of the methods' cards, each once."""
+    # No protocol here: outside entries BibTeX ignores everything but "@", which its names contain.
+    head = f"% Methods of the leaderboard {leaderboard.provenance} ({_status(leaderboard)})"
+    return "\n\n".join([head, *leaderboard.citations]) + "\n"
+
+
+def terminal(leaderboard: Leaderboard) -> list[Table]:
+    """One rich table per kind of target and one of costs; footnotes stand below the last."""
+    markup = _Markup(escape_rich, "[bold]{}[/bold]", "[underline]{}[/underline]", " [dim]({})[/dim]")
+    tables = []
+    for name in leaderboard.tables():
+        columns = leaderboard.columns_of(name)
+        title, caption = escape_rich(_title(leaderboard, TITLES[name])), escape_rich(_caption(leaderboard, name))
+        table = Table(title=title, caption=caption, caption_justify="left")
+        for text in _header(name, columns):
+            table.add_column(escape_rich(text), justify="left" if text == "Method" else "right")
+        for group in _groups(leaderboard, name, markup):
+            for cells in group:
+                table.add_row(*cells)
+            table.add_section()
+        tables.append(table)
+    notes = [escape_rich(f"({number}) {text}") for number, text in enumerate(leaderboard.footnotes, 1)]
+    tables[-1].caption = "\n".join([str(tables[-1].caption), *notes])
+    return tables
+
+
+def write_all(leaderboard: Leaderboard, folder: Path) -> list[Path]:
+    """Write every file of the leaderboard into a folder, each whole or not at all; BenchError where that fails."""
+    texts = {
+        "leaderboard.csv": to_csv(leaderboard),
+        "leaderboard.md": to_markdown(leaderboard),
+        "leaderboard.tex": to_latex(leaderboard),
+        "citations.bib": to_bibtex(leaderboard),
+        "targets.csv": targets_csv(leaderboard),
+        "became.csv": became_csv(leaderboard),
+    }
+    for name, text in texts.items():
+        write_atomic(folder / name, text.encode())
+    return [folder / name for name in texts]
+
+
+def _status(leaderboard: Leaderboard) -> str:
+    return f"INVALID: {leaderboard.invalid}" if leaderboard.invalid else "valid"
+
+
+def _title(leaderboard: Leaderboard, title: str) -> str:
+    return f"INVALID: {title}" if leaderboard.invalid else title
+
+
+def _caption(leaderboard: Leaderboard, table: str) -> str:
+    """What a reader must know to use the numbers, in plain text."""
+    parts = [f"INVALID: {leaderboard.invalid}."] if leaderboard.invalid else []
+    parts.append(f"Protocol {leaderboard.protocol}, provenance {leaderboard.provenance}.")
+    if table in ("style", "object"):
+        parts.append(
+            "Methods with outcomes for every target are ranked by score, the harmonic mean of UA and of IRA and CRA relative to "
+            "the unedited model; Avg, the plain mean, is not ranked, because it rewards doing nothing."
+        )
+    if table != "cost" and leaderboard.resampled:
+        parts.append(f"In brackets 95 % intervals from resampling {leaderboard.resampled}: for these concepts, not for new ones.")
+    return " ".join(parts)
+
+
+def _header(table: str, columns: list[Column]) -> list[str]:
+    return [*([] if table == "cost" else ["Rank"]), "Method", *(column.title for column in columns)]
+
+
+def _groups(leaderboard: Leaderboard, table: str, markup: _Markup) -> list[list[list[str]]]:
+    """The cells of a table below `_header`, written in a format, by group of rows."""
+    places = {column.key: leaderboard.places(column) for column in leaderboard.columns_of(table)}
+
+    def written(row: Row) -> list[str]:
+        rank = [] if table == "cost" else [str(row.ranks.get(table, ""))]
+        cells = [
+            _value(row.cells[table, column.key], column, markup, places[column.key].get(row.label))
+            for column in leaderboard.columns_of(table)
+        ]
+        return [*rank, _name(row, markup), *cells]
+
+    return [[written(row) for row in group] for group in leaderboard.groups(table)]
+
+
+def _name(row: Row, markup: _Markup) -> str:
+    role = " (ceiling)" if row.method == NONE else " (control)" if row.control else ""
+    marks = markup.mark.format(",".join(map(str, row.footnotes))) if row.footnotes else ""
+    return markup.escape(" ".join(row.label.split()) + role) + marks
+
+
+def _value(cell: Cell, column: Column, markup: _Markup, place: int | None) -> str:
+    if cell.value is None:
+        return markup.escape("–")
+
+    def shown(value: float) -> str:
+        # Adding 0 turns a rounded −0 into 0.
+        return f"{round(value * column.scale, column.digits) + 0.0:.{column.digits}f}"
+
+    text = markup.place(shown(cell.value), place)
+    if cell.low is None or cell.high is None:
+        return text
+    return text + markup.escape(f" [{shown(cell.low)}, {shown(cell.high)}]")
+
+
+def _latex_table(leaderboard: Leaderboard, table: str, markup: _Markup) -> str:
+    header = _header(table, leaderboard.columns_of(table))
+    align = "".join("l" if text == "Method" else "r" for text in header)
+    groups = [[" & ".join(cells) + r" \\" for cells in group] for group in _groups(leaderboard, table, markup)]
+    caption = _escape_latex(f"{TITLES[table]}. {_caption(leaderboard, table)}")
+    notes = [f"\\par {markup.mark.format(n)} {_escape_latex(text)}" for n, text in enumerate(leaderboard.footnotes, 1)]
+    body = "\n\\midrule\n".join("\n".join(lines) for lines in groups)
+    return "\n".join(
+        [
+            r"\begin{table*}",
+            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+            f"\\caption{{{caption}}}",
+            f"\\label{{tab:unlearning-{table}}}",
+            f"\\begin{{tabular}}{{{align}}}",
+            r"\toprule",
+            " & ".join(_escape_latex(text) for text in header) + r" \\",
+            r"\midrule",
+            body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            *notes,
+            "\\end{table*}\n",
+        ]
+    )
+
+
+def _escape_latex(text: str) -> str:
+    """Text for plain pdflatex: what its fonts lack stands as its code point."""
+    return "".join(LATEX.get(char, char if ord(char) < 0x180 else f"U+{ord(char):04X}") for char in text)
+
+
+def _escape_markdown(text: str) -> str:
+    return "".join(f"\\{char}" if char in "\\`*_[]<>|" else char for char in text)
+
+
+def _frame_csv(leaderboard: Leaderboard, frame: pd.DataFrame) -> str:
+    marked = frame.assign(protocol=leaderboard.protocol, provenance=leaderboard.provenance, status=_status(leaderboard))
+    return str(marked.to_csv(index=False, lineterminator="\n"))

@@ -1,0 +1,137 @@
+"""What a leaderboard is: columns that say what they mean, rows of cells, footnotes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Literal
+
+import pandas as pd
+
+from bench.metrics.unlearning import NONE
+
+TABLES = ("style", "object", "mixed", "cost")
+"""One per kind of target, and the cost, which has no ranks."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column of values means. `unit` is that of the stored value; `title` names the one shown, after × `scale`."""
+
+    table: str
+    key: str
+    title: str
+    unit: str
+    direction: Literal["higher", "lower", "none"] = "none"
+    """Which way is better; "none" for what is only shown."""
+    scale: float = 1.0
+    digits: int = 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value in its column's unit, None where there is none; its 95 % interval where one is defined; the `n` behind it."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method: cells by (table, column key), ranks by table, hashes of what it was made from."""
+
+    label: str
+    method: str
+    version: int
+    control: bool
+    ranks: Mapping[str, int]
+    """Without the tables in which it is not ranked."""
+    cells: Mapping[tuple[str, str], Cell]
+    record: str
+    numerics: str
+    footnotes: tuple[int, ...]
+    """Numbers of those that concern it, from 1."""
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """All that the exports print."""
+
+    protocol: str
+    provenance: str
+    """Hash of all records and rules."""
+    invalid: str | None
+    """Why no number here may be used, None if they may."""
+    resampled: str
+    """What the intervals resample, "requests" or "seeds"; empty without outcomes."""
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    """Sorted; `groups` has them in the order to print."""
+    footnotes: tuple[str, ...]
+    targets: pd.DataFrame
+    """`bench.metrics.unlearning.per_target`, with the methods' labels."""
+    became: pd.DataFrame
+    """`bench.metrics.unlearning.confusions`, with the methods' labels."""
+    citations: tuple[str, ...]
+    """BibTeX entries, sorted, each once."""
+
+    def tables(self) -> list[str]:
+        """Names of its tables in the order of `TABLES`."""
+        return [table for table in TABLES if any(column.table == table for column in self.columns)]
+
+    def columns_of(self, table: str) -> list[Column]:
+        """Columns of one of its tables."""
+        return [column for column in self.columns if column.table == table]
+
+    def groups(self, table: str) -> list[list[Row]]:
+        """Rows from top to bottom: `none` as the ceiling; what is ranked, by rank; what is not; controls. None is empty."""
+
+        def group(row: Row) -> int:
+            return 0 if row.method == NONE else 3 if row.control else 1 if table in row.ranks else 2
+
+        rows = sorted(self.rows, key=lambda row: (group(row), row.ranks.get(table, 0), row.label))
+        return [list(members) for _, members in groupby(rows, key=group)]
+
+    def places(self, column: Column) -> dict[str, int]:
+        """Labels of the best (1) and second (2) *shown* values of a column among ranked rows; ties share a place."""
+        if column.direction == "none":
+            return {}
+        shown: dict[str, float] = {}
+        for row in self.rows:
+            value = row.cells[column.table, column.key].value
+            if value is not None and (column.table in row.ranks or (column.table == "cost" and row.ranks)):
+                shown[row.label] = round(value * column.scale, column.digits)
+        best = sorted(set(shown.values()), reverse=column.direction == "higher")[:2]
+        return {label: best.index(value) + 1 for label, value in shown.items() if value in best}
+
+
+COST = (
+    Column("cost", "fit_seconds", "Fit (s)", "s", "lower", digits=1),
+    Column("cost", "seconds_per_image", "Image (s)", "s", "lower", digits=3),
+    Column("cost", "ratio_to_none", "Time / none", "ratio", "lower", digits=2),
+    Column("cost", "peak_memory_mb", "Peak memory (MB)", "MB", "lower"),
+    Column("cost", "stored_mb", "Stored (MB)", "MB", "lower", digits=2),
+)
+
+
+def kind_columns(kind: str) -> tuple[Column, ...]:
+    """Columns for one kind of target; mixed targets leave no other kind, hence no CRA and nothing made of it."""
+    share = partial(Column, kind, unit="share", scale=100, digits=1)
+    from_cra = (
+        share("cra", "CRA (%)", direction="higher"),
+        share("score", "Score (%)", direction="higher"),
+        share("average", "Avg (%), not ranked"),
+    )
+    return (
+        share("ua", "UA (%)", direction="higher"),
+        share("ira", "IRA (%)", direction="higher"),
+        *(from_cra if kind != "mixed" else ()),
+        Column(kind, "kernel", "Kernel distance ×1000", "squared MMD", "lower", scale=1000, digits=2),
+        Column(kind, "frechet", "Fréchet distance", "squared distance", "lower", digits=2),
+        Column(kind, "judged", "UA pictures", "pictures"),
+        Column(kind, "targets", "Targets", "targets"),
+    )

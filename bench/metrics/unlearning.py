@@ -1,0 +1,266 @@
+"""How much of a concept is gone and what it cost the rest: UA, IRA, CRA, and the score that ranks.
+
+UA, IRA and CRA are those of UnlearnCanvas (arXiv 2402.11846). Outcomes are frames with one row per picture and the columns
+style, object, seed (what was asked for), style_pred and object_pred (what the judge saw, perhaps "no object"; null if nothing
+was judged). Shares are in [0, 1]; what has no judged picture is None, or NaN inside a frame, never 0.
+
+The intervals of aggregates say how far the value would move with other noise *on these concepts*, not on new ones. They are
+95 % percentile bootstraps over whole seeds where there are at least five, else over requests (style, object, seed). One draw
+serves all methods and targets, because pictures of one request share their initial noise. They are too narrow where there
+are few seeds, and have no width where all pictures came out alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from bench.metrics import resampling
+from bench.metrics.resampling import Array, wilson
+from bench.types import KINDS, Floors, Kind, MetricRules, Target
+
+NONE = "none"
+"""The method that erases nothing; its pictures serve every target."""
+CELL = ["style", "object", "seed"]
+METRICS = ("ua", "ira", "cra")
+SEED_BLOCKS_FROM = 5
+
+Resampled = Literal["requests", "seeds"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Shares in [0, 1] of one method on one target, None where there is no picture, and the judgements behind each."""
+
+    ua: float | None
+    ira: float | None
+    cra: float | None
+    ua_n: int
+    ira_n: int
+    cra_n: int
+
+
+def accuracy(outcomes: pd.DataFrame, kind: Kind) -> pd.DataFrame:
+    """Per concept of this kind, sorted by name: concept, n, correct, accuracy, low, high (Wilson)."""
+    pictures = _judged(outcomes)
+    correct = pictures[kind] == pictures[f"{kind}_pred"]
+    rows = []
+    for name, hits in correct.groupby(pictures[kind]):
+        low, high = wilson(int(hits.sum()), len(hits)) or (None, None)
+        rows.append((str(name), len(hits), int(hits.sum()), float(hits.mean()), low, high))
+    return pd.DataFrame(rows, columns=["concept", "n", "correct", "accuracy", "low", "high"])
+
+
+def scores(outcomes: pd.DataFrame, target: Target, rules: MetricRules) -> Scores:
+    """UA, IRA and CRA of a method's outcomes on one target.
+
+    UA is one minus the accuracy of the target's own concepts on the pictures prompted with them; IRA is the accuracy of the
+    retained concepts of the target's kinds, on pictures that show none of its concepts; CRA is that of the concepts of the
+    other kind, which a mixed target does not have. All are means over concepts, so that each weighs the same.
+    A picture counts once for each kind that it is judged by.
+    """
+    tallies = _tallies(_judged(outcomes).assign(unit=0), target, rules, units=1)
+    ua, ira, cra = map(_or_none, _values(tallies, np.ones((1, 1)))[:, 0])
+    return Scores(ua, ira, cra, *map(_size, tallies))
+
+
+def became(outcomes: pd.DataFrame, target: Target) -> pd.DataFrame:
+    """What the judge saw on pictures prompted with each erased concept: concept, became, n, share; most frequent first."""
+    pictures = _judged(outcomes)
+    rows = []
+    for concept in sorted(target.concepts):
+        seen = pictures.loc[pictures[concept.kind] == concept.name, f"{concept.kind}_pred"]
+        counts = sorted(seen.value_counts().items(), key=lambda item: (-item[1], str(item[0])))
+        rows += [(str(concept), str(label), int(n), n / len(seen)) for label, n in counts]
+    return pd.DataFrame(rows, columns=["concept", "became", "n", "share"])
+
+
+def ranking_score(ua: float | None, ira: float | None, cra: float | None, ira_none: float | None, cra_none: float | None) -> float | None:
+    """Harmonic mean of UA and of IRA and CRA relative to `none`, each at most 1: None if a part is None, else 0 if one is 0.
+
+    Takes means over the targets of one kind. Unlike their plain mean it is won neither by doing nothing nor by erasing all.
+    """
+    return _or_none(_ranking(*(np.array([part], dtype=np.float64) for part in (ua, ira, cra, ira_none, cra_none)))[0])
+
+
+def per_target(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> pd.DataFrame:
+    """One row per method and target with a judged picture, sorted by both.
+
+    `outcomes`: method → frame, with a column `target` (see `bench.types.Target`) except under "none", whose pictures are taken,
+    for each target, in the cells (style, object, seed) that the other methods have for it. Columns: method, target, kind, ua,
+    ira, cra, ua_low, ua_high (Wilson, for targets of one concept), ua_n, ira_n, cra_n (judgements), unscored (pictures of the
+    target's cells that this method lacks or that nobody judged). Raises KeyError without "none" or one of the columns.
+    """
+    paired = _pair(outcomes)
+    rows = []
+    for (method, target), pictures in sorted(paired.pictures.items(), key=lambda item: item[0]):
+        parsed = Target.parse(target)
+        found = scores(pictures, parsed, rules)
+        row = {"method": method, "target": target, "kind": parsed.kind} | {name: getattr(found, name) for name in METRICS}
+        row |= dict(zip(("ua_low", "ua_high"), _ua_bounds(pictures, parsed), strict=True))
+        row |= {"ua_n": found.ua_n, "ira_n": found.ira_n, "cra_n": found.cra_n}
+        rows.append(row | {"unscored": paired.expected[target] - len(pictures)})
+    shares = [*METRICS, "ua_low", "ua_high"]
+    table = pd.DataFrame(rows, columns=["method", "target", "kind", *shares, "ua_n", "ira_n", "cra_n", "unscored"])
+    return table.astype(dict.fromkeys(shares, np.float64))
+
+
+def aggregate(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> pd.DataFrame:
+    """One row per method and kind of target (style, object, mixed), sorted by both: means over targets with their intervals.
+
+    `outcomes` as in `per_target`. Columns: method, kind; ua, ira, cra and score (`ranking_score` against `none` on the same
+    targets), each also with _low and _high; ua_n, ira_n, cra_n (judgements); targets; resampled ("requests" or "seeds").
+    """
+    paired = _pair(outcomes)
+    weights = resampling.weights(paired.units)
+    values: dict[tuple[str, str], Array] = {}
+    sizes: dict[tuple[str, str], list[int]] = {}
+    for (method, target), pictures in paired.pictures.items():
+        tallies = _tallies(pictures, Target.parse(target), rules, paired.units)
+        values[method, target] = _values(tallies, weights)
+        sizes[method, target] = [_size(tally) for tally in tallies]
+    rows = []
+    for (method, kind), targets in _targets_of(paired):
+        own = resampling.mean(np.stack([values[method, target] for target in targets]), axis=0)
+        nothing = np.full_like(own, np.nan)
+        base = resampling.mean(np.stack([values.get((NONE, target), nothing) for target in targets]), axis=0)
+        row: dict[str, Any] = {"method": method, "kind": kind}
+        for name, draws in zip((*METRICS, "score"), (*own, _ranking(own[0], own[1], own[2], base[1], base[2])), strict=True):
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), resampling.interval(draws), strict=True))
+        counts = np.sum([sizes[method, target] for target in targets], axis=0)
+        row |= {f"{metric}_n": int(n) for metric, n in zip(METRICS, counts, strict=True)}
+        rows.append(row | {"targets": len(targets), "resampled": paired.resampled})
+    return pd.DataFrame(rows)
+
+
+def confusions(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """`became` of every method and target, with these as the first two columns; `outcomes` as in `per_target`."""
+    pictures = sorted(_pair(outcomes).pictures.items(), key=lambda item: item[0])
+    parts = [became(frame, Target.parse(target)).assign(method=method, target=target) for (method, target), frame in pictures]
+    columns = ["method", "target", "concept", "became", "n", "share"]
+    return pd.concat(parts)[columns].reset_index(drop=True) if parts else pd.DataFrame(columns=columns)
+
+
+def below_floor(outcomes: pd.DataFrame, floors: Floors) -> str | None:
+    """Why a table with these outcomes of `none` is invalid, in words; None if it is valid."""
+    for kind in KINDS:
+        floor, rates = getattr(floors, kind), accuracy(outcomes, kind)["accuracy"]
+        if rates.empty:
+            return f"the unedited model has no judged picture, so that its {kind} accuracy is unknown"
+        if rates.mean() < floor:
+            return f"the unedited model's {kind} accuracy is {rates.mean():.3f}, below the floor of {floor:.3f}"
+    return None
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """Judged pictures by (method, target), each with its resampling unit in a column `unit`; `expected` pictures by target."""
+
+    pictures: Mapping[tuple[str, str], pd.DataFrame]
+    expected: Mapping[str, int]
+    units: int
+    resampled: Resampled
+
+
+def _pair(outcomes: Mapping[str, pd.DataFrame]) -> _Paired:
+    edited = {method: frame for method, frame in outcomes.items() if method != NONE and len(frame)}
+    if not edited:
+        return _Paired({}, {}, 0, "requests")
+    cells = pd.concat([frame[CELL] for frame in edited.values()]).drop_duplicates().sort_values(CELL, ignore_index=True)
+    resampled: Resampled = "seeds" if cells["seed"].nunique() >= SEED_BLOCKS_FROM else "requests"
+    cells["unit"] = cells.groupby(["seed"] if resampled == "seeds" else CELL).ngroup()
+    cells["cell"] = cells.index
+    none = outcomes[NONE].astype({"seed": cells["seed"].dtype}).merge(cells, on=CELL)
+    by_target = {method: _by_target(frame.merge(cells, on=CELL)) for method, frame in edited.items()}
+    pictures: dict[tuple[str, str], pd.DataFrame] = {}
+    expected: dict[str, int] = {}
+    for target in sorted({target for groups in by_target.values() for target in groups}):
+        found = {method: groups[target] for method, groups in by_target.items() if target in groups}
+        found[NONE] = none[none["cell"].isin(pd.concat([frame["cell"] for frame in found.values()]))]
+        counts = [np.bincount(frame["cell"], minlength=len(cells)) for frame in found.values()]
+        expected[target] = int(np.max(counts, axis=0).sum())
+        judged = {(method, target): _judged(frame) for method, frame in found.items()}
+        pictures |= {pair: frame for pair, frame in judged.items() if len(frame)}
+    return _Paired(pictures, expected, int(cells["unit"].max()) + 1, resampled)
+
+
+def _by_target(outcomes: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(target): frame for target, frame in outcomes.groupby("target")}
+
+
+def _targets_of(paired: _Paired) -> Iterator[tuple[tuple[str, str], list[str]]]:
+    """Each (method, kind) with its targets, in sorted order."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for method, target in sorted(paired.pictures):
+        groups.setdefault((method, Target.parse(target).kind), []).append(target)
+    yield from sorted(groups.items())
+
+
+def _judged(outcomes: pd.DataFrame) -> pd.DataFrame:
+    return outcomes.dropna(subset=["style_pred", "object_pred"])
+
+
+def _tallies(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: int) -> list[Array]:
+    """Of UA, IRA and CRA: correct and all judgements per unit and concept, each [2, units, concepts]."""
+    shown = pictures["style"].isin(target.names("style")) | pictures["object"].isin(target.names("object"))
+    retained = pictures[~shown]
+    own = [kind for kind in KINDS if target.names(kind)]
+    other = [kind for kind in KINDS if not target.names(kind)]
+    return [
+        _tally({kind: pictures[pictures[kind].isin(target.names(kind))] for kind in own}, units),
+        _tally(dict.fromkeys(own, retained), units),
+        _tally(dict.fromkeys(other, pictures if rules.cra_includes_target else retained), units),
+    ]
+
+
+def _tally(pictures: Mapping[Kind, pd.DataFrame], units: int) -> Array:
+    parts = [np.zeros((2, units, 0))]
+    for kind, frame in pictures.items():
+        codes, names = pd.factorize(frame[kind], sort=True)
+        place = frame["unit"].to_numpy() * len(names) + codes
+        hits = (frame[kind] == frame[f"{kind}_pred"]).to_numpy()
+        counts = [np.bincount(place, weights, minlength=units * len(names)) for weights in (hits, np.ones(len(hits)))]
+        parts.append(np.reshape(counts, (2, units, len(names))))
+    return np.concatenate(parts, axis=2)
+
+
+def _values(tallies: list[Array], weights: Array) -> Array:
+    """UA, IRA and CRA of every draw [3, draws] from weights [draws, units]; NaN without a picture.
+
+    A concept none of whose pictures is in a draw is left out of that draw's mean.
+    """
+    rates = []
+    for tally in tallies:
+        correct, judged = weights @ tally
+        share = np.divide(correct, judged, out=np.full(judged.shape, np.nan), where=judged > 0)
+        rates.append(resampling.mean(share, axis=1))
+    return np.stack([1 - rates[0], rates[1], rates[2]])
+
+
+def _ranking(ua: Array, ira: Array, cra: Array, ira_none: Array, cra_none: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = np.stack([ua, np.minimum(1, ira / ira_none), np.minimum(1, cra / cra_none)])
+        # A part of 0 gives 3 / ∞ = 0, which is the limit of the harmonic mean; a NaN stays one.
+        score: Array = 3 / (1 / parts).sum(axis=0)
+    return score
+
+
+def _ua_bounds(pictures: pd.DataFrame, target: Target) -> tuple[float | None, float | None]:
+    """Wilson's interval of UA, for a target of one concept."""
+    if len(target.concepts) > 1:
+        return None, None
+    (concept,) = target.concepts
+    rates = accuracy(pictures[pictures[concept.kind] == concept.name], concept.kind)
+    return (None, None) if rates.empty else (1 - rates["high"].iloc[0], 1 - rates["low"].iloc[0])
+
+
+def _size(tally: Array) -> int:
+    return int(tally[1].sum())
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
