@@ -48,7 +48,7 @@ def test_settings() -> None:
     ):
         with pytest.raises(BenchError, match=message):
             method_config("uce", kind, values)
-    with pytest.raises(BenchError, match="method.param=value"):
+    with pytest.raises(BenchError, match=r"method\.param=value"):
         parse_settings(["uce"], ["uce"])
     with pytest.raises(BenchError, match='did you mean "uce"'):
         parse_settings(["uec.tokens=last"], ["uce"])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-SAVE_EVERY_SECONDS = 120.0
+SAVE_EVERY_SECONDS, SAY_EVERY_SECONDS = 120.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,8 @@ def optimise(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=recipe.lr, betas=(0.9, 0.99), weight_decay=recipe.weight_decay)
     average = [p.detach().clone() for p in parameters] if recipe.ema else []
-    log, start, running = TrainingLog(), 0, 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        for kept, loaded in zip(average, state["average"], strict=True):
-            kept.copy_(loaded)
-        start, running, log = state["step"], state["running"], TrainingLog(state["seconds"], state["losses"], state["plans"])
+    start, running, log = _resume(checkpoint, model, optimiser, average)
+    if start:
         say(f"{name}: continued at step {start}")
     if not log.plans or log.plans[-1][1] != recipe.steps:
         log.plans.append((start, recipe.steps))
@@ -81,32 +75,20 @@ def optimise(
     began = said = saved = time.monotonic()
     before, chunk = log.seconds, max(1, recipe.steps // 20)
     for step in range(start, recipe.steps):
-        torch.manual_seed(recipe.seed * 1_000_003 + step)
-        for group in optimiser.param_groups:
-            group["lr"] = _learning_rate(step, recipe)
-        loss = loss_of(step)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        if average:
-            decay = min(recipe.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-        running += float(loss.detach())
+        loss = _step(step, loss_of, optimiser, parameters, average, recipe)
+        running += loss
         if (step + 1) % chunk == 0:
             log.losses.append(round(running / chunk, 5))
             running = 0.0
-        now = time.monotonic()
+        now, last = time.monotonic(), step + 1 == recipe.steps
         log.seconds = before + now - began
-        if now - said > 20 or step + 1 == recipe.steps:
+        if now - said > SAY_EVERY_SECONDS or last:
             left = (now - began) / (step + 1 - start) * (recipe.steps - step - 1)
-            say(f"{name}: step {step + 1}/{recipe.steps}, loss {float(loss.detach()):.4f}, {left / 60:.1f} min left")
+            say(f"{name}: step {step + 1}/{recipe.steps}, loss {loss:.4f}, {left / 60:.1f} min left")
             said = now
-        if now - saved > SAVE_EVERY_SECONDS or step + 1 == recipe.steps:
-            _save(checkpoint, {
-                "model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average, "step": step + 1,
-                "running": running, "seconds": log.seconds, "losses": log.losses, "plans": log.plans,
-            })  # fmt: skip
+        if now - saved > SAVE_EVERY_SECONDS or last:
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
+            _save(checkpoint, {**state, "step": step + 1, "running": running, "log": asdict(log)})
             saved = now
     with torch.no_grad():
         for parameter, kept in zip(parameters, average, strict=bool(average)):
@@ -115,11 +97,32 @@ def optimise(
     return log
 
 
-def batches(count: int, batch: int) -> Callable[[], Tensor]:
-    """A draw of `batch` distinct indices below `count` from torch's global generator."""
-    return lambda: torch.randint(count, (batch,))
+def _resume(checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optimizer, average: list[Tensor]) -> tuple[int, float, TrainingLog]:
+    """(next step, running loss, log), with the checkpoint's values put in place if there is one."""
+    if not checkpoint.exists():
+        return 0, 0.0, TrainingLog()
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    for kept, loaded in zip(average, state["average"], strict=True):
+        kept.copy_(loaded)
+    return state["step"], state["running"], TrainingLog(**state["log"])
 
 
-def chunks(values: Tensor, size: int) -> Iterator[Tensor]:
-    """Consecutive slices of at most `size` rows."""
-    return iter(values.split(size))
+def _step(
+    step: int, loss_of: Callable[[int], Tensor], optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], average: list[Tensor],
+    recipe: Recipe,
+) -> float:  # fmt: skip
+    """One optimiser step; returns the loss."""
+    torch.manual_seed(recipe.seed * 1_000_003 + step)
+    for group in optimiser.param_groups:
+        group["lr"] = _learning_rate(step, recipe)
+    loss = loss_of(step)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
+    if average:
+        decay = min(recipe.ema, (1 + step) / (10 + step))
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+    return float(loss.detach())
