@@ -199,7 +199,9 @@ def _show_suite(suite: Any) -> None:
 @app.command()
 def build(
     suite: Annotated[str, typer.Argument(help="The suite whose weights to make; only minicanvas is made from nothing.")] = "minicanvas",
-    part: Annotated[str, typer.Option(help="Comma-separated: autoencoder, judges, diffusion.")] = "autoencoder,judges,diffusion",
+    part: Annotated[
+        str, typer.Option(help="Comma-separated: autoencoder, judges, diffusion, check.")
+    ] = "autoencoder,judges,diffusion,check",
     budget: Annotated[str, typer.Option(help="small (about 100 minutes on 2 cores) or full (for a GPU).")] = "small",
     device: Device = "auto",
     folder: Annotated[Path, typer.Option("--out", help="Checkpoints and weights go here.")] = Path("minicanvas-build"),
@@ -210,8 +212,7 @@ def build(
     from bench.diffusion.numerics import pick_device
     from bench.suites.minicanvas.build import build as make
 
-    command = f"python -m bench build minicanvas --part {part} --budget {budget}"
-    place = make(folder, tuple(part.split(",")), budget, pick_device(device), lambda text: err.print(text, highlight=False), command)
+    place = make(folder, tuple(part.split(",")), budget, pick_device(device), lambda text: err.print(text, highlight=False))
     err.print(f"Weights: {place}")
 
 

@@ -14,14 +14,14 @@ from bench.store import Store
 from bench.suites.suite import Suite
 from bench.types import Target
 
-OWN, OTHER, THUMB, MARGIN = 4, 3, 96, 4
+OWN, OTHER, TARGETS, THUMB, MARGIN = 4, 3, 8, 96, 4
 _HEAD, _SIDE = 40, 150
 
 
 def draw_grid(store: Store, suite: Suite) -> None:
-    """Write `grid.png`: a block per target, a row per method, columns of pictures that involve the target, then some that do not.
+    """Write `grid.png`: a block per target, a row per method, columns of pictures that involve it, then some that do not.
 
-    Only pictures that every method has stored are shown; with `--images none` no file is written.
+    At most `TARGETS` targets, evenly spaced, are drawn. Only pictures that every method has stored are shown; with `--images none` no file is written.
     """
     plan = store.read_json("plan.json") or []
     frames: dict[str, dict[str, pd.DataFrame]] = {}
@@ -32,7 +32,8 @@ def draw_grid(store: Store, suite: Suite) -> None:
             table = frames.setdefault(entry["method"], {})
             table[entry["target"]] = pd.concat([table[entry["target"]], shown]) if entry["target"] in table else shown
     base = frames.get("none", {}).get("")
-    targets = list(dict.fromkeys(entry["target"] for entry in plan if entry["target"]))
+    every = list(dict.fromkeys(entry["target"] for entry in plan if entry["target"]))
+    targets = [every[k * len(every) // TARGETS] for k in range(TARGETS)] if len(every) > TARGETS else every
     if base is None or base.empty or not targets:
         return
     blocks = [_block(Target.parse(target), base, frames, target) for target in targets]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +20,9 @@ from bench.engine.worker import Worker
 from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.grid import draw_grid
-from bench.leaderboard.build import Leaderboard, build
+from bench.leaderboard.build import build
 from bench.leaderboard.export import write_all
+from bench.leaderboard.table import Leaderboard
 from bench.metrics.distance import frechet_distance, kernel_distance
 from bench.plan import BASE, Identity, MethodSpec, Plan, Unit, make_plan
 from bench.registry import method
@@ -29,7 +30,7 @@ from bench.registry import suite as find_suite
 from bench.scoring import Scorer
 from bench.store import Store
 from bench.suites.suite import Suite
-from bench.types import Record, Target
+from bench.types import Record, Target, content_hash
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "numpy", "pillow", "pandas", "safetensors")
 
@@ -125,6 +126,8 @@ def report(store: Store) -> Leaderboard:
     config = store.read_json("config.json")
     suite = find_suite(config["suite"])
     leaderboard = build(store.records(), suite.rules, suite.floors)
+    if not suite.presets[config["preset"]].ranked:
+        leaderboard = replace(leaderboard, invalid=f"the preset {config['preset']} only shows that everything works")
     write_all(leaderboard, store.folder)
     draw_grid(store, suite)
     return leaderboard
@@ -137,18 +140,26 @@ def publish(store: Store, folder: Path) -> None:
         write_atomic(folder / path.relative_to(store.folder), path.read_bytes())
 
 
-def _measure_cost(session: Session, worker: Worker) -> None:
-    """One erasure per method, on the first target that it supports; measured once and kept, as time is no result."""
-    name = "cost/sampling.json"
+def _first_fits(plan: Plan) -> dict[str, Unit]:
+    """Per label, a unit of its first erasure, on which sampling is timed."""
     first: dict[str, Unit] = {}
-    for unit in session.plan.units:
+    for unit in plan.units:
         first.setdefault(unit.fit.spec.label, unit)
-    kept = worker.store.read_json(name) or {}
-    if not first.keys() <= kept.keys():
+    return first
+
+
+def _sampling_cost_file(plan: Plan) -> str:
+    """Methods are only comparable when timed side by side, so each set of methods has a file of its own."""
+    return f"cost/sampling-{content_hash(sorted(unit.fit.id for unit in _first_fits(plan).values()))}.json"
+
+
+def _measure_cost(session: Session, worker: Worker) -> None:
+    """Measured once and kept, as time is no result."""
+    name, first = _sampling_cost_file(session.plan), _first_fits(session.plan)
+    if worker.store.read_json(name) is None:
         erasures = {label: worker.erasure(unit.fit) for label, unit in first.items()}
-        requests = next(unit.requests for unit in first.values())
-        found = cost.measure(session.model, erasures, requests, session.dtype, session.numerics["slots"])
-        worker.store.write_json(name, found)
+        requests = next(iter(first.values())).requests
+        worker.store.write_json(name, cost.measure(session.model, erasures, requests, session.dtype, session.numerics["slots"]))
 
 
 def make_records(session: Session, store: Store) -> list[Record]:
@@ -163,7 +174,7 @@ def make_records(session: Session, store: Store) -> list[Record]:
             raise BenchError(f"Unit {unit.id} ({unit.fit.spec.label}) is missing: run the same command again.")
         frames.setdefault(unit.fit.spec.label, []).append(frame.assign(target=str(unit.fit.target or "")))
     specs = {unit.fit.spec.label: unit.fit.spec for unit in session.plan.units}
-    costs = _costs(store, specs)
+    costs = _costs(store, session.plan)
     records = []
     for label, spec in specs.items():
         outcomes = pd.concat(frames[label], ignore_index=True)
@@ -204,14 +215,14 @@ def _retained(frame: pd.DataFrame, target: Target) -> Any:
     return torch.tensor(rows["features"].tolist()).numpy()
 
 
-def _costs(store: Store, specs: dict[str, MethodSpec]) -> dict[str, dict[str, float | None]]:
+def _costs(store: Store, plan: Plan) -> dict[str, dict[str, float | None]]:
     """Mean fit time and size over targets, sampling time and its ratio to `none`, the larger peak of fit and sampling."""
-    sampling = store.read_json("cost/sampling.json")
-    fits = pd.DataFrame([store.read_json(f"cost/{path.name}") for path in sorted((store.folder / "cost").glob("fit-*.json"))])
+    sampling = store.read_json(_sampling_cost_file(plan))
+    fits = pd.DataFrame([store.read_json(f"cost/fit-{fit}.json") for fit in dict.fromkeys(unit.fit.id for unit in plan.units)])
     found = {}
-    for label in specs:
-        own, sampled = fits[fits["method"] == label], sampling[label]
-        peaks = [peak for peak in (*own["peak_memory_mb"], sampled["peak_memory_mb"]) if peak is not None]
+    for label, sampled in sampling.items():
+        own = fits[fits["method"] == label]
+        peaks = [peak for peak in (*own["peak_memory_mb"].dropna(), sampled["peak_memory_mb"]) if peak is not None]
         found[label] = {
             "fit_seconds": float(own["fit_seconds"].mean()),
             "seconds_per_image": sampled["seconds_per_image"],

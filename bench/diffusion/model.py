@@ -102,7 +102,7 @@ class DiffusionModel:
         Raises BenchError, with nothing changed, for an unknown name or another shape.
         """
         pairs = [(place, values[name]) for name in values for place in self._places(name, values[name])]
-        own = [place.clone() for place, _ in pairs]
+        own, had_copy = [place.clone() for place, _ in pairs], self._copy is not None
         states, self._states = self._states, {} if any(n.startswith("text_encoder.") for n in values) else self._states
         try:
             with torch.no_grad():
@@ -114,6 +114,8 @@ class DiffusionModel:
                 for (place, _), value in zip(pairs, own, strict=True):
                     place.copy_(value)
             self._states = states
+            if not had_copy:  # one made in between holds the edited weights
+                self._copy = None
 
     def _places(self, name: str, value: Tensor) -> list[Tensor]:
         part, _, key = name.partition(".")

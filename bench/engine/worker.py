@@ -59,7 +59,7 @@ class Worker:
         """Fit it, or read it back where this run fitted it before."""
         kind = method(fit.spec.name)
         folder = self.store.folder / "erasures" / fit.id
-        if not (folder / "erasure.json").exists():
+        if not (folder / "erasure.json").exists() or self.store.read_json(f"cost/fit-{fit.id}.json") is None:
             self.fit(fit)
         return load_erasure(folder, kind.parts, self.model.device)
 
