@@ -236,7 +236,7 @@ def report(
 def _print(leaderboard: Any) -> None:
     from bench.leaderboard.export import terminal
 
-    for table in terminal(leaderboard):
+    for table in terminal(leaderboard, brief=out.width < 160):
         out.print(table)
 
 

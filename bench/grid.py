@@ -21,7 +21,7 @@ _HEAD, _SIDE = 40, 150
 def draw_grid(store: Store, suite: Suite) -> None:
     """Write `grid.png`: a block per target, a row per method, columns of pictures that involve it, then some that do not.
 
-    At most `TARGETS` targets, evenly spaced, are drawn. Only pictures that every method has stored are shown; with `--images none` no file is written.
+    At most `TARGETS` targets, evenly spaced, are drawn, with pictures that every method has stored; without any, there is no file.
     """
     plan = store.read_json("plan.json") or []
     frames: dict[str, dict[str, pd.DataFrame]] = {}

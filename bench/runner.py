@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -212,7 +213,7 @@ def _distances(
 def _retained(frame: pd.DataFrame, target: Target) -> Any:
     """Features [n, d] of the rows that do not involve the target."""
     rows = frame[~(frame["style"].isin(target.names("style")) | frame["object"].isin(target.names("object")))]
-    return torch.tensor(rows["features"].tolist()).numpy()
+    return np.stack([np.asarray(row) for row in rows["features"]]) if len(rows) else np.empty((0, 0))
 
 
 def _costs(store: Store, plan: Plan) -> dict[str, dict[str, float | None]]:

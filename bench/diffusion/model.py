@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -136,19 +138,26 @@ def load_model(folder: Path, device: torch.device) -> DiffusionModel:
     """Read a diffusers Stable Diffusion folder (half or single precision safetensors). BenchError names what is missing or damaged."""
     if not (folder / "model_index.json").is_file():
         raise BenchError(f"{folder} is no diffusers model folder (model_index.json is missing): restore it or build it again.")
+    diffusers.logging.set_verbosity_error()  # it warns of the cast to bfloat16 that `sampling_unet` means to make
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    kinds = {
+        "tokenizer": CLIPTokenizer, "text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL,
+        "scheduler": DDIMScheduler,
+    }  # fmt: skip
     parts: dict[str, Any] = {}
-    for name, kind in (("text_encoder", CLIPTextModel), ("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
-        weights = sorted((folder / name).glob("*.safetensors"))
-        if not weights:
+    for name, kind in kinds.items():
+        network = name in PARTS
+        if network and not any((folder / name).glob("*.safetensors")):
             raise BenchError(f"{folder / name} holds no .safetensors file: restore it or build the model again.")
+        options = {"torch_dtype": torch.float32} if network else {}
         try:
-            parts[name] = kind.from_pretrained(folder, subfolder=name, local_files_only=True, torch_dtype=torch.float32).to(device)
+            part = kind.from_pretrained(folder, subfolder=name, local_files_only=True, **options)
         except Exception as error:  # safetensors, diffusers and transformers each raise their own kinds for one fact
             first = (str(error) or type(error).__name__).splitlines()[0]
-            raise BenchError(f"{weights[0]} cannot be read ({first}): restore it or build the model again.") from error
-    tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
-    scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
-    return DiffusionModel(tokenizer, parts["text_encoder"], parts["unet"], parts["vae"], scheduler, model_digest(folder))
+            raise BenchError(f"{folder / name} cannot be read ({first}): restore it or build the model again.") from error
+        parts[name] = part.to(device) if network else part
+    return DiffusionModel(**parts, digest=model_digest(folder))
 
 
 def model_digest(folder: Path) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from rich import box
 from rich.markup import escape as escape_rich
 from rich.table import Table
 
@@ -25,6 +26,7 @@ TITLES = {
     "mixed": "Unlearning of styles and objects at once",
     "cost": "Cost",
 }
+BRIEF = ("ua", "ira", "cra", "score", "kernel")
 CSV_FIELDS = "protocol provenance status table label method version control rank column value low high n unit direction resampled"
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
@@ -103,17 +105,25 @@ def to_bibtex(leaderboard: Leaderboard) -> str:
     return "\n\n".join([head, *leaderboard.citations]) + "\n"
 
 
-def terminal(leaderboard: Leaderboard) -> list[Table]:
-    """One rich table per kind of target and one of costs; footnotes stand below the last."""
+def terminal(leaderboard: Leaderboard, brief: bool = False) -> list[Table]:
+    """One rich table per kind of target and one of costs; footnotes stand below the last.
+
+    `brief` fits 80 characters: the columns in `BRIEF`, an interval for the score alone, one caption for all.
+    """
     markup = _Markup(escape_rich, "[bold]{}[/bold]", "[underline]{}[/underline]", " [dim]({})[/dim]")
     tables = []
     for name in leaderboard.tables():
-        columns = leaderboard.columns_of(name)
+        columns = _columns(leaderboard, name, brief)
         title, caption = escape_rich(_title(leaderboard, TITLES[name])), escape_rich(_caption(leaderboard, name))
-        table = Table(title=title, caption=caption, caption_justify="left")
+        if brief:
+            last = name == leaderboard.tables()[-1]
+            caption = escape_rich(_caption(leaderboard, leaderboard.tables()[0])) if last else ""
+        table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for text in _header(name, columns):
-            table.add_column(escape_rich(text), justify="left" if text == "Method" else "right")
-        for group in _groups(leaderboard, name, markup):
+            table.add_column(
+                escape_rich(text), justify="left" if text == "Method" else "right", no_wrap=text.startswith(("Method", "Score"))
+            )
+        for group in _groups(leaderboard, name, markup, brief):
             for cells in group:
                 table.add_row(*cells)
             table.add_section()
@@ -156,6 +166,10 @@ def _caption(leaderboard: Leaderboard, table: str) -> str:
             "the unedited model; Avg, the plain mean, is not ranked, because it rewards doing nothing."
         )
     if table != "cost" and leaderboard.resampled:
+        parts.append(
+            "Kernel distances of pictures that are spread evenly over the prompts lie a little below those of independent ones, "
+            "by the same amount in every row: compare with the ceiling's."
+        )
         parts.append(f"In brackets 95 % intervals from resampling {leaderboard.resampled}: for these concepts, not for new ones.")
     return " ".join(parts)
 
@@ -164,15 +178,20 @@ def _header(table: str, columns: list[Column]) -> list[str]:
     return [*([] if table == "cost" else ["Rank"]), "Method", *(column.title for column in columns)]
 
 
-def _groups(leaderboard: Leaderboard, table: str, markup: _Markup) -> list[list[list[str]]]:
+def _columns(leaderboard: Leaderboard, table: str, brief: bool) -> list[Column]:
+    return [column for column in leaderboard.columns_of(table) if not brief or table == "cost" or column.key in BRIEF]
+
+
+def _groups(leaderboard: Leaderboard, table: str, markup: _Markup, brief: bool = False) -> list[list[list[str]]]:
     """The cells of a table below `_header`, written in a format, by group of rows."""
-    places = {column.key: leaderboard.places(column) for column in leaderboard.columns_of(table)}
+    columns = _columns(leaderboard, table, brief)
+    places = {column.key: leaderboard.places(column) for column in columns}
 
     def written(row: Row) -> list[str]:
         rank = [] if table == "cost" else [str(row.ranks.get(table, ""))]
         cells = [
-            _value(row.cells[table, column.key], column, markup, places[column.key].get(row.label))
-            for column in leaderboard.columns_of(table)
+            _value(row.cells[table, column.key], column, markup, places[column.key].get(row.label), not brief or column.key == "score")
+            for column in columns
         ]
         return [*rank, _name(row, markup), *cells]
 
@@ -185,7 +204,7 @@ def _name(row: Row, markup: _Markup) -> str:
     return markup.escape(" ".join(row.label.split()) + role) + marks
 
 
-def _value(cell: Cell, column: Column, markup: _Markup, place: int | None) -> str:
+def _value(cell: Cell, column: Column, markup: _Markup, place: int | None, with_interval: bool) -> str:
     if cell.value is None:
         return markup.escape("–")
 
@@ -194,7 +213,7 @@ def _value(cell: Cell, column: Column, markup: _Markup, place: int | None) -> st
         return f"{round(value * column.scale, column.digits) + 0.0:.{column.digits}f}"
 
     text = markup.place(shown(cell.value), place)
-    if cell.low is None or cell.high is None:
+    if cell.low is None or cell.high is None or not with_interval:
         return text
     return text + markup.escape(f" [{shown(cell.low)}, {shown(cell.high)}]")
 

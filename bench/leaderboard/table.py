@@ -113,7 +113,7 @@ COST = (
     Column("cost", "fit_seconds", "Fit (s)", "s", "lower", digits=1),
     Column("cost", "seconds_per_image", "Image (s)", "s", "lower", digits=3),
     Column("cost", "ratio_to_none", "Time / none", "ratio", "lower", digits=2),
-    Column("cost", "peak_memory_mb", "Peak memory (MB)", "MB", "lower"),
+    Column("cost", "peak_memory_mb", "Peak (MB)", "MB", "lower"),
     Column("cost", "stored_mb", "Stored (MB)", "MB", "lower", digits=2),
 )
 
@@ -130,7 +130,7 @@ def kind_columns(kind: str) -> tuple[Column, ...]:
         share("ua", "UA (%)", direction="higher"),
         share("ira", "IRA (%)", direction="higher"),
         *(from_cra if kind != "mixed" else ()),
-        Column(kind, "kernel", "Kernel distance ×1000", "squared MMD", "lower", scale=1000, digits=2),
+        Column(kind, "kernel", "Kernel dist. ×1000", "squared MMD", "lower", scale=1000, digits=2),
         Column(kind, "frechet", "Fréchet distance", "squared distance", "lower", digits=2),
         Column(kind, "judged", "UA pictures", "pictures"),
         Column(kind, "targets", "Targets", "targets"),

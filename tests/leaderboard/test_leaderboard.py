@@ -390,6 +390,17 @@ def test_terminal_shows_every_method_and_footnote() -> None:
     assert "[α] 50% & $2_{x}^2 #1 ~" in text
 
 
+def test_terminal_fits_80_characters() -> None:
+    console = Console(width=80, file=io.StringIO(), record=True)
+    found = made(none(), record("negative-prompt", half))
+    for table in export.terminal(found, brief=True):
+        console.print(table)
+    text = console.export_text()
+    assert "…" not in text
+    assert "negative-prompt" in text
+    assert "UA (%)" in text
+
+
 def test_mixed_targets_have_a_table_without_cra() -> None:
     found = whole()
     assert found.tables() == ["style", "object", "mixed", "cost"]

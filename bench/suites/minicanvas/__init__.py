@@ -24,7 +24,7 @@ class MiniCanvas(Suite):
         "smoke": Preset(
             "8 pictures or fewer a method, 4 steps; shows that everything works", ("object:fish",), 20, 1, 4, own=3, ranked=False
         ),
-        "quick": Preset("3 styles and 3 objects, a third of the other cells, 1 seed", _QUICK, 3, 1, 20),
+        "quick": Preset("3 styles and 3 objects, a quarter of the other cells, 1 seed", _QUICK, 4, 1, 20),
         "full": Preset("all 22 concepts on the whole grid, 5 seeds", ("all",), 1, 5, 20),
     }
     rules = MetricRules(cra_includes_target=False)
