@@ -152,7 +152,7 @@ class _Batch:
 
 
 def _stack_edits(rows: Sequence[Row], owner: Sequence[int], slots: int, device: torch.device) -> list[tuple[EditBank, set[str], Tensor]]:
-    """(bank, hook points, which [slots]) per class of activation edit; a row has at most one edit of a class at a hook point."""
+    """(bank, hook points, which [slots]) per class of activation edit; a row has at most one edit of a class."""
     classes = {type(edit) for row in rows for edit in row.erasure.activations}
     banks = []
     for kind in sorted(classes, key=lambda c: (c.__module__, c.__qualname__)):
@@ -162,6 +162,8 @@ def _stack_edits(rows: Sequence[Row], owner: Sequence[int], slots: int, device: 
         for slot, index in enumerate(owner):
             for edit in rows[index].erasure.activations:
                 if type(edit) is kind:
+                    if which[slot] >= 0:
+                        raise BenchError(f"An erasure has two {kind.__name__} parts: make one part that names both hook points.")
                     if id(edit) not in number:
                         number[id(edit)] = len(edits)
                         edits.append(edit)

@@ -160,5 +160,7 @@ def test_user_mistakes_are_sentences(model: DiffusionModel) -> None:
         sample(model, [Row(request_of(), PLAIN)], torch.float32, 1)
     with pytest.raises(BenchError, match="one --steps"):
         together(model, [Row(request_of(steps=2), PLAIN), Row(request_of(steps=3), PLAIN)])
+    with pytest.raises(BenchError, match="two Shift parts"):
+        together(model, [Row(request_of(), Erasure(activations=(Shift(1.0), Shift(2.0))))])
     with pytest.raises(BenchError, match=r"no module \"nowhere\""):
         together(model, [Row(request_of(), Erasure(activations=(Shift(1.0, ("nowhere",)),)))])
