@@ -5,6 +5,7 @@ from bench.diffusion.schedule import DDIMSchedule as DDIMSchedule
 from bench.diffusion.text import PlainText as PlainText
 from bench.errors import BenchError as BenchError
 from bench.files import sha256_file as sha256_file
+from bench.files import sha256_text as sha256_text
 from bench.interfaces import ActivationEdit as ActivationEdit
 from bench.interfaces import ClassifierOutput as ClassifierOutput
 from bench.interfaces import Cond as Cond

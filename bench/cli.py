@@ -11,13 +11,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from bench import registry
 from bench.config import DEFAULT_METHODS, DTypeName, Images, RunConfig, parse_settings, parse_targets
 from bench.errors import BenchError, unknown
+from bench.types import content_hash
 
 if TYPE_CHECKING:
-    from bench.runner import Session
+    from bench.session import Session
 
 app = typer.Typer(
     name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -25,6 +27,7 @@ app = typer.Typer(
     "Start with `python -m bench run`: five methods on the embedded world, minutes on a laptop.",
 )  # fmt: skip
 out, err = Console(), Console(stderr=True)
+BATCH_SIZE = 16
 
 SuiteName = Annotated[str, typer.Option("--suite", help="Protocol to run; `list suites` names them.")]
 Methods = Annotated[str, typer.Option(help="Comma-separated; `list methods` names them. `none` always runs.")]
@@ -82,8 +85,10 @@ def _config(
     for name in names:
         if name not in known:
             raise unknown("method", name, known)
+    if not names:
+        raise BenchError("--methods names no method: `python -m bench list methods` has them.")
     defaults = found.presets[preset]
-    targets = parse_targets(concepts or ",".join(defaults.concepts), found)
+    targets = parse_targets(",".join(defaults.concepts) if concepts is None else concepts, found)
     return RunConfig(
         suite=suite, preset=preset, methods=names, settings=parse_settings(settings or (), names), targets=tuple(map(str, targets)),
         seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images,
@@ -92,7 +97,7 @@ def _config(
 
 def _prepare(config: RunConfig, device: str, dtype: DTypeName, kept: dict[str, Any] | None = None) -> Session:
     with err.status("loading torch, the model and the judges"):
-        from bench.runner import prepare
+        from bench.session import prepare
 
         return prepare(config, device, dtype, kept)
 
@@ -101,11 +106,13 @@ def _prepare(config: RunConfig, device: str, dtype: DTypeName, kept: dict[str, A
 def run(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = "auto",
-    batch_size: BatchSize = 16,
-    images: Annotated[Images, typer.Option(help="Pictures to keep in the run's folder.")] = "sample",
+    batch_size: BatchSize = BATCH_SIZE,
+    images: Annotated[Images, typer.Option(help="Pictures to keep: all, a dozen per erasure, or none. Scores are always kept.")] = "sample",
     folder: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: results/runs/SUITE-PRESET.")] = None,
 ) -> None:  # fmt: skip
     """Remove each concept with each method, sample, score, and print the table. The same command again continues.
+
+    In one folder methods may change from command to command: what is sampled is kept, the tables are the last command's.
 
     Examples: `python -m bench run` · `python -m bench run --methods uce,esd --concepts neon,fish --seeds 3` ·
     `python -m bench run --methods uce --set uce.tokens=last`
@@ -113,9 +120,10 @@ def run(
     config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, images)
     from bench.store import Store
 
-    place = folder or Path("results") / "runs" / f"{config.suite}-{config.preset}"
-    kept = (Store(place).read_json("config.json") or {}).get("numerics")
-    session = _prepare(config, device, dtype, kept)
+    place = folder or Path("results") / "runs" / _run_name(config)
+    known = Store(place)
+    known.check_same(config.model_dump(mode="json"))
+    session = _prepare(config, device, dtype, known.config().get("numerics"))
     store = Store.create(place)
     n = session.numerics
     err.print(f"{session.protocol}: {session.plan.pictures} pictures, {n['device']} {n['dtype']}, {n['slots']} slots a call")
@@ -125,14 +133,23 @@ def run(
 
         leaderboard = execute(session, store, _Bar(progress))
     _print(leaderboard)
-    err.print(f"Tables and picture: {place} (leaderboard.csv, .md, .tex, citations.bib, grid.png)")
+    err.print(f"Tables and picture: {place}", highlight=False, soft_wrap=True)
+
+
+def _run_name(config: RunConfig) -> str:
+    """The same command finds its own run again; other concepts, seeds or steps than the preset's get a folder of their own."""
+    preset = registry.suite(config.suite).presets[config.preset]
+    targets = tuple(map(str, parse_targets(",".join(preset.concepts), registry.suite(config.suite))))
+    usual = (config.targets, config.seeds, config.steps, config.batch_size) == (targets, preset.seeds, preset.steps, BATCH_SIZE)
+    chosen = content_hash([config.targets, config.seeds, config.steps, config.batch_size])[:6]
+    return f"{config.suite}-{config.preset}" + ("" if usual else f"-{chosen}")
 
 
 @app.command()
 def plan(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = "auto",
-    batch_size: BatchSize = 16,
+    batch_size: BatchSize = BATCH_SIZE,
 ) -> None:  # fmt: skip
     """Show what `run` with the same options would sample. Writes nothing."""
     session = _prepare(_config(suite, methods, concepts, preset, seeds, steps, settings, batch_size), device, dtype)
@@ -181,6 +198,10 @@ def show(name: Annotated[str, typer.Argument(help="A method or a suite.")]) -> N
         table.add_row(key, kind_name.replace("typing.", ""), str(field.default), field.description or "")
     if kind.Config.model_fields:
         out.print(table)
+    for suite_name in registry.SUITES:
+        here = registry.suite(suite_name).method_settings.get(name)
+        if here:
+            out.print(f"On {suite_name}, unless set: {', '.join(f'{key}={value}' for key, value in here.items())}")
     if kind.card.bibtex:
         out.print(kind.card.bibtex, markup=False, highlight=False)
 
@@ -188,9 +209,9 @@ def show(name: Annotated[str, typer.Argument(help="A method or a suite.")]) -> N
 def _show_suite(suite: Any) -> None:
     out.print(f"[bold]{suite.name}@{suite.profile}-v{suite.version}[/bold], guidance {suite.guidance_scale}, {suite.size[0]} px")
     out.print(f"styles: {', '.join(suite.styles)}\nobjects: {', '.join(suite.objects)}\nprompt: {suite.prompt('STYLE', 'OBJECT')}")
-    table = Table("preset", "what", "seeds", "steps")
+    table = Table("preset", "what", "concepts", "seeds", "steps")
     for key, preset in suite.presets.items():
-        table.add_row(key, preset.description, str(preset.seeds), str(preset.steps))
+        table.add_row(key, preset.description, ", ".join(preset.concepts), str(preset.seeds), str(preset.steps))
     out.print(table)
     for method, values in suite.method_settings.items():
         out.print(f"{method} here: {', '.join(f'{key}={value}' for key, value in values.items())}")
@@ -228,9 +249,10 @@ def report(
     from bench.runner import publish
     from bench.runner import report as rebuild
 
-    _print(rebuild(store))
+    leaderboard = rebuild(store)
     if to is not None:
         publish(store, to)
+    _print(leaderboard)
 
 
 def _print(leaderboard: Any) -> None:
@@ -245,5 +267,5 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except BenchError as error:
-        err.print(f"[bold red]Error:[/bold red] {error}", highlight=False, soft_wrap=True)
+        err.print(Text.assemble(("Error: ", "bold red"), str(error)), highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -60,15 +60,20 @@ def method_config(method: str, kind: type[BaseModel], values: Mapping[str, Any])
         raise BenchError(f'{method}.{name} = "{first["input"]}": {first["msg"].lower()} (python -m bench show {method}).') from error
 
 
+_GROUPS = {"styles": "style:", "objects": "object:", "all": ""}
+
+
 def parse_targets(text: str, suite: Suite) -> tuple[Target, ...]:
     """`neon,objects,neon+house` → targets: names, `styles`, `objects`, `all`, and `a+b` for several at once."""
     found: dict[str, Target] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
-        groups = {"styles": "style:", "objects": "object:", "all": ""}
-        if word in groups:
-            targets = [Target((concept,)) for concept in suite.concepts if str(concept).startswith(groups[word])]
+        names = word.split("+")
+        if word in _GROUPS:
+            targets = [Target((concept,)) for concept in suite.concepts if str(concept).startswith(_GROUPS[word])]
+        elif "" in names or _GROUPS.keys() & set(names):
+            raise BenchError(f'"{word}" in --concepts is not understood: join concepts, such as {suite.styles[0]}+{suite.objects[0]}.')
         else:
-            targets = [Target(tuple(sorted({_concept(name, suite) for name in word.split("+")}, reverse=True)))]
+            targets = [Target(tuple(sorted({_concept(name, suite) for name in names}, reverse=True)))]
         found.update((str(target), target) for target in targets)
     if not found:
         raise BenchError("--concepts names no concept: give names, styles, objects or all.")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -17,10 +16,15 @@ from bench.interfaces import Erasure
 from bench.types import GenerationRequest
 
 REPEATS = 2
+FIT_COST = ("fit_seconds", "peak_memory_mb", "stored_mb")
+SAMPLING_COST = ("seconds_per_image", "peak_memory_mb")
 
 
 class PeakMemory:
-    """Peak memory in MB while it is open: of the device on CUDA, of the process on Linux; `peak_mb` is None elsewhere."""
+    """Most memory in use while it is open, above what was in use before, in MB: the device's on CUDA, the process's on Linux.
+
+    `peak_mb` is None where the system does not say.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -29,23 +33,31 @@ class PeakMemory:
     def __enter__(self) -> PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        elif sys.platform == "linux":
-            # Writing 5 resets the kernel's high-water mark of this process (man 5 proc).
-            Path("/proc/self/clear_refs").write_text("5")
+            self._before = torch.cuda.memory_allocated(self.device) / 1e6
+        else:
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")  # resets the process's high-water mark (man 5 proc)
+            self._before = _process_mb("VmRSS") or 0.0
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        if self.device.type == "cuda":
-            self.peak_mb = torch.cuda.max_memory_allocated(self.device) / 1e6
-        elif sys.platform == "linux":
-            line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-            self.peak_mb = int(line.split()[1]) / 1e3
+        on_cuda = self.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self.device) / 1e6 if on_cuda else _process_mb("VmHWM")
+        self.peak_mb = None if peak is None else max(0.0, peak - self._before)
+
+
+def _process_mb(field: str) -> float | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1e3 for line in lines if line.startswith(f"{field}:")), None)
 
 
 def measure(
     model: DiffusionModel, erasures: Mapping[str, Erasure], requests: Sequence[GenerationRequest], dtype: torch.dtype, slots: int
 ) -> dict[str, dict[str, float | None]]:
-    """Seconds a picture (sampled and decoded) and peak memory per label, each method in batches of its own.
+    """Seconds a picture (sampled and decoded) and peak memory per key of `erasures`, each in batches of its own.
 
     Methods take turns, `REPEATS` times; the fastest turn counts, as other work on the machine only ever slows one down.
     """
@@ -63,4 +75,4 @@ def measure(
                 model.decode(sample(model, rows, dtype, slots))
                 seconds[label].append((time.perf_counter() - began) / count)
             memory[label] = peak.peak_mb
-    return {label: {"seconds_per_image": min(values), "peak_memory_mb": memory[label]} for label, values in seconds.items()}
+    return {key: dict(zip(SAMPLING_COST, (min(values), memory[key]), strict=True)) for key, values in seconds.items()}

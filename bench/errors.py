@@ -13,6 +13,6 @@ class BenchError(Exception):
 def unknown(what: str, name: str, known: Iterable[str]) -> BenchError:
     """`Unknown method "uec": did you mean "uce"?`, or the list of what there is."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
     hint = f'did you mean "{close[0]}"?' if close else f"there are {', '.join(names)}." if names else "there are none."
     return BenchError(f'Unknown {what} "{name}": {hint}')

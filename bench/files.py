@@ -16,6 +16,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_text(text: str) -> str:
+    """SHA-256 of a text in UTF-8, 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write under a temporary name in the same folder, fsync, rename, fsync the folder: a kill leaves the old file or the new.
 
@@ -40,7 +45,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise BenchError(f"{path} cannot be written ({error.strerror or error}): choose another --out or free the space.") from error
+        raise BenchError(f"{path} cannot be written ({error.strerror or error}): choose another folder or free the space.") from error
 
 
 def _umask() -> int:

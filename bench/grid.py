@@ -11,19 +11,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.files import write_atomic
 from bench.store import Store
-from bench.suites.suite import Suite
 from bench.types import Target
 
-OWN, OTHER, TARGETS, THUMB, MARGIN = 4, 3, 8, 96, 4
+OWN, OTHER, TARGETS, THUMB, MARGIN = 4, 3, 8, 128, 4
 _HEAD, _SIDE = 40, 150
 
 
-def draw_grid(store: Store, suite: Suite) -> None:
+def draw_grid(store: Store) -> None:
     """Write `grid.png`: a block per target, a row per method, columns of pictures that involve it, then some that do not.
 
     At most `TARGETS` targets, evenly spaced, are drawn, with pictures that every method has stored; without any, there is no file.
     """
-    plan = store.read_json("plan.json") or []
+    (store.folder / "grid.png").unlink(missing_ok=True)
+    plan = (store.read_json("plan.json", ["units"]) or {"units": []})["units"]
     frames: dict[str, dict[str, pd.DataFrame]] = {}
     for entry in plan:
         frame = store.read_unit(entry["unit"])
@@ -55,7 +55,7 @@ def _block(target: Target, base: pd.DataFrame, frames: dict[str, dict[str, pd.Da
     others = [i for i in common if not target.involves(base.at[i, "style"], base.at[i, "object"])][:OTHER]
     columns = [*involved, *others]
     step = THUMB + MARGIN
-    block = Image.new("RGB", (_SIDE + step * (OWN + OTHER), _HEAD + step * len(rows) + MARGIN), "white")
+    block = Image.new("RGB", (_SIDE + step * len(columns), _HEAD + step * len(rows) + MARGIN), "white")
     pen, font = ImageDraw.Draw(block), ImageFont.load_default(13)
     pen.text((4, 4), f"erased: {target}", fill="black", font=font)
     for column, request in enumerate(columns):

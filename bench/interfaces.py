@@ -110,7 +110,7 @@ class Erasure:
 class MethodConfig(BaseModel):
     """Parameters of a method: typed, checked, unknown names refused. Every field needs a default and a description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """From a configuration to the units of work, each with an identity, and the bundles that a device executes.
 
 A *unit* is what one erasure makes of at most 64 requests, and one result file. Its id is the hash of all that changes its
-contents. A *bundle* is what is executed together: units of row-wise erasures share UNet calls, units with changed weights
-share a weight swap.
+contents. A *bundle* is what is executed together: units of row-wise erasures share UNet calls, a unit with changed weights
+is alone.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Identity:
         """All of the fit's identity, and what happens after it."""
         return content_hash({
             "identity": IDENTITY_VERSION, "fit": fit, "requests": [request.id for request in requests],
-            "judges": dict(self.judges), "protocol": self.protocol, "codec": self.codec, "numerics": dict(self.numerics),
+            "judges": dict(self.judges), "protocol": self.protocol, "codec": self.codec,
         })  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def make_plan(
 ) -> Plan:
     """Units of the base model first, then row-wise methods target by target, then each erasure that changes weights."""
     row_wise: list[Unit] = []
-    weighted: list[tuple[Unit, ...]] = []
+    weighted: list[Unit] = []
     unsupported: dict[tuple[str, str], str] = {}
     base = next(spec for spec in specs if spec.name == BASE)
     fit = Fit(base, None, identity.of_fit(suite, base, None, steps))
@@ -118,12 +118,8 @@ def make_plan(
                 unsupported[spec.label, str(target)] = reason
                 continue
             fit = Fit(spec, target, identity.of_fit(suite, spec, target, steps))
-            units = tuple(_units(fit, requests, identity))
-            if spec.row_wise:
-                row_wise += units
-            else:
-                weighted.append(units)
-    return Plan((*_bundles(row_wise), *weighted), unsupported)
+            (row_wise if spec.row_wise else weighted).extend(_units(fit, requests, identity))
+    return Plan((*_bundles(row_wise), *((unit,) for unit in weighted)), unsupported)
 
 
 def _unsupported(spec: MethodSpec, target: Target) -> str:

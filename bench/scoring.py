@@ -105,5 +105,6 @@ def kept(policy: Images, requests: Sequence[GenerationRequest], target: Target |
 
 
 def _spread(indices: Sequence[int], count: int) -> list[int]:
-    """`count` of the indices, evenly spaced."""
-    return [indices[k * len(indices) // count] for k in range(min(count, len(indices)))]
+    """`count` of the indices (all, where there are fewer), evenly spaced."""
+    count = min(count, len(indices))
+    return [indices[k * len(indices) // count] for k in range(count)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,15 @@ from bench.files import write_atomic
 from bench.types import Record
 
 _FOLDERS = ("units", "erasures", "cost", "records")
+_CONFIG_KEYS = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "numerics", "protocol")
+# What may differ between commands that share a folder: methods and pictures kept. All else decides what is compared.
+_FIXED = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "fit_seed")
 
 
 def _foreign(folder: Path) -> bool:
-    """Whether it holds anything that a run, killed as it began, would not have left."""
-    return any(path.name not in _FOLDERS for path in folder.iterdir())
+    """Whether it holds anything that a run, killed at any moment, would not have left."""
+    known = {*_FOLDERS, "config.json", "plan.json"}
+    return any(path.name not in known and not path.name.endswith(".tmp") for path in folder.iterdir())
 
 
 class Store:
@@ -35,11 +39,13 @@ class Store:
     @classmethod
     def create(cls, folder: Path) -> Store:
         """Make the folder or continue it. BenchError if it holds something else or cannot be written."""
-        if folder.exists() and (not folder.is_dir() or (not (folder / "config.json").is_file() and _foreign(folder))):
+        if folder.exists() and (not folder.is_dir() or (not (folder / "plan.json").is_file() and _foreign(folder))):
             raise BenchError(f"{folder} exists and is not a run: choose another --out.")
         try:
             for name in _FOLDERS:
                 (folder / name).mkdir(parents=True, exist_ok=True)
+            for stale in folder.rglob(".*.tmp"):
+                stale.unlink(missing_ok=True)
         except OSError as error:
             raise BenchError(f"{folder} cannot be written ({error.strerror}): choose another --out.") from error
         return cls(folder)
@@ -51,24 +57,45 @@ class Store:
             raise BenchError(f"{folder} is not a run (it has no config.json): give a folder that `python -m bench run` made.")
         return cls(folder)
 
-    def write_json(self, name: str, value: Any) -> None:
+    def check_same(self, config: Mapping[str, Any]) -> None:
+        """BenchError where the folder is of another run, whose units would not be comparable with this one's."""
+        kept = self.read_json("config.json", ())
+        for name in _FIXED if kept else ():
+            if kept.get(name) != config[name]:
+                raise BenchError(f"{self.folder} holds a run with other {name.replace('_', ' ')}: choose another --out.")
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration of the run, its numerics and protocol."""
+        return dict(self.read_json("config.json", _CONFIG_KEYS) or {})
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """`name` relative to the run, whole or not at all."""
         write_atomic(self.folder / name, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
-    def read_json(self, name: str) -> Any:
-        """None if there is no such file."""
+    def read_json(self, name: str, keys: Iterable[str]) -> Any:
+        """An object with these keys; None if there is no such file, BenchError if it is something else."""
         path = self.folder / name
+        if not path.exists():
+            return None
         try:
-            return json.loads(path.read_text()) if path.exists() else None
+            value = json.loads(path.read_text(encoding="utf-8"))
+            lacking = [key for key in keys if key not in value] if isinstance(value, dict) else ["its object"]
+            if lacking:
+                raise ValueError(f"{lacking[0]} is missing")
         except ValueError as error:
-            raise BenchError(f"{path} is damaged ({error}): delete it and run again.") from error
+            raise BenchError(f"{path} is damaged ({error}): delete it and give the run's command again.") from error
+        return value
 
     def write_unit(self, unit: str, frame: pd.DataFrame) -> None:
-        """Store one unit's outcomes, row order kept."""
+        """Store one unit's outcomes, row order kept, in place of any earlier file of that identity."""
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False, compression="zstd")
         data = buffer.getvalue()
-        write_atomic(self.folder / "units" / f"{unit}.{hashlib.sha256(data).hexdigest()}.parquet", data)
+        path = self.folder / "units" / f"{unit}.{hashlib.sha256(data).hexdigest()}.parquet"
+        write_atomic(path, data)
+        for other in (self.folder / "units").glob(f"{unit}.*.parquet"):
+            if other != path:
+                other.unlink()
 
     def read_unit(self, unit: str) -> pd.DataFrame | None:
         """The unit's outcomes; None where no file of that identity has the digest its name states."""
@@ -77,10 +104,6 @@ class Store:
             if hashlib.sha256(data).hexdigest() == path.name.split(".")[1]:
                 return pd.read_parquet(io.BytesIO(data))
         return None
-
-    def done(self, units: Iterable[str]) -> set[str]:
-        """Those of the units that are whole."""
-        return {unit for unit in units if self.read_unit(unit) is not None}
 
     def write_records(self, records: Iterable[Record]) -> None:
         """The records of this run, one file a method; those of methods that it no longer has go (their units stay)."""
@@ -92,13 +115,15 @@ class Store:
                 path.unlink()
 
     def records(self) -> list[Record]:
-        """All records of the run, by label."""
+        """All records of the run, by label. BenchError if they are not all of one plan."""
         found = []
         for path in sorted((self.folder / "records").glob("*.json")):
             try:
                 found.append(Record.from_json(path.read_text()))
             except (ValueError, KeyError, TypeError) as error:
-                raise BenchError(f"{path} is not a record ({error}): delete it and run again.") from error
+                raise BenchError(f"{path} is not a record ({error}): delete it and give the run's command again.") from error
         if not found:
-            raise BenchError(f"{self.folder} has no records yet: finish it with `python -m bench run --out {self.folder}`.")
+            raise BenchError(f"{self.folder} has no records yet: finish it with the command that began it.")
+        if len({record.provenance.get("plan") for record in found}) > 1:
+            raise BenchError(f"The records in {self.folder} are of different plans: finish the run with the command that began it last.")
         return sorted(found, key=lambda record: record.label)

@@ -175,6 +175,8 @@ class Record:
     def from_json(cls, text: str) -> Record:
         """Inverse of `to_json`. Raises KeyError, TypeError or ValueError on anything else."""
         body = json.loads(text)
+        if not isinstance(body, dict):
+            raise ValueError("it is no JSON object")
         if body.get("schema") != 1:
             raise ValueError(f"record schema {body.get('schema')} is not 1")
         card = body.pop("card")

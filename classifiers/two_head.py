@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bench.api import BenchError, ClassifierOutput, sha256_file
+from bench.api import BenchError, ClassifierOutput, sha256_file, sha256_text
 
 
 class TwoHeadClassifier(nn.Module):
@@ -65,7 +65,8 @@ def load(folder: Path, device: torch.device) -> TwoHeadClassifier:
         if type(error).__module__.startswith("safetensors"):
             raise BenchError(f"{folder / 'model.safetensors'} is damaged ({error}): restore it or build it again.") from error
         raise
-    model.digest = sha256_file(folder / "model.safetensors")
+    # The order of the classes is in the configuration: a judge is both files.
+    model.digest = sha256_text(sha256_file(folder / "config.json") + sha256_file(folder / "model.safetensors"))
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -23,7 +23,7 @@ class NegativePrompt(UnlearningMethod):
     """One pipeline argument, no fit, no cost: what any other method must beat."""
 
     card = Card(
-        title="Negative prompt", paper="", bibtex="", supports=("style", "object"),
+        title="Negative prompt", paper="", bibtex="", supports=("style", "object"), control=True,
         notes="Practice of Stable Diffusion users; it has no paper of its own.",
     )  # fmt: skip
     parts = (NegativeText,)

@@ -82,6 +82,7 @@ class UCE(UnlearningMethod):
         bibtex="@inproceedings{gandikota2024unified,\n  title = {Unified Concept Editing in Diffusion Models},\n"
         "  author = {Gandikota, Rohit and Orgad, Hadas and Belinkov, Yonatan and Materzy{\\'n}ska, Joanna and Bau, David},\n"
         "  booktitle = {WACV},\n  year = {2024},\n}",
+        notes="Default: the tokens of the authors' first code with the weights (a = b = 1, lambda = 0.5) of their newer code.",
     )  # fmt: skip
     Config = UCEConfig
     parts = (TextMap,)
@@ -99,6 +100,8 @@ class UCE(UnlearningMethod):
         retained = sorted(set.intersection(*(set(text.retain) for text in texts)))
         if not retained:
             raise BenchError("UCE found no text to retain: erase fewer concepts at once.")
+        if self.config.tokens == "last":
+            retained = [text.rstrip(".") for text in retained]  # or the last token would be the full stop
         states = model.text_states(["", *retained])
         if self.config.tokens == "last":
             last = [self._last_subject(model, text) for text in ["", *retained]]

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -74,6 +75,78 @@ def test_report_makes_the_same_tables(smoke: Path, tmp_path: Path) -> None:
     assert contents(copy, "leaderboard.*", "*.csv", "citations.bib", "grid.png") == before
 
 
+def test_a_killed_run_is_finished_by_the_same_command(smoke: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", *SMOKE, "--dtype", "float32", "--out", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    units = tmp_path / "run" / "units"
+    while process.poll() is None and not (units.is_dir() and list(units.glob("*.parquet"))):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "run" / "leaderboard.csv").exists()
+    (tmp_path / "run" / ".config.json.x.tmp").write_text("cut off")
+    assert bench(*command[3:], cwd=tmp_path).returncode == 0
+    assert contents(tmp_path / "run", "units/*") == contents(smoke, "units/*")
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def test_one_folder_holds_one_design(smoke: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(smoke, copy)
+    before = contents(copy, "**/*.*")
+    found = bench(*SMOKE, "--seeds", "2", "--out", "run", cwd=tmp_path)
+    assert found.returncode == 2
+    assert "holds a run with other seeds" in found.stderr
+    assert contents(copy, "**/*.*") == before
+    found = bench(
+        "run", "--preset", "smoke", "--methods", "uce", "--set", "uce.tokens=aligned", "--images", "all", "--out", "run", cwd=tmp_path
+    )
+    assert found.returncode == 0, found.stderr
+    assert "uce:tokens=aligned" in found.stdout
+    assert {path.name for path in (copy / "records").iterdir()} == {"none.json", "uce_tokens=aligned.json"}
+    frames = [pd.read_parquet(path) for path in (copy / "units").iterdir() if path.name.split(".")[0] in (copy / "plan.json").read_text()]
+    assert all(frame["png"].notna().all() for frame in frames)
+    kept = json.loads((copy / "config.json").read_text())["numerics"]["dtype"]
+    assert kept == "float32", "a continued run keeps its numerics"
+    (copy / "records" / "none.json").write_bytes((smoke / "records" / "none.json").read_bytes())
+    found = bench("report", "run", cwd=tmp_path)
+    assert found.returncode == 2
+    assert "different plans" in found.stderr
+
+
+def test_a_target_that_a_method_cannot_remove_is_a_hole_with_its_reason(tmp_path: Path) -> None:
+    styles = "+".join(("photo", "neon", "blueprint", "mosaic", "sketch", "sunset", "halftone", "stripes", "frost", "pop"))
+    found = bench("run", "--preset", "smoke", "--methods", "uce,negative-prompt", "--concepts", styles, "--out", "run", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "found no text to retain" in " ".join(found.stdout.split())
+    record = json.loads((tmp_path / "run" / "records" / "uce.json").read_text())
+    assert list(record["missing"].values()) == ["UCE found no text to retain: erase fewer concepts at once."]
+    assert not record["outcomes"]["seed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "command"),
+    [
+        ("config.json", "[1]", SMOKE),
+        ("config.json", "{}", ("report",)),
+        ("config.json", '{"suite": "mini', ("report",)),
+        ("plan.json", '{"a": 1}', ("report",)),
+        ("records/uce.json", "[]", ("report",)),
+        ("cost/sampling", "{}", SMOKE),
+        ("cost/fit", "{}", SMOKE),
+    ],
+)
+def test_damaged_files_are_named(name: str, text: str, command: tuple[str, ...], smoke: Path, tmp_path: Path) -> None:
+    shutil.copytree(smoke, tmp_path / "run")
+    path = next(path for path in sorted((tmp_path / "run").rglob("*.json")) if str(path.relative_to(tmp_path / "run")).startswith(name))
+    path.write_text(text)
+    arguments = (*command, "run") if command == ("report",) else (*command, "--dtype", "float32", "--out", "run")
+    found = bench(*arguments, cwd=tmp_path)
+    assert found.returncode == 2, found.stderr
+    assert path.name in found.stderr
+    assert "Traceback" not in found.stderr
+
+
 def test_help_and_list_import_no_torch(tmp_path: Path) -> None:
     for arguments in (["--help"], ["run", "--help"], ["list", "methods"], ["list", "suites"], ["list", "attacks"], ["show", "minicanvas"]):
         code = (
@@ -112,14 +185,24 @@ def test_plan_writes_nothing(tmp_path: Path) -> None:
         (["run", "--methods", "uce", "--set", "uce.token=last"], 'did you mean "tokens"'),
         (["run", "--methods", "uce", "--set", "uce.erase_scale=much"], "valid number"),
         (["run", "--methods", "uce", "--set", "esd.iterations=3"], "method in --set"),
+        (["run", "--methods", "uce", "--set", "uce.erase_scale=inf"], "finite number"),
+        (["run", "--methods", "[/x]"], 'Unknown method "[/x]"'),
+        (["run", "--methods", ""], "names no method"),
+        (["run", "--concepts", ""], "names no concept"),
+        (["run", "--concepts", "neon+"], "is not understood"),
+        (["run", "--concepts", "styles+fish"], "is not understood"),
+        (["run", "--concepts", "NEON"], 'did you mean "neon"'),
         (["run", "--steps", "0"], "--steps"),
         (["run", "--steps", "5000"], "--steps"),
         (["run", "--device", "tpu"], "--device"),
+        (["run", "--device", "meta"], "--device"),
         (["run", "--images", "some"], "--images"),
         (["run", "--out", "/proc/nowhere"], "cannot be written"),
         (["report", "nowhere"], "is not a run"),
         (["show", "esdd"], 'did you mean "esd"'),
         (["build", "imagenet"], "suite to build"),
+        (["build", "--part", "vae"], "Unknown part"),
+        (["build", "--part", "check"], "model_index.json"),
     ],
 )
 def test_mistakes_are_one_sentence_and_status_2(arguments: list[str], message: str, tmp_path: Path) -> None:

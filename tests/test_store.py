@@ -74,6 +74,10 @@ def test_records(tmp_path: Path) -> None:
     store.write_records([replace(RECORD, label="old")])
     store.write_records([RECORD])
     assert store.records() == [RECORD]
+    other = Store.create(tmp_path / "other")
+    other.write_records([RECORD, replace(RECORD, label="b", provenance={"plan": "another"})])
+    with pytest.raises(BenchError, match="different plans"):
+        other.records()
     assert Record.from_json(RECORD.to_json()).to_json() == RECORD.to_json()
     (store.folder / "records" / "uce_tokens=last.json").write_text("{}")
     with pytest.raises(BenchError, match="is not a record"):

@@ -150,14 +150,31 @@ def load_model(folder: Path, device: torch.device) -> DiffusionModel:
         network = name in PARTS
         if network and not any((folder / name).glob("*.safetensors")):
             raise BenchError(f"{folder / name} holds no .safetensors file: restore it or build the model again.")
-        options = {"torch_dtype": torch.float32} if network else {}
         try:
-            part = kind.from_pretrained(folder, subfolder=name, local_files_only=True, **options)
+            parts[name] = _load_network(kind, folder, name, device) if network else _load_rest(kind, folder, name)
         except Exception as error:  # safetensors, diffusers and transformers each raise their own kinds for one fact
             first = (str(error) or type(error).__name__).splitlines()[0]
             raise BenchError(f"{folder / name} cannot be read ({first}): restore it or build the model again.") from error
-        parts[name] = part.to(device) if network else part
+    if len(parts["tokenizer"]) != parts["text_encoder"].config.vocab_size:
+        raise BenchError(f"{folder / 'tokenizer'} does not fit the text encoder: restore it or build the model again.")
     return DiffusionModel(**parts, digest=model_digest(folder))
+
+
+def _load_network(kind: Any, folder: Path, name: str, device: torch.device) -> Any:
+    """In float32. The libraries fill what a file lacks with random numbers, which must never pass for the model."""
+    part, info = kind.from_pretrained(
+        folder, subfolder=name, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+    )  # fmt: skip
+    lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    if lacking:
+        raise ValueError(f"it lacks {lacking[0]}")
+    return part.to(device)
+
+
+def _load_rest(kind: Any, folder: Path, name: str) -> Any:
+    if not any((folder / name).glob("*.json")):
+        raise FileNotFoundError("its files are missing")
+    return kind.from_pretrained(folder, subfolder=name, local_files_only=True)
 
 
 def model_digest(folder: Path) -> str:

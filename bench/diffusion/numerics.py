@@ -23,6 +23,8 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError(f"{device.type} computes nothing")
     except (RuntimeError, AssertionError) as error:
         raise BenchError(f'--device "{name}" is not to be had here: use auto or cpu.') from error
     return device

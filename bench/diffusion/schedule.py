@@ -24,8 +24,6 @@ class DDIMSchedule:
     """float32 [steps]."""
     out_scale: Tensor
     """float32 [steps]."""
-    alphas_cumprod: Tensor
-    """float32 [training timesteps], ᾱ of the forward process."""
 
     @classmethod
     def of(cls, scheduler: DDIMScheduler, steps: int) -> DDIMSchedule:
@@ -50,4 +48,4 @@ class DDIMSchedule:
         else:
             x_scale = (a * b).sqrt() + ((1 - a) * (1 - b)).sqrt()
             out_scale = (a * (1 - b)).sqrt() - ((1 - a) * b).sqrt()
-        return cls(timesteps, x_scale.float(), out_scale.float(), abar.float())
+        return cls(timesteps, x_scale.float(), out_scale.float())

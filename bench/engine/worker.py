@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from bench.config import Images
-from bench.cost import PeakMemory
+from bench.cost import FIT_COST, PeakMemory
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.sampler import Row, sample
 from bench.erasure import load_erasure, save_erasure, stored_bytes
+from bench.errors import BenchError
 from bench.interfaces import Erasure, FitContext
 from bench.plan import Fit, Unit
 from bench.registry import method
@@ -37,11 +38,22 @@ class Worker:
     fit_seed: int
     say: Callable[[str], None]
     advance: Callable[[int], None]
+    failed: dict[str, str] = field(default_factory=dict)
+    """Fits that could not be made, and why."""
+
+    def done(self, unit: Unit) -> bool:
+        """Whether the unit is stored whole, with as many pictures as the policy keeps."""
+        frame = self.store.read_unit(unit.id)
+        return frame is not None and int(frame["png"].notna().sum()) >= sum(kept(self.images, unit.requests, unit.fit.target))
 
     def execute(self, bundle: Sequence[Unit]) -> None:
-        """Write every unit of the bundle. Units with changed weights must be of one erasure."""
-        erasures = {unit.fit.id: self.erasure(unit.fit) for unit in bundle}
-        rows = [Row(request, erasures[unit.fit.id]) for unit in bundle for request in unit.requests]
+        """Write every unit of the bundle but those whose fit fails. Units with changed weights must be of one erasure."""
+        erasures = {unit.fit.id: erasure for unit in bundle if (erasure := self._try_erasure(unit.fit)) is not None}
+        units = [unit for unit in bundle if unit.fit.id in erasures]
+        if not units:
+            return
+        self.say(", ".join(dict.fromkeys(unit.fit.spec.label for unit in units)))
+        rows = [Row(request, erasures[unit.fit.id]) for unit in units for request in unit.requests]
         with ExitStack() as stack:
             self.model.sampling_unet(self.dtype)  # the copy must exist before weights are swapped, to be swapped too
             for erasure in erasures.values():
@@ -50,18 +62,27 @@ class Worker:
             latents = sample(self.model, rows, self.dtype, self.slots, self.advance)
             pixels = self.model.decode(latents)
         start = 0
-        for unit in bundle:
+        for unit in units:
             own = pixels[start : start + len(unit.requests)]
             start += len(unit.requests)
             self.store.write_unit(unit.id, self.scorer.outcomes(unit.requests, own, kept(self.images, unit.requests, unit.fit.target)))
 
+    def _try_erasure(self, fit: Fit) -> Erasure | None:
+        """A method that cannot remove one target must not end the run: the pair becomes a hole with its reason."""
+        if fit.id not in self.failed and not self._fitted(fit):
+            try:
+                self.fit(fit)
+            except BenchError as error:
+                self.failed[fit.id] = str(error)
+        return None if fit.id in self.failed else self.erasure(fit)
+
+    def _fitted(self, fit: Fit) -> bool:
+        whole = (self.store.folder / "erasures" / fit.id / "erasure.json").exists()
+        return whole and self.store.read_json(f"cost/fit-{fit.id}.json", FIT_COST) is not None
+
     def erasure(self, fit: Fit) -> Erasure:
-        """Fit it, or read it back where this run fitted it before."""
-        kind = method(fit.spec.name)
-        folder = self.store.folder / "erasures" / fit.id
-        if not (folder / "erasure.json").exists() or self.store.read_json(f"cost/fit-{fit.id}.json") is None:
-            self.fit(fit)
-        return load_erasure(folder, kind.parts, self.model.device)
+        """Read back what this run fitted."""
+        return load_erasure(self.store.folder / "erasures" / fit.id, method(fit.spec.name).parts, self.model.device)
 
     def fit(self, fit: Fit) -> None:
         """Fit and save one erasure and what the fit cost."""
@@ -83,6 +104,5 @@ class Worker:
         save_erasure(erasure, folder)
         self.store.write_json(
             f"cost/fit-{fit.id}.json",
-            {"method": fit.spec.label, "target": str(fit.target or ""), "fit_seconds": seconds, "peak_memory_mb": memory.peak_mb,
-             "stored_mb": stored_bytes(folder) / 1e6},
-        )  # fmt: skip
+            dict(zip(FIT_COST, (seconds, memory.peak_mb, stored_bytes(folder) / 1e6), strict=True)),
+        )

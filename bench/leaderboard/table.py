@@ -113,7 +113,7 @@ COST = (
     Column("cost", "fit_seconds", "Fit (s)", "s", "lower", digits=1),
     Column("cost", "seconds_per_image", "Image (s)", "s", "lower", digits=3),
     Column("cost", "ratio_to_none", "Time / none", "ratio", "lower", digits=2),
-    Column("cost", "peak_memory_mb", "Peak (MB)", "MB", "lower"),
+    Column("cost", "peak_memory_mb", "Memory (MB)", "MB", "lower"),
     Column("cost", "stored_mb", "Stored (MB)", "MB", "lower", digits=2),
 )
 

@@ -63,6 +63,9 @@ def test_a_missing_truncated_or_foreign_folder_is_a_sentence(tmp_path: Path) -> 
         load(tmp_path / "judge", CPU)
     weights.write_bytes(whole)
     config = tmp_path / "judge" / "config.json"
-    config.write_text(config.read_text().replace('"pop"', '"pop", "baroque"'))
+    original, digest = config.read_text(), load(tmp_path / "judge", CPU).digest
+    config.write_text(original.replace('"neon"', '"noen"'))
+    assert load(tmp_path / "judge", CPU).digest != digest, "the names of the classes belong to a judge's identity"
+    config.write_text(original.replace('"pop"', '"pop", "baroque"'))
     with pytest.raises(BenchError, match="size mismatch"):
         load(tmp_path / "judge", CPU)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SLOTS, request_of
+from safetensors.torch import load_file, save_file
 
 from bench.diffusion.model import DiffusionModel, load_model, model_digest
 from bench.diffusion.sampler import Row, sample
@@ -24,6 +25,13 @@ def cut(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def lose(folder: Path, name: str, key: str) -> None:
+    path = next((folder / name).glob("*.safetensors"))
+    tensors = load_file(path)
+    del tensors[key]
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
 def narrow(folder: Path) -> None:
     path = folder / "unet" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "cross_attention_dim": 64}))
@@ -38,8 +46,10 @@ def narrow(folder: Path) -> None:
         (lambda folder: shutil.rmtree(folder / "scheduler"), "scheduler"),
         (cut, "unet"),
         (narrow, "unet"),
+        (lambda folder: lose(folder, "unet", "conv_in.bias"), "unet.*lacks conv_in.bias"),
+        (lambda folder: lose(folder, "text_encoder", "encoder.layers.0.mlp.fc1.weight"), "text_encoder.*lacks"),
     ],
-    ids=["index", "weights", "tokenizer", "scheduler", "truncated", "shape"],
+    ids=["index", "weights", "tokenizer", "scheduler", "truncated", "shape", "tensor", "text-tensor"],
 )
 def test_a_damaged_model_is_a_sentence_that_names_the_part(damage: Callable[[Path], None], named: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"

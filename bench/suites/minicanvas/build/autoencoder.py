@@ -51,6 +51,7 @@ def train_autoencoder(
         return _loss(output.float(), target) + KL_WEIGHT * divergence
 
     log = optimise("autoencoder", model, loss_of, recipe, folder, say)
+    torch.manual_seed(recipe.seed)  # a continued build must find the same factor
     model.register_to_config(scaling_factor=round(float(1 / encode(model, pictures[:2048], sample=True).std()), 4))
     return model, log
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from bench.errors import BenchError
+from bench.files import write_atomic
 
 SAVE_EVERY_SECONDS, SAY_EVERY_SECONDS = 120.0, 20.0
 
@@ -49,9 +53,9 @@ def _learning_rate(step: int, recipe: Recipe) -> float:
 
 
 def _save(path: Path, state: dict[str, object]) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(path, buffer.getvalue())
 
 
 def optimise(
@@ -101,7 +105,10 @@ def _resume(checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optimizer
     """(next step, running loss, log), with the checkpoint's values put in place if there is one."""
     if not checkpoint.exists():
         return 0, 0.0, TrainingLog()
-    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise BenchError(f"{checkpoint} is damaged: delete it, and this part is trained again.") from error
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     for kept, loaded in zip(average, state["average"], strict=True):

@@ -1,0 +1,132 @@
+"""Stored units to records: one small JSON per method, all that a table needs. No picture and no model is looked at."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bench.cost import FIT_COST, SAMPLING_COST
+from bench.errors import BenchError
+from bench.metrics.distance import frechet_distance, kernel_distance
+from bench.plan import BASE, MethodSpec, Plan, Unit
+from bench.session import Session
+from bench.store import Store
+from bench.types import Record, Target, content_hash
+
+PACKAGES = ("torch", "diffusers", "transformers", "timm", "numpy", "pillow", "pandas", "safetensors")
+COLUMNS = ("target", "style", "object", "seed", "style_pred", "object_pred")
+
+
+def make_records(session: Session, store: Store, failed: Mapping[str, str]) -> list[Record]:
+    """One record per method. `failed` maps fits that could not be made to the reason. BenchError names a unit that is missing."""
+    cells, pixels = session.suite.reference_pictures()
+    reference = pd.DataFrame(cells, columns=["style", "object"])
+    reference["features"] = list(session.scorer.features(torch.from_numpy(pixels)))
+    specs = {unit.fit.spec.label: unit.fit.spec for unit in session.plan.units}
+    costs = _costs(session.plan, store)
+    provenance = _provenance(session)
+    return [
+        _record(session, spec, _outcomes(session.plan, store, label, failed), reference, costs[label], failed, provenance)
+        for label, spec in specs.items()
+    ]
+
+
+def _outcomes(plan: Plan, store: Store, label: str, failed: Mapping[str, str]) -> pd.DataFrame:
+    frames = [pd.DataFrame(columns=[*COLUMNS, "request", "features"])]
+    for unit in plan.units:
+        if unit.fit.spec.label == label and unit.fit.id not in failed:
+            frame = store.read_unit(unit.id)
+            if frame is None:
+                raise BenchError(f"Unit {unit.id} ({label}) is missing: give the run's command again.")
+            frames.append(frame.assign(target=str(unit.fit.target or "")))
+    return pd.concat(frames[1:] or frames, ignore_index=True)
+
+
+def _record(
+    session: Session, spec: MethodSpec, outcomes: pd.DataFrame, reference: pd.DataFrame, cost: Mapping[str, float | None],
+    failed: Mapping[str, str], provenance: Mapping[str, Any],
+) -> Record:  # fmt: skip
+    missing = {target: why for (label, target), why in session.plan.unsupported.items() if label == spec.label}
+    missing |= {str(unit.fit.target): failed[unit.fit.id] for unit in session.plan.units if unit.fit.id in failed and unit.fit.spec == spec}
+    return Record(
+        method=spec.name, label=spec.label, version=spec.version, config=dict(spec.config), card=spec.card, protocol=session.protocol,
+        numerics=session.numerics, outcomes={name: outcomes[name].tolist() for name in COLUMNS},
+        distances=_distances(session, outcomes, reference, spec.name == BASE), cost=cost, missing=missing, provenance=provenance,
+    )  # fmt: skip
+
+
+def _distances(
+    session: Session, outcomes: pd.DataFrame, reference: pd.DataFrame, is_base: bool
+) -> dict[str, dict[str, float | int | None]]:
+    """Per target: features of the pictures that do not involve it, against true pictures that do not involve it."""
+    found: dict[str, dict[str, float | int | None]] = {}
+    preset = session.suite.presets[session.config.preset]
+    for target in session.targets:
+        if is_base:
+            ids = {r.id for r in session.suite.requests(target, preset, session.config.seeds, session.config.steps)}
+            own = outcomes[outcomes["request"].isin(ids)]
+        else:
+            own = outcomes[outcomes["target"] == str(target)]
+        own, true = _retained(own, target), _retained(reference, target)
+        if len(own):
+            mine, theirs = (np.stack(frame["features"].tolist()) for frame in (own, true))
+            found[str(target)] = {"kernel": kernel_distance(mine, theirs), "frechet": frechet_distance(mine, theirs), "n": len(own)}
+    return found
+
+
+def _retained(frame: pd.DataFrame, target: Target) -> pd.DataFrame:
+    return frame[~(frame["style"].isin(target.names("style")) | frame["object"].isin(target.names("object")))]
+
+
+def first_units(plan: Plan, failed: Mapping[str, str]) -> dict[str, Unit]:
+    """Per label, a unit of its first erasure that could be made: what sampling is timed on."""
+    first: dict[str, Unit] = {}
+    for unit in plan.units:
+        if unit.fit.id not in failed:
+            first.setdefault(unit.fit.spec.label, unit)
+    return first
+
+
+def sampling_cost_file(first: Mapping[str, Unit]) -> str:
+    """Methods are only comparable when timed side by side, so each set of erasures has a file of its own."""
+    return f"cost/sampling-{content_hash(sorted(unit.fit.id for unit in first.values()))}.json"
+
+
+def _costs(plan: Plan, store: Store) -> dict[str, dict[str, float | None]]:
+    """Mean fit time and size over targets, sampling time and its ratio to `none`, the larger peak of fit and sampling."""
+    fits: dict[str, list[dict[str, Any]]] = {}
+    failed: dict[str, str] = {}
+    for label, fit in dict.fromkeys((unit.fit.spec.label, unit.fit.id) for unit in plan.units):
+        cost = store.read_json(f"cost/fit-{fit}.json", FIT_COST)
+        fits.setdefault(label, []).extend([cost] if cost else [])
+        failed |= {} if cost else {fit: "not fitted"}
+    first = first_units(plan, failed)
+    sampling = store.read_json(sampling_cost_file(first), [unit.fit.id for unit in first.values()]) or {}
+    base = sampling.get(first[BASE].fit.id, {})
+    found: dict[str, dict[str, float | None]] = {}
+    for label, own in fits.items():
+        sampled = sampling.get(first[label].fit.id, {}) if label in first else {}
+        seconds, base_seconds = sampled.get(SAMPLING_COST[0]), base.get(SAMPLING_COST[0])
+        peaks = [peak for peak in (*(cost["peak_memory_mb"] for cost in own), sampled.get(SAMPLING_COST[1])) if peak is not None]
+        found[label] = {
+            "fit_seconds": float(np.mean([cost["fit_seconds"] for cost in own])) if own else None,
+            "seconds_per_image": seconds,
+            "ratio_to_none": seconds / base_seconds if seconds and base_seconds else None,
+            "peak_memory_mb": max(peaks) if peaks else None,
+            "stored_mb": float(np.mean([cost["stored_mb"] for cost in own])) if own else None,
+        }
+    return found
+
+
+def _provenance(session: Session) -> dict[str, Any]:
+    return {
+        "plan": content_hash(sorted(unit.id for unit in session.plan.units)), "model": session.model.digest,
+        "judges": session.scorer.digests, "preset": session.config.preset, "seeds": session.config.seeds,
+        "python": platform.python_version(), "packages": {name: version(name) for name in PACKAGES},
+    }  # fmt: skip

@@ -1,0 +1,69 @@
+"""A configuration with everything it needs loaded, and its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bench.config import DTypeName, RunConfig, method_config, parse_targets
+from bench.diffusion.model import DiffusionModel, load_model
+from bench.diffusion.numerics import describe, pick_device, pick_dtype
+from bench.plan import BASE, Identity, MethodSpec, Plan, make_plan
+from bench.registry import method
+from bench.registry import suite as find_suite
+from bench.scoring import Scorer
+from bench.suites.suite import Suite
+from bench.types import Target
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a run works with."""
+
+    config: RunConfig
+    suite: Suite
+    targets: tuple[Target, ...]
+    model: DiffusionModel
+    scorer: Scorer
+    dtype: torch.dtype
+    numerics: dict[str, Any]
+    plan: Plan
+    protocol: str
+
+
+def method_specs(config: RunConfig, suite: Suite) -> list[MethodSpec]:
+    """The run's methods with their configurations resolved; `none` is always among them, first."""
+    specs = []
+    for name in dict.fromkeys((BASE, *config.methods)):
+        kind = method(name)
+        given = config.settings.get(name, {})
+        resolved = method_config(name, kind.Config, {**suite.method_settings.get(name, {}), **given})
+        label = name + "".join(f":{key}={value}" for key, value in sorted(given.items()))
+        specs.append(MethodSpec(name, label, kind.version, resolved.model_dump(), kind.card, kind(resolved).row_wise))
+    return specs
+
+
+def prepare(config: RunConfig, device: str, dtype: DTypeName, kept: Mapping[str, Any] | None = None) -> Session:
+    """Check the configuration, load model and judges, fix the numerics, make the plan. Writes nothing.
+
+    `kept` are the numerics of the run that is continued: on the same machine, `auto` keeps their dtype.
+    """
+    suite = find_suite(config.suite)
+    preset = suite.presets[config.preset]
+    targets = parse_targets(",".join(config.targets), suite)
+    specs = method_specs(config, suite)
+    where = pick_device(device)
+    model, scorer = load_model(suite.model_folder(), where), Scorer.load(suite, where)
+    slots = 2 * config.batch_size
+    if dtype == "auto":
+        same = [name for name in ("float32", "bfloat16") if kept == describe(where, getattr(torch, name), slots)]
+        chosen = getattr(torch, same[0]) if same else pick_dtype("auto", model, slots)
+    else:
+        chosen = pick_dtype(dtype, model, slots)
+    numerics, protocol = describe(where, chosen, slots), suite.protocol(config.preset, config.steps)
+    identity = Identity(model.digest, scorer.digests, protocol, suite.codec, numerics, config.fit_seed)
+    plan = make_plan(suite, specs, targets, preset, config.seeds, config.steps, identity)
+    return Session(config, suite, targets, model, scorer, chosen, numerics, plan, protocol)
