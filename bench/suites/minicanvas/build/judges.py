@@ -20,7 +20,7 @@ from bench.suites.minicanvas.render import NO_OBJECT, OBJECTS, STYLES
 # Which job each network has is fixed here once: no network that tunes or measures artifacts ever evaluates.
 JUDGES: dict[str, tuple[str, dict[str, Any]]] = {
     "evaluation": ("resnet10t", {"channels": [32, 64, 96, 128]}),
-    "tuning": ("lcnet_050", {}),
+    "tuning": ("densenet121", {"growth_rate": 16, "block_config": [3, 4, 6, 4]}),
     "artifact": ("mobilevit_xxs", {}),
 }
 EMPTY_SHARE = 0.12
