@@ -59,7 +59,7 @@ def load(folder: Path, device: torch.device) -> TwoHeadClassifier:
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise BenchError(
-            f"The classifier in {folder} cannot be read ({_first_line(error)}): restore the folder or build it again."
+            f"The classifier in {folder} cannot be read ({_in_one_line(error)}): restore the folder or build it again."
         ) from error
     except Exception as error:  # safetensors raises its own base-class exception for a truncated file
         if type(error).__module__.startswith("safetensors"):
@@ -70,5 +70,5 @@ def load(folder: Path, device: torch.device) -> TwoHeadClassifier:
     return model.to(device).eval().requires_grad_(False)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

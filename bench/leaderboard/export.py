@@ -120,9 +120,8 @@ def terminal(leaderboard: Leaderboard, brief: bool = False) -> list[Table]:
             caption = escape_rich(_caption(leaderboard, leaderboard.tables()[0])) if last else ""
         table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for text in _header(name, columns):
-            table.add_column(
-                escape_rich(text), justify="left" if text == "Method" else "right", no_wrap=text.startswith(("Method", "Score"))
-            )
+            justify = "left" if text == "Method" else "right"
+            table.add_column(escape_rich(text), justify=justify, no_wrap=text.startswith(("Method", "Score")), min_width=6)
         for group in _groups(leaderboard, name, markup, brief):
             for cells in group:
                 table.add_row(*cells)
@@ -193,13 +192,14 @@ def _groups(leaderboard: Leaderboard, table: str, markup: _Markup, brief: bool =
             _value(row.cells[table, column.key], column, markup, places[column.key].get(row.label), not brief or column.key == "score")
             for column in columns
         ]
-        return [*rank, _name(row, markup), *cells]
+        return [*rank, _name(row, markup, brief), *cells]
 
     return [[written(row) for row in group] for group in leaderboard.groups(table)]
 
 
-def _name(row: Row, markup: _Markup) -> str:
-    role = " (ceiling)" if row.method == NONE else " (control)" if row.control else ""
+def _name(row: Row, markup: _Markup, brief: bool) -> str:
+    # Where space is short, a control is known by its empty rank.
+    role = " (ceiling)" if row.method == NONE else " (control)" if row.control and not brief else ""
     marks = markup.mark.format(",".join(map(str, row.footnotes))) if row.footnotes else ""
     return markup.escape(" ".join(row.label.split()) + role) + marks
 
