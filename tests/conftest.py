@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import settings
 
 from bench.diffusion.model import DiffusionModel, load_model
 from bench.interfaces import FitContext
@@ -11,6 +12,9 @@ from bench.suites.minicanvas import SUITE
 from bench.types import GenerationRequest
 
 SLOTS = 8
+# Examples are the same in every run, and a slow machine is no failure.
+settings.register_profile("bench", deadline=None, derandomize=True)
+settings.load_profile("bench")
 
 
 @pytest.fixture(scope="session")
