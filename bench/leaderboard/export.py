@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from rich import box
@@ -120,7 +121,7 @@ def terminal(leaderboard: Leaderboard, brief: bool = False) -> list[Table]:
             caption = escape_rich(_caption(leaderboard, leaderboard.tables()[0])) if last else ""
         table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for text in _header(name, columns):
-            justify = "left" if text == "Method" else "right"
+            justify: Literal["left", "right"] = "left" if text == "Method" else "right"
             table.add_column(escape_rich(text), justify=justify, no_wrap=text.startswith(("Method", "Score")), min_width=6)
         for group in _groups(leaderboard, name, markup, brief):
             for cells in group:
