@@ -223,7 +223,7 @@ def build(
     part: Annotated[
         str, typer.Option(help="Comma-separated: autoencoder, judges, diffusion, check.")
     ] = "autoencoder,judges,diffusion,check",
-    budget: Annotated[str, typer.Option(help="small (about 75 minutes on 2 cores) or full (for a GPU).")] = "small",
+    budget: Annotated[str, typer.Option(help="small (about 85 minutes on 2 cores) or full (for a GPU).")] = "small",
     device: Device = "auto",
     folder: Annotated[Path, typer.Option("--out", help="Checkpoints and weights go here.")] = Path("minicanvas-build"),
 ) -> None:

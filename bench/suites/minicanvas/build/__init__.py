@@ -35,7 +35,7 @@ from bench.suites.minicanvas.build.training import Recipe, TrainingLog
 PARTS = ("autoencoder", "judges", "diffusion", "check")
 PICTURES, PICTURE_SEED, EMPTY_SHARE, JUDGE_PICTURES, HELD_OUT = 24_000, 1, 0.06, 12_000, 4_000
 BUDGETS: dict[str, dict[str, Recipe]] = {
-    "small": {  # about 75 minutes on two CPU cores
+    "small": {  # about 85 minutes on two CPU cores
         "autoencoder": Recipe(steps=1_700, batch=32, lr=2e-3, seed=11),
         "judges": Recipe(steps=700, batch=64, lr=2e-3, seed=21),
         "diffusion": Recipe(steps=3_000, batch=64, lr=1e-3, seed=31, ema=0.999),
