@@ -168,7 +168,7 @@ def _caption(leaderboard: Leaderboard, table: str) -> str:
     if table != "cost" and leaderboard.resampled:
         parts.append(
             "Kernel distances of pictures that are spread evenly over the prompts lie a little below those of independent ones, "
-            "by the same amount in every row: compare with the ceiling's."
+            "by about the same amount in every row: compare with the ceiling's."
         )
         parts.append(f"In brackets 95 % intervals from resampling {leaderboard.resampled}: for these concepts, not for new ones.")
     return " ".join(parts)
