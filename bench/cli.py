@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench import registry
-from bench.config import DEFAULT_METHODS, DTypeName, Images, RunConfig, parse_settings, parse_targets
+from bench.config import DEFAULT_METHODS, DTypeName, Images, RunConfig, Tuning, parse_settings, parse_targets
 from bench.errors import BenchError, unknown
 from bench.types import content_hash
 
@@ -36,6 +36,7 @@ PresetName = Annotated[str, typer.Option(help="How much of the suite: smoke, qui
 Seeds = Annotated[int | None, typer.Option(min=1, max=10_000, help="Pictures per prompt. Default: the preset's.")]
 Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset's.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="method.param=value, repeatable; `show METHOD` names the parameters.")]
+TuningRows = Annotated[Tuning, typer.Option("--tuning", help="Rows of tuned methods: both (with and without tuning), tuned or untuned.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 
 
@@ -75,7 +76,7 @@ class _Rate(TextColumn):
 
 def _config(
     suite: str, methods: str, concepts: str | None, preset: str, seeds: int | None, steps: int | None, settings: list[str] | None,
-    batch_size: int, images: Images = "sample",
+    batch_size: int, images: Images = "sample", tuning: Tuning = "both",
 ) -> RunConfig:  # fmt: skip
     found = registry.suite(suite)
     if preset not in found.presets:
@@ -91,7 +92,7 @@ def _config(
     targets = parse_targets(",".join(defaults.concepts) if concepts is None else concepts, found)
     return RunConfig(
         suite=suite, preset=preset, methods=names, settings=parse_settings(settings or (), names), targets=tuple(map(str, targets)),
-        seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images,
+        seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images, tuning=tuning,
     )  # fmt: skip
 
 
@@ -106,7 +107,7 @@ def _prepare(config: RunConfig, device: str, dtype: DTypeName, kept: dict[str, A
 def run(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = "auto",
-    batch_size: BatchSize = BATCH_SIZE,
+    batch_size: BatchSize = BATCH_SIZE, tuning: TuningRows = "both",
     images: Annotated[Images, typer.Option(help="Pictures to keep: all, a dozen per erasure, or none. Scores are always kept.")] = "sample",
     folder: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: results/runs/SUITE-PRESET.")] = None,
 ) -> None:  # fmt: skip
@@ -117,7 +118,7 @@ def run(
     Examples: `python -m bench run` · `python -m bench run --methods uce,esd --concepts neon,fish --seeds 3` ·
     `python -m bench run --methods uce --set uce.tokens=last`
     """
-    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, images)
+    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, images, tuning)
     from bench.store import Store
 
     place = folder or Path("results") / "runs" / _run_name(config)
@@ -149,10 +150,10 @@ def _run_name(config: RunConfig) -> str:
 def plan(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = "auto",
-    batch_size: BatchSize = BATCH_SIZE,
+    batch_size: BatchSize = BATCH_SIZE, tuning: TuningRows = "both",
 ) -> None:  # fmt: skip
     """Show what `run` with the same options would sample. Writes nothing."""
-    session = _prepare(_config(suite, methods, concepts, preset, seeds, steps, settings, batch_size), device, dtype)
+    session = _prepare(_config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, tuning=tuning), device, dtype)
     table = Table("method", "erasures", "units", "pictures", title=session.protocol)
     units = session.plan.units
     for label in dict.fromkeys(unit.fit.spec.label for unit in units):

@@ -13,6 +13,7 @@ from bench.suites.suite import Suite
 from bench.types import Concept, Target
 
 Images = Literal["all", "sample", "none"]
+Tuning = Literal["both", "tuned", "untuned"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DEFAULT_METHODS = "none,uce,esd,sld,negative-prompt"
 
@@ -31,6 +32,7 @@ class RunConfig(BaseModel):
     steps: int = Field(ge=1, le=1_000)
     batch_size: int = Field(ge=2, le=4_096, description="Pictures with two conditions in one UNet call.")
     images: Images = "sample"
+    tuning: Tuning = Field("both", description="Rows of methods that the suite has tuned values for.")
     fit_seed: int = 0
 
 

@@ -72,7 +72,7 @@ def measure(
                 if erasure.weights is not None:
                     stack.enter_context(model.weights(erasure.weights.values))
                 began = time.perf_counter()
-                model.decode(sample(model, rows, dtype, slots))
+                model.decode(sample(model, rows, dtype, slots).latents)
                 seconds[label].append((time.perf_counter() - began) / count)
             memory[label] = peak.peak_mb
     return {key: dict(zip(SAMPLING_COST, (min(values), memory[key]), strict=True)) for key, values in seconds.items()}

@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from bench.types import Card, Concept, ConceptTexts
+from bench.types import Assets, Card, Concept, ConceptTexts
 
 if TYPE_CHECKING:
     from bench.diffusion.model import DiffusionModel
@@ -71,7 +71,8 @@ class EditBank(nn.Module):
         """The new output of the block at `hookpoint`, out of place and differentiable.
 
         `x_in`, `x_out` [S, C, H, W] in the model's dtype; `timestep` int64 [S]; `which` int64 [S], the index of each slot's
-        edit in the bank or −1 for none (those slots must come back bit for bit); `key` int64 [S], the row's noise key.
+        edit in the bank or −1 for none (those slots must come back bit for bit); `key` int64 [S], a function of the
+        slot's request and of its role (unconditional, conditional …), from which an edit draws what it draws.
         """
         raise TypeError(f"{type(self).__name__} does not define edit()")
 
@@ -81,11 +82,27 @@ class ActivationEdit(ABC):
 
     hookpoints: tuple[str, ...]
     """Names of UNet modules, such as "up_blocks.1.attentions.1"."""
+    timesteps: Tensor | None = None
+    """int64 [T], the timesteps that its tables were made for. A sampling step takes the nearest; one that is farther from
+    it than half of the tables' widest spacing is refused. None: the edit is the same at every step."""
 
     @classmethod
     @abstractmethod
     def stack(cls, edits: Sequence[ActivationEdit]) -> EditBank:
         """One module for many edits of this class."""
+
+
+class Probe(ABC):
+    """Looks at what blocks of the UNet put out, after all edits, while pictures are sampled. Changes nothing."""
+
+    hookpoints: tuple[str, ...]
+
+    @abstractmethod
+    def see(self, hookpoint: str, x_in: Tensor, x_out: Tensor, step: int, row: Tensor, role: Tensor) -> None:
+        """`x_in`, `x_out` [S, C, H, W]; `row` int64 [S], which of the sampled rows a slot belongs to, −1 for padding.
+
+        `role` int64 [S]: 0 unconditional, 1 conditional, 2 and up the guidance's extra texts.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +125,10 @@ class Erasure:
 
 
 class MethodConfig(BaseModel):
-    """Parameters of a method: typed, checked, unknown names refused. Every field needs a default and a description."""
+    """Parameters of a method: typed, checked, unknown names refused. Every field needs a default and a description.
+
+    A field that names a file or folder is of type `Path | None`: a path changes no result, the digests of `inputs` do.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -125,6 +145,8 @@ class FitContext:
     guidance_scale: float
     dtype: torch.dtype = torch.float32
     """Precision of the run; a method that trains computes in it through autocast, with float32 weights."""
+    assets: Assets = field(default_factory=Assets)
+    """What the suite provides for its model: hook points, sparse autoencoders."""
     progress: Callable[[float, str], None] = lambda share, text: None
     """Call with the share done in [0, 1] and a word on it."""
 
@@ -141,6 +163,10 @@ class UnlearningMethod(ABC):
 
     def __init__(self, config: MethodConfig | None = None) -> None:
         self.config: Any = config if config is not None else self.Config()
+
+    def inputs(self, assets: Assets, concepts: Sequence[Concept]) -> Mapping[str, str]:
+        """Digests of all files that `fit` reads beside the model: they are part of a result's identity."""
+        return {}
 
     @property
     def row_wise(self) -> bool:

@@ -30,6 +30,18 @@ class MethodSpec:
     config: Mapping[str, Any]
     card: Card
     row_wise: bool
+    tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Per target, the configuration that tuning found for it; other targets have `config`."""
+    budget: Mapping[str, Any] | None = None
+    """What the tuning was allowed, None for an untuned row."""
+    paths: tuple[str, ...] = ()
+    """Parameters that name files: their digests are part of identities, they are not."""
+    inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Per target, digests of the files that its fit reads."""
+
+    def config_for(self, target: Target | None) -> Mapping[str, Any]:
+        """The configuration that a target is fitted with."""
+        return self.tuned.get(str(target), self.config)
 
 
 @dataclass(frozen=True)
@@ -86,8 +98,9 @@ class Identity:
         texts = [asdict(suite.texts(concept)) for concept in target.concepts] if target else []
         return content_hash({
             "identity": IDENTITY_VERSION, "model": self.model, "method": spec.name, "version": spec.version,
-            "config": dict(spec.config), "target": str(target) if target else "", "texts": texts, "seed": self.fit_seed,
-            "steps": steps, "guidance_scale": suite.guidance_scale, "numerics": dict(self.numerics),
+            "config": {key: value for key, value in spec.config_for(target).items() if key not in spec.paths},
+            "inputs": dict(spec.inputs.get(str(target), {})), "target": str(target) if target else "", "texts": texts,
+            "seed": self.fit_seed, "steps": steps, "guidance_scale": suite.guidance_scale, "numerics": dict(self.numerics),
         })  # fmt: skip
 
     def of_unit(self, fit: str, requests: Sequence[GenerationRequest]) -> str:

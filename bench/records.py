@@ -54,10 +54,12 @@ def _record(
 ) -> Record:  # fmt: skip
     missing = {target: why for (label, target), why in session.plan.unsupported.items() if label == spec.label}
     missing |= {str(unit.fit.target): failed[unit.fit.id] for unit in session.plan.units if unit.fit.id in failed and unit.fit.spec == spec}
+    configs = {str(target): dict(spec.config_for(target)) for target in session.targets}
+    tuning = {"budget": dict(spec.budget), "configs": configs} if spec.budget else None
     return Record(
         method=spec.name, label=spec.label, version=spec.version, config=dict(spec.config), card=spec.card, protocol=session.protocol,
         numerics=session.numerics, outcomes={name: outcomes[name].tolist() for name in COLUMNS},
-        distances=_distances(session, outcomes, reference, spec.name == BASE), cost=cost, missing=missing, provenance=provenance,
+        distances=_distances(session, outcomes, reference, spec.name == BASE), cost=cost, missing=missing, provenance=provenance, tuning=tuning,
     )  # fmt: skip
 
 

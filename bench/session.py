@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from bench.plan import BASE, Identity, MethodSpec, Plan, make_plan
 from bench.registry import method
 from bench.registry import suite as find_suite
 from bench.scoring import Scorer
-from bench.suites.suite import Suite
+from bench.suites.suite import Suite, Tuned
 from bench.types import Target
 
 
@@ -35,15 +36,40 @@ class Session:
 
 
 def method_specs(config: RunConfig, suite: Suite) -> list[MethodSpec]:
-    """The run's methods with their configurations resolved; `none` is always among them, first."""
+    """The run's methods with their configurations resolved; `none` is always among them, first.
+
+    A method that the suite has tuned values for has two rows, with them and without; one that is given parameters, one.
+    """
     specs = []
+    targets = parse_targets(",".join(config.targets), suite)
     for name in dict.fromkeys((BASE, *config.methods)):
-        kind = method(name)
-        given = config.settings.get(name, {})
-        resolved = method_config(name, kind.Config, {**suite.method_settings.get(name, {}), **given})
+        given, tuned = config.settings.get(name, {}), suite.tuned(name)
         label = name + "".join(f":{key}={value}" for key, value in sorted(given.items()))
-        specs.append(MethodSpec(name, label, kind.version, resolved.model_dump(), kind.card, kind(resolved).row_wise))
+        if given or tuned is None:
+            specs.append(_spec(suite, name, label, given, targets))
+            continue
+        if config.tuning != "untuned":
+            specs.append(_spec(suite, name, label, {}, targets, tuned))
+        if config.tuning != "tuned":
+            specs.append(_spec(suite, name, f"{label} (untuned)" if config.tuning == "both" else label, {}, targets))
     return specs
+
+
+def _spec(
+    suite: Suite, name: str, label: str, given: Mapping[str, Any], targets: Sequence[Target], tuned: Tuned | None = None
+) -> MethodSpec:
+    kind = method(name)
+    usual = suite.method_settings.get(name, {})
+    resolved = method_config(name, kind.Config, {**usual, **given})
+    own = {key: method_config(name, kind.Config, {**usual, **values}) for key, values in (tuned.concepts if tuned else {}).items()}
+    made = {str(target): kind(own.get(str(target), resolved)) for target in targets}
+    return MethodSpec(
+        name, label, kind.version, resolved.model_dump(mode="json"), kind.card, all(one.row_wise for one in made.values()),
+        tuned={key: value.model_dump(mode="json") for key, value in own.items()}, budget=dict(tuned.budget) if tuned else None,
+        paths=tuple(key for key, field in kind.Config.model_fields.items() if field.annotation == Path | None),
+        inputs={str(target): made[str(target)].inputs(suite.assets, target.concepts) for target in targets
+                if all(concept.kind in kind.card.supports for concept in target.concepts)},
+    )  # fmt: skip
 
 
 def prepare(config: RunConfig, device: str, dtype: DTypeName, kept: Mapping[str, Any] | None = None) -> Session:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 Kind = Literal["style", "object"]
@@ -110,6 +111,16 @@ class ConceptTexts:
 
 
 @dataclass(frozen=True)
+class Assets:
+    """What a suite provides for its model beside texts."""
+
+    hookpoints: Mapping[Kind, tuple[str, ...]] = field(default_factory=dict)
+    """The blocks that decide concepts of a kind (`python -m bench locate`)."""
+    sae_folder: Path | None = None
+    """Its sparse autoencoders, a folder `unet.<hook point>` each."""
+
+
+@dataclass(frozen=True)
 class Floors:
     """Accuracies of the unedited model under which a table is invalid (shares in [0, 1])."""
 
@@ -161,6 +172,10 @@ class Record:
     cost: Mapping[str, float | None] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    tuning: Mapping[str, Any] | None = None
+    """What tuning was allowed and what it found per target: {"budget": …, "configs": …}; None for an untuned row."""
+    detection: Mapping[str, Any] | None = None
+    """Of a method with activation edits: how often they act on pictures that do not show the target."""
     schema: int = 1
 
     def to_json(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+import pandas as pd
 import torch
 
 from bench.config import Images
@@ -59,13 +60,15 @@ class Worker:
             for erasure in erasures.values():
                 if erasure.weights is not None:
                     stack.enter_context(self.model.weights(erasure.weights.values))
-            latents = sample(self.model, rows, self.dtype, self.slots, self.advance)
-            pixels = self.model.decode(latents)
+            sampled = sample(self.model, rows, self.dtype, self.slots, self.advance)
+            pixels = self.model.decode(sampled.latents)
         start = 0
         for unit in units:
-            own = pixels[start : start + len(unit.requests)]
-            start += len(unit.requests)
-            self.store.write_unit(unit.id, self.scorer.outcomes(unit.requests, own, kept(self.images, unit.requests, unit.fit.target)))
+            place = slice(start, start + len(unit.requests))
+            start = place.stop
+            outcomes = self.scorer.outcomes(unit.requests, pixels[place], kept(self.images, unit.requests, unit.fit.target))
+            edited = sampled.first_edit[place].tolist() if erasures[unit.fit.id].activations else None
+            self.store.write_unit(unit.id, outcomes.assign(first_edit=pd.array(edited or [None] * len(outcomes), dtype="Int64")))
 
     def _try_erasure(self, fit: Fit) -> Erasure | None:
         """A method that cannot remove one target must not end the run: the pair becomes a hole with its reason."""
@@ -95,10 +98,12 @@ class Worker:
 
         if fit.target:
             self.say(f"{name}: fitting")
-        context = FitContext(self.model, self.suite.texts, self.fit_seed, self.steps, self.suite.guidance_scale, self.dtype, progress)
+        context = FitContext(
+            self.model, self.suite.texts, self.fit_seed, self.steps, self.suite.guidance_scale, self.dtype, self.suite.assets, progress
+        )
         with PeakMemory(self.model.device) as memory:
             began = time.perf_counter()
-            erasure = kind(kind.Config.model_validate(dict(fit.spec.config))).fit(context, concepts)
+            erasure = kind(kind.Config.model_validate(dict(fit.spec.config_for(fit.target)))).fit(context, concepts)
             seconds = time.perf_counter() - began
         folder = self.store.folder / "erasures" / fit.id
         save_erasure(erasure, folder)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.types import Concept, ConceptTexts, Floors, GenerationRequest, MetricRules, Target
+from bench.errors import BenchError
+from bench.types import Assets, Concept, ConceptTexts, Floors, GenerationRequest, MetricRules, Target
 
 JudgeRole = Literal["evaluation", "tuning", "artifact"]
+Split = Literal["locate", "train", "statistics", "select", "calibrate", "verify", "tune", "artifact"]
+"""What pictures outside the evaluation are for; no two splits share noise."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,14 @@ class JudgeFiles:
     folder: Path
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """Parameters that `python -m bench tune` found for a method: per concept, and what it was allowed."""
+
+    budget: Mapping[str, Any]
+    concepts: Mapping[str, Mapping[str, Any]]
+
+
 class Suite(ABC):
     """One benchmark protocol. `version` is raised whenever the same run would give other numbers."""
 
@@ -50,6 +62,9 @@ class Suite(ABC):
     """(height, width) in px."""
     codec: str
     """What happens to pictures between sampler and judge: "none" or "jpeg"."""
+    assets: Assets
+    tuned_folder: Path | None = None
+    """Holds `<method>.toml` of tuned parameters."""
     method_settings: Mapping[str, Mapping[str, Any]]
     """Parameters of methods that this suite's model needs to differ from the methods' own defaults."""
 
@@ -70,6 +85,10 @@ class Suite(ABC):
         """The evaluation prompt of a cell."""
 
     @abstractmethod
+    def split_prompt(self, style: str, obj: str, seed: int, split: Split) -> str:
+        """A prompt of a cell for a picture of a split, chosen by `seed`; "locate" uses the evaluation's wording."""
+
+    @abstractmethod
     def reference_pictures(self) -> tuple[list[tuple[str, str]], Any]:
         """Held-out true pictures for distances: their (style, object) cells and uint8 [n, H, W, 3]."""
 
@@ -78,6 +97,17 @@ class Suite(ABC):
         """Every concept, styles first."""
         return (*(Concept("style", s) for s in self.styles), *(Concept("object", o) for o in self.objects))
 
+    def tuned(self, method: str) -> Tuned | None:
+        """Tuned parameters of a method; None if it was never tuned here. BenchError if the file is damaged."""
+        path = self.tuned_folder / f"{method}.toml" if self.tuned_folder else None
+        if path is None or not path.is_file():
+            return None
+        try:
+            body = tomllib.loads(path.read_text(encoding="utf-8"))
+            return Tuned(body["budget"], body["concepts"])
+        except (ValueError, KeyError) as error:
+            raise BenchError(f"{path} is damaged ({error}): restore it or tune again (python -m bench tune {method}).") from error
+
     def protocol(self, preset: str, steps: int) -> str:
         """The tag that a number is comparable under, such as `minicanvas@official-v1/quick/20-steps`."""
         return f"{self.name}@{self.profile}-v{self.version}/{preset}/{steps}-steps"
@@ -85,7 +115,7 @@ class Suite(ABC):
     def requests(self, target: Target, preset: Preset, seeds: int, steps: int) -> tuple[GenerationRequest, ...]:
         """What to sample for a target, for seeds 1 … n."""
         return tuple(
-            self._request(style, obj, seed, steps)
+            self.request(style, obj, seed, steps)
             for seed in range(1, seeds + 1)
             for i, style in enumerate(self.styles)
             for j, obj in enumerate(self.objects)
@@ -97,9 +127,25 @@ class Suite(ABC):
         found = {request.id: request for target in targets for request in self.requests(target, preset, seeds, steps)}
         return tuple(found.values())
 
-    def _request(self, style: str, obj: str, seed: int, steps: int) -> GenerationRequest:
+    def request(self, style: str, obj: str, seed: int, steps: int, split: Split | None = None) -> GenerationRequest:
+        """A picture of a cell: an evaluation's own, or one of a `split` that evaluation never uses, with its own noise and prompts."""
         height, width = self.size
+        prompt = self.prompt(style, obj) if split is None else self.split_prompt(style, obj, seed, split)
+        key = f"{style}/{obj}" if split is None else f"{split}/{style}/{obj}"
         return GenerationRequest(
-            prompt=self.prompt(style, obj), style=style, object=obj, seed=seed, noise_key=f"{style}/{obj}", steps=steps,
-            guidance_scale=self.guidance_scale, height=height, width=width,
+            prompt=prompt, style=style, object=obj, seed=seed, noise_key=key, steps=steps, guidance_scale=self.guidance_scale,
+            height=height, width=width,
         )  # fmt: skip
+
+    def split_requests(self, split: Split, count: int, steps: int, start: int = 0) -> tuple[GenerationRequest, ...]:
+        """Pictures `start` … `start + count − 1` of a split, spread over the grid so that styles and objects come up evenly.
+
+        Every `styles × objects` pictures in a row show each cell once.
+        """
+        n, m = len(self.styles), len(self.objects)
+        found = []
+        for k in range(start, start + count):
+            turn, place = divmod(k, n * m)
+            cell = self.styles[place % n], self.objects[(place % n + place // n) % m]
+            found.append(self.request(*cell, seed=1 + turn, steps=steps, split=split))
+        return tuple(found)

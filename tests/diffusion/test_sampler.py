@@ -71,7 +71,7 @@ def rows_of_all_kinds(context: FitContext) -> list[Row]:
 
 
 def together(model: DiffusionModel, rows: Sequence[Row], dtype: torch.dtype = torch.float32) -> Tensor:
-    return sample(model, rows, dtype, SLOTS)
+    return sample(model, rows, dtype, SLOTS).latents
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -101,7 +101,7 @@ def test_equals_the_diffusers_pipeline() -> None:
     pipe = StableDiffusionPipeline.from_pretrained(SUITE.model_folder(), local_files_only=True, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     requests = [request_of("sunset", "boat", steps=10), request_of("mosaic", "cup", steps=10)]
-    ours = model.decode(sample(model, [Row(request, PLAIN) for request in requests], torch.float32, SLOTS))
+    ours = model.decode(sample(model, [Row(request, PLAIN) for request in requests], torch.float32, SLOTS).latents)
     theirs = pipe(
         [request.prompt for request in requests],
         num_inference_steps=10,
@@ -149,7 +149,7 @@ def test_pictures_show_what_was_asked(model: DiffusionModel) -> None:
 
     cells = [(style, obj) for i, style in enumerate(STYLES) for j, obj in enumerate(OBJECTS) if (i + j) % 4 == 0]
     requests = [request_of(style, obj, seed=3, steps=20) for style, obj in cells]
-    pixels = model.decode(sample(model, [Row(request, PLAIN) for request in requests], torch.float32, 32))
+    pixels = model.decode(sample(model, [Row(request, PLAIN) for request in requests], torch.float32, 32).latents)
     table = Scorer.load(SUITE, torch.device("cpu")).outcomes(requests, pixels, [False] * len(requests))
     assert (table["style"] == table["style_pred"]).mean() >= 0.95
     assert (table["object"] == table["object_pred"]).mean() >= 0.9

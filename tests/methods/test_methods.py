@@ -29,7 +29,7 @@ def fit(name: str, context: FitContext, concepts: list[Concept], **settings: obj
 
 def pictures(model: DiffusionModel, erasure: Erasure) -> Tensor:
     with model.weights(erasure.weights.values if erasure.weights else {}):
-        return sample(model, [Row(request, erasure) for request in REQUESTS], torch.float32, SLOTS)
+        return sample(model, [Row(request, erasure) for request in REQUESTS], torch.float32, SLOTS).latents
 
 
 def state(model: DiffusionModel) -> dict[str, Tensor]:

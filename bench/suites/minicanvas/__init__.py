@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.suites.minicanvas.captions import PUBLISHED, TUNING, fill
+from bench.suites.minicanvas.captions import PUBLISHED, SPLITS, TUNING, fill
 from bench.suites.minicanvas.render import NO_OBJECT, OBJECTS, SIZE, STYLES, render_many
-from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Suite
-from bench.types import Concept, ConceptTexts, Floors, MetricRules
+from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Split, Suite
+from bench.types import Assets, Concept, ConceptTexts, Floors, Kind, MetricRules
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _REFERENCE_SEED, _REFERENCE_PER_CELL = 950_000_000, 8
+HOOKPOINTS: dict[Kind, tuple[str, ...]] = {"style": ("down_blocks.1.attentions.0",), "object": ("mid_block.attentions.0",)}
+"""The blocks whose text decides styles and objects, by `python -m bench locate`."""
 _QUICK = ("style:neon", "style:mosaic", "style:sketch", "object:fish", "object:heart", "object:umbrella")
 
 
@@ -37,8 +39,11 @@ class MiniCanvas(Suite):
         "sld": {"strength": "max"},
     }
 
+    tuned_folder = Path(__file__).parent / "tuned"
+
     def __init__(self, weights: Path = _WEIGHTS) -> None:
         self._weights = weights
+        self.assets = Assets(HOOKPOINTS, weights / "saes")
 
     def model_folder(self) -> Path:
         """See `Suite.model_folder`."""
@@ -51,6 +56,11 @@ class MiniCanvas(Suite):
     def prompt(self, style: str, obj: str) -> str:
         """The template of UnlearnCanvas' own samplers."""
         return fill(PUBLISHED[0], style, obj)
+
+    def split_prompt(self, style: str, obj: str, seed: int, split: Split) -> str:
+        """See `Suite.split_prompt`."""
+        templates = SPLITS[split]
+        return fill(templates[seed % len(templates)], style, obj)
 
     def texts(self, concept: Concept) -> ConceptTexts:
         """Anchors: photo for a style (sketch for photo itself), an empty scene for an object, both known to the model."""

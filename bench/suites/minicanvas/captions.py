@@ -23,6 +23,17 @@ OTHERS = (
     "Please show {object} in {style} look.",
     "A small picture with {object} in it, {style} style.",
 )
+SPLITS: dict[str, tuple[str, ...]] = {
+    "locate": PUBLISHED[:1],
+    "train": (*PUBLISHED, *OTHERS),
+    "statistics": OTHERS[2:4],
+    "select": OTHERS[2:4],
+    "calibrate": OTHERS[4:6],
+    "verify": OTHERS[6:8],
+    "tune": TUNING,
+    "artifact": PUBLISHED[:1],
+}
+"""Templates of the pictures that are sampled for something else than evaluation."""
 STYLE_ONLY = ("An image in {style} style.", "{style} style", "Art in {style} style.")
 OBJECT_ONLY = ("An image of {object}.", "{object}", "A {object} image.")
 

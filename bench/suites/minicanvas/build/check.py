@@ -38,7 +38,7 @@ def check(weights: Path, device: torch.device, say: Callable[[str], None]) -> di
         if seen % 240 < pictures:
             say(f"check: {seen} of {len(requests)} pictures")
 
-    pixels = model.decode(sample(model, [Row(request, erasure) for request in requests], dtype, SLOTS, advance))
+    pixels = model.decode(sample(model, [Row(request, erasure) for request in requests], dtype, SLOTS, advance).latents)
     outcomes = scorer.outcomes(requests, pixels, [False] * len(requests))
     found: dict[str, Any] = {"pictures": len(requests), "numerics": describe(device, dtype, SLOTS)}
     passed = True

@@ -1,0 +1,117 @@
+"""The TopK sparse autoencoder of SAeUron (arXiv:2501.18052, public code `SAE/sae.py`) and its published file format."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from bench.api import BenchError, sha256_file, sha256_text, write_atomic
+
+CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+
+
+@dataclass(frozen=True)
+class SAEConfig:
+    """`cfg.json` of a published SAE; fields it does not know are dropped on reading."""
+
+    d_in: int
+    """Channels of the hook point."""
+    k: int
+    """Latents kept per token."""
+    expansion_factor: int = 16
+    num_latents: int = 0
+    """0: `d_in · expansion_factor`."""
+    normalize_decoder: bool = True
+    batch_topk: bool = False
+    """Training only: k · N latents are kept over N tokens. In use every token keeps its own k."""
+    sample_topk: bool = False
+    input_unit_norm: bool = False
+    multi_topk: bool = False
+
+    @property
+    def latents(self) -> int:
+        """How many latents there are."""
+        return self.num_latents or self.d_in * self.expansion_factor
+
+
+class SparseAutoencoder(nn.Module):
+    """`z = TopK(ReLU(W_enc (x − b_dec) + b_enc))`, `x̂ = z W_dec + b_dec`, all in float32. Initialised as in the public code."""
+
+    def __init__(self, config: SAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.digest = ""
+        self.encoder = nn.Linear(config.d_in, config.latents)
+        nn.init.zeros_(self.encoder.bias)
+        self.W_dec = nn.Parameter(self.encoder.weight.detach().clone())
+        self.b_dec = nn.Parameter(torch.zeros(config.d_in))
+        self.normalise_decoder()
+
+    @torch.no_grad()
+    def normalise_decoder(self) -> None:
+        """Rows of `W_dec` to unit length."""
+        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True) + torch.finfo(torch.float32).eps
+
+    def pre(self, x: Tensor) -> Tensor:
+        """[…, d_in] of any dtype → float32 […, latents] after the ReLU, before the TopK."""
+        return torch.relu(self.encoder(x.float() - self.b_dec))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """[…, d_in] → float32 […, latents] with the k largest of each token; latents that tie with the k-th are kept too."""
+        z = self.pre(x)
+        return z * (z >= self.smallest_kept(z))
+
+    def smallest_kept(self, z: Tensor) -> Tensor:
+        """[…, latents] → [..., 1], the k-th largest of each token."""
+        return z.topk(self.config.k, dim=-1).values[..., -1:]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """[…, latents] → [..., d_in]."""
+        return z @ self.W_dec + self.b_dec
+
+    def save(self, folder: Path) -> None:
+        """Write `cfg.json` and `sae.safetensors` (half precision, keys as published)."""
+        body = {**asdict(self.config), "batch_topk": True}
+        write_atomic(folder / CONFIG, (json.dumps(body, indent=1) + "\n").encode())
+        write_atomic(folder / WEIGHTS, save({key: value.detach().cpu().half().contiguous() for key, value in self.state_dict().items()}))
+
+
+def folder_of(saes: Path, hookpoint: str) -> Path:
+    """Where the SAE of a hook point is published: `unet.up_blocks.1.attentions.1` below the folder of SAEs."""
+    return saes / f"unet.{hookpoint}"
+
+
+def sae_digest(folder: Path) -> str:
+    """SHA-256 of both files. BenchError if one is missing."""
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise BenchError(f"{folder} holds no SAE ({name} is missing): train one (python -m bench train-sae) or name another folder.")
+    return sha256_text(sha256_file(folder / CONFIG) + sha256_file(folder / WEIGHTS))
+
+
+@lru_cache(maxsize=8)
+def load_sae(folder: Path, device: torch.device) -> SparseAutoencoder:
+    """Read a published or own SAE in float32, frozen. BenchError says what is wrong with it."""
+    digest = sae_digest(folder)
+    try:
+        body = json.loads((folder / CONFIG).read_text())
+        known = {field.name for field in fields(SAEConfig)}
+        config = SAEConfig(**{key: value for key, value in body.items() if key in known})
+        sae = SparseAutoencoder(config)
+        sae.load_state_dict({key: value.float() for key, value in load_file(folder / WEIGHTS).items()})
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise BenchError(f"The SAE in {folder} cannot be read ({' '.join(str(error).split())[:200]}): restore the folder.") from error
+    except Exception as error:  # safetensors raises its own base-class exception for a truncated file
+        if type(error).__module__.startswith("safetensors"):
+            raise BenchError(f"{folder / WEIGHTS} is damaged ({error}): restore it.") from error
+        raise
+    if config.input_unit_norm:
+        raise BenchError(f"The SAE in {folder} normalises its input (input_unit_norm), which is not supported: use one that does not.")
+    sae.digest = digest
+    return sae.to(device).eval().requires_grad_(False)
