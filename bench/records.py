@@ -59,7 +59,8 @@ def _record(
     return Record(
         method=spec.name, label=spec.label, version=spec.version, config=dict(spec.config), card=spec.card, protocol=session.protocol,
         numerics=session.numerics, outcomes={name: outcomes[name].tolist() for name in COLUMNS},
-        distances=_distances(session, outcomes, reference, spec.name == BASE), cost=cost, missing=missing, provenance=provenance, tuning=tuning,
+        distances=_distances(session, outcomes, reference, spec.name == BASE), cost=cost, missing=missing, provenance=provenance,
+        tuning=tuning,
     )  # fmt: skip
 
 
