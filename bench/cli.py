@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from bench import registry
+from bench import cli_sae, registry
+from bench.cli_options import BATCH_SIZE, BatchSize, Device, DType, SuiteName, err, out
 from bench.config import DEFAULT_METHODS, DTypeName, Images, RunConfig, Tuning, parse_settings, parse_targets
 from bench.errors import BenchError, unknown
 from bench.types import content_hash
@@ -26,10 +26,6 @@ app = typer.Typer(
     help="Compare methods that remove concepts from text-to-image diffusion models.\n\n"
     "Start with `python -m bench run`: five methods on the embedded world, minutes on a laptop.",
 )  # fmt: skip
-out, err = Console(), Console(stderr=True)
-BATCH_SIZE = 16
-
-SuiteName = Annotated[str, typer.Option("--suite", help="Protocol to run; `list suites` names them.")]
 Methods = Annotated[str, typer.Option(help="Comma-separated; `list methods` names them. `none` always runs.")]
 Concepts = Annotated[str | None, typer.Option(help="Names, `styles`, `objects`, `all`, or `a+b` for both at once. Default: the preset's.")]
 PresetName = Annotated[str, typer.Option(help="How much of the suite: smoke, quick or full (`show SUITE`).")]
@@ -37,12 +33,7 @@ Seeds = Annotated[int | None, typer.Option(min=1, max=10_000, help="Pictures per
 Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset's.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="method.param=value, repeatable; `show METHOD` names the parameters.")]
 TuningRows = Annotated[Tuning, typer.Option("--tuning", help="Rows of tuned methods: both (with and without tuning), tuned or untuned.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
-
-
 Things = Literal["methods", "suites", "attacks", "classifiers"]
-DType = Annotated[DTypeName, typer.Option(help="auto measures and takes bfloat16 only where it is faster.")]
-BatchSize = Annotated[int, typer.Option(min=2, max=4_096, help="Pictures (two conditions each) in one UNet call.")]
 
 
 class _Bar:
@@ -254,6 +245,10 @@ def report(
     if to is not None:
         publish(store, to)
     _print(leaderboard)
+
+
+app.command()(cli_sae.locate)
+app.command("train-sae")(cli_sae.train_sae)
 
 
 def _print(leaderboard: Any) -> None:

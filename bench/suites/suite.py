@@ -63,6 +63,10 @@ class Suite(ABC):
     codec: str
     """What happens to pictures between sampler and judge: "none" or "jpeg"."""
     assets: Assets
+    sae_settings: Mapping[str, Any] = {}
+    """Parameters of `train-sae` that this suite's model needs to differ from the published ones."""
+    sae_pictures: Mapping[str, int] = {"statistics": 2_000, "select": 1_200, "calibrate": 1_320, "verify": 1_320}
+    """How many pictures of which split statistics and detectors are made from."""
     tuned_folder: Path | None = None
     """Holds `<method>.toml` of tuned parameters."""
     method_settings: Mapping[str, Mapping[str, Any]]

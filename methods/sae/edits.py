@@ -22,7 +22,7 @@ ErrorTerm = Literal["exact", "published-code", "none"]
 Source = Literal["random", "nearest", "mean"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LatentEdit(ActivationEdit):
     """An edit gated by SAE latents. `saes` are folders, one per hook point, `digests` theirs."""
 
@@ -43,7 +43,7 @@ class LatentEdit(ActivationEdit):
                 raise BenchError(f"The SAE in {folder} has changed since this erasure was fitted: fit it again.")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SteerLatents(LatentEdit):
     """`x + (z′ − z) W_dec` where `z′_i = z_i · factor_i` for chosen latents above their threshold, `z` after the TopK."""
 
@@ -59,7 +59,7 @@ class SteerLatents(LatentEdit):
         return SteerBank([edit for edit in edits if isinstance(edit, cls)])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ReplacePatches(LatentEdit):
     """Tokens where any chosen latent is above its threshold become tokens of the same map where none is (PER, arXiv:2606.31699)."""
 

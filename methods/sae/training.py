@@ -15,39 +15,37 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from bench.api import BenchError, DiffusionModel, Erasure, GenerationRequest, Probe, Row, sample, write_atomic
+from bench.api import BenchError, DiffusionModel, Erasure, GenerationRequest, MethodConfig, Probe, Row, sample, write_atomic
 from methods.sae.autoencoder import SAEConfig, SparseAutoencoder
 
-Halves = Literal["conditional", "both"]
 
-
-@dataclass(frozen=True)
-class SAERecipe:
+class SAERecipe(MethodConfig):
     """Hyper-parameters; the defaults are those of the public code where it has them (README, `scripts/train.py`)."""
 
-    k: int = 32
-    expansion_factor: int = 16
-    rounds: int = 8
-    pictures: int = 480
-    """Sampled per round, at all steps."""
-    steps: int = 4_000
-    """Optimiser steps, shared out evenly to the rounds; a round's tokens are passed over as often as that takes, each time
-    in another order. Public: 5 passes (up.1.1) or 10 (up.1.2) over the whole set."""
-    batch: int = 4096
-    """Tokens per optimiser step."""
-    learning_rate: float = 4e-4
-    """Of Adam, falling linearly to 0."""
-    adam_eps: float = 6.25e-10
-    auxk_weight: float = 1 / 32
-    dead_tokens: int = 10_000_000
-    """A latent that has not fired for so many tokens is dead."""
-    auxk_target: Literal["residual", "published-code"] = "residual"
-    """What dead latents are to explain: x − x̂ or, in the public code, x̂ − x with the decoder's bias added to theirs."""
-    halves: Halves = "conditional"
-    """Which halves of guidance are trained on. Public: the conditional one."""
-    seed: int = 42
+    k: int = Field(32, ge=1, description="Latents kept per token.")
+    expansion_factor: int = Field(16, ge=1, description="Latents per channel of the hook point.")
+    rounds: int = Field(8, ge=1, description="Times that fresh pictures are sampled.")
+    pictures: int = Field(480, ge=1, description="Sampled per round, at all steps.")
+    steps: int = Field(
+        4_000,
+        ge=1,
+        description="Optimiser steps, shared out evenly to the rounds; a round's tokens are passed over as often as that takes.",
+    )
+    batch: int = Field(4_096, ge=1, description="Tokens per optimiser step.")
+    learning_rate: float = Field(4e-4, gt=0, description="Of Adam, falling linearly to 0.")
+    adam_eps: float = Field(6.25e-10, gt=0, description="Of Adam.")
+    auxk_weight: float = Field(1 / 32, ge=0, description="Of the loss that revives dead latents.")
+    dead_tokens: int = Field(10_000_000, ge=1, description="A latent that has not fired for so many tokens is dead.")
+    auxk_target: Literal["residual", "published-code"] = Field(
+        "residual", description="What dead latents are to explain: x − x̂ or, in the public code, x̂ − x with the decoder's bias added."
+    )
+    halves: Literal["conditional", "both"] = Field(
+        "conditional", description="Halves of guidance trained on; the public code: conditional."
+    )
+    seed: int = Field(42, ge=0, description="Of initial weights and orders.")
 
 
 @dataclass
@@ -63,7 +61,7 @@ class Curves:
 class TokenCollector(Probe):
     """Keeps every token of its hook points in half precision in memory."""
 
-    def __init__(self, hookpoints: Sequence[str], halves: Halves) -> None:
+    def __init__(self, hookpoints: Sequence[str], halves: str) -> None:
         self.hookpoints = tuple(hookpoints)
         self.lowest_role = 1 if halves == "conditional" else 0
         self.found: dict[str, list[Tensor]] = {name: [] for name in hookpoints}
@@ -232,7 +230,7 @@ class SAETraining:
 
     def _save(self, trainers: Mapping[str, SAETrainer], rounds: int) -> None:
         buffer = io.BytesIO()
-        torch.save({"rounds": rounds, "recipe": vars(self.recipe), "model": self.model.digest,
+        torch.save({"rounds": rounds, "recipe": self.recipe.model_dump(), "model": self.model.digest,
                     "trainers": {name: t.state() for name, t in trainers.items()}}, buffer)  # fmt: skip
         write_atomic(self._checkpoint, buffer.getvalue())
 
@@ -244,7 +242,7 @@ class SAETraining:
             state = torch.load(self._checkpoint, weights_only=True, map_location="cpu")
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise BenchError(f"{self._checkpoint} is damaged: delete it, and the training starts anew.") from error
-        own = (vars(self.recipe), self.model.digest, set(self.hookpoints))
+        own = (self.recipe.model_dump(), self.model.digest, set(self.hookpoints))
         if (state["recipe"], state["model"], set(state["trainers"])) != own:
             raise BenchError(f"{self._checkpoint} is of another model, other hook points or other parameters: choose another --out.")
         for name, one in state["trainers"].items():

@@ -1,0 +1,107 @@
+"""Commands that look into a model: `locate`, `train-sae`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from bench import registry
+from bench.cli_options import BATCH_SIZE, BatchSize, Device, DType, SuiteName, err, out
+from bench.errors import BenchError
+from bench.files import write_atomic
+
+
+def locate(
+    suite: SuiteName = "minicanvas",
+    pictures: Annotated[int, typer.Option(min=1, max=10_000, help="Pictures per set of blocks and kind.")] = 60,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset quick's.")] = None,
+    device: Device = "auto", dtype: DType = "auto", batch_size: BatchSize = BATCH_SIZE,
+    model: Annotated[Path | None, typer.Option(help="A diffusers folder. Default: the suite's model.")] = None,
+    folder: Annotated[Path, typer.Option("--out", help="The table and the heat map go here.")] = Path("results/locate"),
+) -> None:  # fmt: skip
+    """Find the UNet blocks that decide styles and objects: one block at a time reads the text of another concept.
+
+    Where the picture then shows that other concept, the block decides it; there is where an SAE can remove it. Verdicts are the
+    tuning judge's. Writes locate.csv and locate.png.
+
+    Example: `python -m bench locate --pictures 120`
+    """
+    import io
+
+    from bench.diffusion.model import load_model
+    from bench.diffusion.numerics import pick_device, pick_dtype
+    from bench.locate import heat_map, hookpoints
+    from bench.locate import locate as find
+    from bench.scoring import load_judge
+
+    chosen, where = registry.suite(suite), pick_device(device)
+    found = load_model(model or chosen.model_folder(), where)
+    precision = pick_dtype(dtype, found, 2 * batch_size)
+    with err.status("sampling") as status:
+        table = find(
+            chosen, found, load_judge(chosen, "tuning", where), precision, 2 * batch_size, pictures,
+            steps or chosen.presets["quick"].steps, lambda text: status.update(text),
+        )  # fmt: skip
+    shown = Table("blocks that read another concept's text", "style stays", "object stays")
+    for name, rows in table.groupby("blocks", sort=False):
+        cells = {row.kind: f"{row.stays:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in rows.itertuples()}
+        shown.add_row(str(name), cells["style"], cells["object"])
+    out.print(shown)
+    for kind, name in hookpoints(table).items():
+        own = ", ".join(chosen.assets.hookpoints.get(kind, ())) or "none"
+        out.print(f"{kind}s are decided most at {name}; the suite's hook points for them: {own}", highlight=False)
+    buffer = io.BytesIO()
+    heat_map(table).save(buffer, "png")
+    write_atomic(folder / "locate.csv", table.to_csv(index=False).encode())
+    write_atomic(folder / "locate.png", buffer.getvalue())
+    err.print(f"Table and heat map: {folder}", highlight=False, soft_wrap=True)
+
+
+def train_sae(
+    suite: SuiteName = "minicanvas",
+    hookpoints: Annotated[str, typer.Option(help="Comma-separated blocks of the UNet. Default: the suite's (`locate` finds them).")] = "",
+    part: Annotated[str, typer.Option(help="Comma-separated: train, statistics, calibration.")] = "train,statistics,calibration",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="param=value of the training, repeatable; see --show.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Only show the parameters of the training and their values here.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset quick's.")] = None,
+    device: Device = "auto", dtype: DType = "auto", batch_size: BatchSize = BATCH_SIZE,
+    folder: Annotated[Path, typer.Option("--out", help="Holds a folder unet.BLOCK per SAE.")] = Path("saes"),
+) -> None:  # fmt: skip
+    """Train sparse autoencoders on a model's activations, gather statistics per concept, calibrate detectors.
+
+    Activations are streamed from sampling; nothing large is written. The same command again continues after the last whole
+    round. For a published SAE put its folders into --out and give `--part statistics,calibration`.
+
+    Use the result with `python -m bench run --methods saeuron --set saeuron.sae=saes`.
+    """
+    chosen = registry.suite(suite)
+    given = {}
+    for entry in settings or ():
+        name, equals, value = entry.partition("=")
+        if not equals:
+            raise BenchError(f'--set "{entry}" is not of the form param=value, such as k=16.')
+        given[name] = value
+    if show:
+        _show_recipe({**chosen.sae_settings, **given})
+        return
+    from bench.diffusion.numerics import pick_device
+    from bench.train_sae import train_sae as make
+
+    names = [name for name in hookpoints.split(",") if name]
+    parts = [name for name in part.split(",") if name]
+    make(
+        chosen, names, parts, given, folder, pick_device(device), dtype, 2 * batch_size, steps or chosen.presets["quick"].steps,
+        lambda text: err.print(text, highlight=False),
+    )  # fmt: skip
+    err.print(f"SAEs: {folder}", highlight=False, soft_wrap=True)
+
+
+def _show_recipe(values: dict[str, object]) -> None:
+    recipe = registry.load_object("methods.sae.training:SAERecipe")
+    table = Table("parameter", "default", "here", "meaning")
+    for name, field in recipe.model_fields.items():
+        table.add_row(name, str(field.default), str(values.get(name, "")), field.description or "")
+    out.print(table)

@@ -1,0 +1,199 @@
+"""Detectors with a known false-positive rate over a whole trajectory, where the public code's threshold fires almost everywhere.
+
+Every (step, latent) is scaled by a high quantile of its largest activation in pictures that do not show the concept. A
+picture's statistic is the largest scaled activation over all steps, chosen latents, tokens and halves of guidance; the
+threshold is an order statistic of it (split conformal prediction: Vovk et al. 2005; exact for exchangeable pictures).
+Three disjoint splits: latents and scales come from `select`, thresholds from `calibrate`, `verify` only checks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from bench.api import BenchError, Probe, write_atomic
+from methods.sae.autoencoder import SparseAutoencoder
+from methods.sae.features import Features, scores, top
+from methods.sae.statistics import Statistics, read_tensors
+from methods.sae.training import tokens_of
+
+FILE = "detectors.safetensors"
+CANDIDATES, KEPT, QUANTILE, FLOOR = 32, 8, 0.98, 0.1
+
+
+def candidates_of(statistics: Statistics) -> Tensor:
+    """int64 [C, T, M], the latents of highest score per concept and step: those that a detector may use."""
+    count = min(CANDIDATES, statistics.means.shape[-1])
+    chosen = torch.stack([top(scores(statistics, c), count) for c in range(len(statistics.concepts))])
+    return chosen.int().sort(dim=-1, descending=True, stable=True).indices[..., :count]
+
+
+class MaximaCollector(Probe):
+    """The largest activation per picture, step and candidate latent, over tokens and halves of guidance."""
+
+    def __init__(self, sae: SparseAutoencoder, hookpoint: str, candidates: Tensor, rows: int) -> None:
+        self.hookpoints, self.sae = (hookpoint,), sae
+        self.shape = candidates.shape[0], candidates.shape[2]
+        self.candidates = candidates.transpose(0, 1).flatten(1).to(sae.b_dec.device)
+        self.found = torch.zeros(len(self.candidates), rows + 1, self.candidates.shape[1], device=sae.b_dec.device)
+
+    def see(self, hookpoint: str, x_in: Tensor, x_out: Tensor, step: int, row: Tensor, role: Tensor) -> None:
+        """See `Probe.see`. Padding goes to a last row that is thrown away."""
+        largest = self.sae.encode(tokens_of(x_out)).amax(1)[:, self.candidates[step]]
+        self.found[step].index_reduce_(0, row % self.found.shape[1], largest, "amax")
+
+    @property
+    def maxima(self) -> Tensor:
+        """float32 [R, C, T, M]."""
+        steps, rows, _ = self.found.shape
+        return self.found[:, :-1].view(steps, rows - 1, *self.shape).permute(1, 2, 0, 3).cpu()
+
+
+class Choice(NamedTuple):
+    """What the `select` split decides; each [C, T, K], latents by falling recall."""
+
+    latents: Tensor
+    scales: Tensor
+    recalls: Tensor
+    places: Tensor
+    """Of the latents among the candidates."""
+
+
+def select(maxima: Tensor, shows: Tensor, candidates: Tensor) -> Choice:
+    """`maxima` [R, C, T, M] of the select split, `shows` bool [R, C].
+
+    Scale: `QUANTILE` of the latent's maxima in unrelated pictures, at least `FLOOR` of its largest anywhere (a latent that
+    unrelated pictures never light would have none). Recall: share of the concept's pictures above that scale.
+    """
+    found = []
+    for c in range(maxima.shape[1]):
+        own, other = maxima[shows[:, c], c], maxima[~shows[:, c], c]
+        scale = torch.maximum(other.quantile(QUANTILE, dim=0), FLOOR * maxima[:, c].amax(0)).clamp(min=1e-6)
+        recall = (own > scale).float().mean(0)
+        brightness = (own / scale).mean(0)
+        order = (recall + brightness / (1e3 * (1 + brightness))).argsort(stable=True, dim=-1, descending=True)[:, :KEPT]
+        found.append((candidates[c].gather(-1, order), scale.gather(-1, order), recall.gather(-1, order), order))
+    return Choice(*(torch.stack(tables) for tables in zip(*found, strict=True)))
+
+
+def step_statistics(maxima: Tensor, choice: Choice) -> Tensor:
+    """float32 [R, C, T, K]: per step, the largest scaled activation of the first k latents."""
+    own = maxima.gather(-1, choice.places[None].expand(len(maxima), -1, -1, -1))
+    return (own / choice.scales).cummax(-1).values
+
+
+@dataclass(frozen=True, eq=False)
+class Detectors:
+    """What thresholds for any concept, number of latents and false-positive rate are read from."""
+
+    concepts: tuple[str, ...]
+    timesteps: Tensor
+    latents: Tensor
+    """int64 [C, T, K], by falling recall on the select split."""
+    scales: Tensor
+    """float32 [C, T, K]."""
+    calibrate: Tensor
+    """float32 [C, K, N]: statistics of the calibrate split's pictures for the first k latents of every step."""
+    calibrate_shows: Tensor
+    """bool [C, N]."""
+    verify: Tensor
+    verify_shows: Tensor
+    auroc: Tensor
+    """float32 [C, T, K] of each single step on the verify split."""
+    sae: str
+    model: str
+
+    def save(self, folder: Path) -> None:
+        """Write the file beside the SAE, statistics in half precision, rounded towards firing less (up)."""
+        tensors = {
+            "timesteps": self.timesteps, "latents": self.latents.int(), "scales": self.scales, "auroc": self.auroc.half(),
+            "calibrate": _half_up(self.calibrate), "verify": _half_up(self.verify),
+            "calibrate_shows": self.calibrate_shows, "verify_shows": self.verify_shows,
+        }  # fmt: skip
+        about = {"concepts": "\n".join(self.concepts), "sae": self.sae, "model": self.model}
+        write_atomic(folder / FILE, save({key: value.cpu().contiguous() for key, value in tensors.items()}, about))
+
+    def threshold(self, concept: int, count: int, alpha: float) -> float:
+        """The order statistic ⌈(n + 1)(1 − α)⌉ of n unrelated calibration pictures, for the first `count` latents.
+
+        An unrelated picture exceeds it with probability at most α. BenchError if n is too small for α.
+        """
+        unrelated = self.calibrate[concept, count - 1][~self.calibrate_shows[concept]].sort().values
+        return order_statistic(unrelated, alpha)
+
+    def features(self, concept: int, count: int, alpha: float, means: Tensor, multiplier: float) -> Features:
+        """Chosen latents with thresholds that act on a share α of unrelated pictures; factors as in the public code.
+
+        `means` float32 [T, n], the concept's mean latents.
+        """
+        if not 1 <= count <= self.latents.shape[-1]:
+            raise BenchError(
+                f"Calibrated detection has 1 to {self.latents.shape[-1]} latents a step, not {count}: choose features among these."
+            )
+        latents = self.latents[concept, :, :count]
+        thresholds = self.scales[concept, :, :count] * self.threshold(concept, count, alpha)
+        return Features(latents, thresholds, multiplier * means.gather(-1, latents))
+
+
+def order_statistic(values: Tensor, alpha: float) -> float:
+    """Sorted `values` [n] → the ⌈(n + 1)(1 − α)⌉-th. BenchError if there is no such one."""
+    rank = math.ceil((len(values) + 1) * (1 - alpha) - 1e-9)
+    if not 1 <= rank <= len(values):
+        raise BenchError(
+            f"{len(values)} calibration pictures are too few for a false-positive rate of {alpha}: raise alpha or gather more."
+        )
+    return float(values[rank - 1])
+
+
+def load_detectors(folder: Path, sae: str, model: str) -> Detectors:
+    """Read what `Detectors.save` wrote; BenchError where it is missing or of another SAE or model."""
+    about, tensors = read_tensors(folder / FILE, sae, model)
+    tensors = {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}
+    tensors["latents"] = tensors["latents"].long()
+    return Detectors(concepts=tuple(about["concepts"].split("\n")), sae=sae, model=model, **tensors)
+
+
+def step_auroc(steps: Tensor, shows: Tensor) -> Tensor:
+    """`steps` [R, C, T, K], `shows` [R, C] → float32 [C, T, K], chance that a picture with the concept exceeds one without."""
+    found = []
+    for c in range(steps.shape[1]):
+        order = steps[:, c].flatten(1)
+        ranks = _ranks(order)
+        n, m = int(shows[:, c].sum()), int((~shows[:, c]).sum())
+        found.append(((ranks[shows[:, c]].sum(0) - n * (n + 1) / 2) / (n * m)).view(steps.shape[2:]))
+    return torch.stack(found).float()
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """[R, F] → float64 ranks 1 … R down each column, ties averaged."""
+    order = values.sort(0).values.T.contiguous()
+    columns = values.T.contiguous()
+    low = torch.searchsorted(order, columns, right=False)
+    high = torch.searchsorted(order, columns, right=True)
+    return ((low + high + 1).double() / 2).T
+
+
+def _half_up(values: Tensor) -> Tensor:
+    """Non-negative float32 to the next float16 that is not below; the bits of positive floats are ordered like integers."""
+    half = values.half()
+    return torch.where(half.float() < values, (half.view(torch.int16) + 1).view(torch.float16), half)
+
+
+def make_detectors(statistics: Statistics, candidates: Tensor, splits: Sequence[tuple[Tensor, Tensor]]) -> Detectors:
+    """From (maxima [R, C, T, M], shows bool [R, C]) of the select, calibrate and verify splits."""
+    (maxima, shows), *rest = splits
+    choice = select(maxima, shows, candidates)
+    calibrate, verify = (step_statistics(own, choice) for own, _ in rest)
+    (_, calibrate_shows), (_, verify_shows) = rest
+    return Detectors(
+        statistics.concepts, statistics.timesteps, choice.latents, choice.scales,
+        calibrate.amax(2).permute(1, 2, 0), calibrate_shows.T, verify.amax(2).permute(1, 2, 0), verify_shows.T,
+        step_auroc(verify, verify_shows), statistics.sae, statistics.model,
+    )  # fmt: skip

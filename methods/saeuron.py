@@ -1,0 +1,61 @@
+"""SAeUron: multiply the sparse-autoencoder latents of a concept by a negative number wherever they fire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from bench.api import Assets, Card, Concept, Erasure, FitContext, UnlearningMethod
+from methods.sae.choose import SAEMethodConfig, digests, gates
+from methods.sae.edits import SteerLatents
+
+
+class SAeUronConfig(SAEMethodConfig):
+    """Parameters of SAeUron."""
+
+    multiplier: float = Field(
+        -5.0, description="γ: a latent z becomes z · γ · (its mean activation for the concept). The paper's styles: −1."
+    )
+    error: Literal["exact", "published-code", "none"] = Field(
+        "exact", description="The SAE's reconstruction error: exact keeps it, published-code has the public code's sign, none drops it."
+    )
+
+
+class SAeUron(UnlearningMethod):
+    """`x + Σ_i (γ m_i − 1) z_i W_dec[i]` over the concept's latents i above their thresholds, at every step, token and guidance half.
+
+    Formulas as in the authors' public code (`utils/hooks.py`, `SAE/unlearning_utils.py`); the paper's text was not at hand.
+    """
+
+    version = 1
+    card = Card(
+        title="SAeUron: interpretable concept unlearning in diffusion models with sparse autoencoders",
+        paper="arXiv:2501.18052",
+        bibtex="""@inproceedings{cywinski2025saeuron,
+  title = {{SAeUron}: Interpretable Concept Unlearning in Diffusion Models with Sparse Autoencoders},
+  author = {Cywi{\\'n}ski, Bartosz and Deja, Kamil},
+  booktitle = {International Conference on Machine Learning},
+  year = {2025},
+  eprint = {2501.18052},
+  archivePrefix = {arXiv}
+}""",
+        supports=("style", "object"),
+        notes="Several concepts at once: a latent that more than one chose acts at the lowest threshold with the lowest factor.",
+    )
+    Config = SAeUronConfig
+    parts = (SteerLatents,)
+
+    def inputs(self, assets: Assets, concepts: Sequence[Concept]) -> Mapping[str, str]:
+        """SAEs and their statistics."""
+        return digests(self.config, assets, concepts)
+
+    def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
+        """Look the concepts' latents up; nothing is trained."""
+        found = gates(self.config, context, concepts, self.config.multiplier)
+        edit = SteerLatents(**found.tables, factors=found.factors, error=self.config.error)
+        return Erasure(activations=(edit,), notes=found.notes)
+
+
+METHOD = SAeUron

@@ -1,0 +1,283 @@
+"""The SAE and its edits against independent dense implementations on small tensors."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bench.errors import BenchError
+from methods.sae.autoencoder import SAEConfig, SparseAutoencoder, load_sae, sae_digest
+from methods.sae.calibration import order_statistic, select, step_auroc, step_statistics
+from methods.sae.edits import ReplacePatches, SteerLatents, nearest_source, random_source
+from methods.sae.features import Features, by_percentile, published_features, scores, top, union
+from methods.sae.statistics import Statistics
+
+HOOK, D, N, K, T = "up_blocks.1.attentions.1", 8, 32, 4, 3
+TIMESTEPS = torch.tensor([901, 501, 101])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SAE in the published format."""
+    torch.manual_seed(0)
+    sae = SparseAutoencoder(SAEConfig(D, K, num_latents=N))
+    sae.encoder.bias.data.normal_(0, 0.1)
+    sae.b_dec.data.normal_(0, 0.1)
+    place = tmp_path_factory.mktemp("saes") / f"unet.{HOOK}"
+    sae.save(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def sae(folder: Path) -> SparseAutoencoder:
+    return load_sae(folder, torch.device("cpu"))
+
+
+def maps(rows: int, size: int = 4, seed: int = 1) -> Tensor:
+    return torch.randn(rows, D, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def dense_encode(sae: SparseAutoencoder, x: np.ndarray) -> np.ndarray:
+    """One token, in float64, straight from the formula."""
+    weight, bias, b_dec = (t.double().numpy() for t in (sae.encoder.weight, sae.encoder.bias, sae.b_dec))
+    z = np.maximum(weight @ (x - b_dec) + bias, 0)
+    return np.where(z >= np.sort(z)[-K], z, 0)
+
+
+def dense_steer(sae: SparseAutoencoder, x: Tensor, features: dict[int, tuple[float, float]], error: str) -> np.ndarray:
+    """Token by token, latent by latent: decode the edited latents, then add the error term."""
+    out = np.zeros(tuple(x.shape))
+    w_dec, b_dec = sae.W_dec.double().numpy(), sae.b_dec.double().numpy()
+    for s, i, j in np.ndindex(len(x), *x.shape[2:]):
+        token = x[s, :, i, j].double().numpy()
+        z = dense_encode(sae, token)
+        new = z.copy()
+        for latent, (threshold, factor) in features.items():
+            if z[latent] > threshold:
+                new[latent] = z[latent] * factor
+        rebuilt = z @ w_dec + b_dec
+        term = {"exact": token - rebuilt, "published-code": rebuilt - token, "none": 0}[error]
+        out[s, :, i, j] = new @ w_dec + b_dec + term
+    return out
+
+
+def tables(features: dict[int, tuple[float, float]]) -> tuple[Tensor, Tensor, Tensor]:
+    """[1, T, F] latents, thresholds, factors, alike at every step."""
+    latents = torch.tensor(list(features) or [0])
+    thresholds = torch.tensor([threshold for threshold, _ in features.values()] or [math.inf])
+    factors = torch.tensor([factor for _, factor in features.values()] or [1.0])
+    return tuple(t.expand(1, T, -1).contiguous() for t in (latents, thresholds, factors))
+
+
+def fields_of(folder: Path) -> dict:
+    return {"hookpoints": (HOOK,), "saes": (str(folder),), "digests": (sae_digest(folder),), "timesteps": TIMESTEPS}
+
+
+def steer(folder: Path, features: dict[int, tuple[float, float]], error: str = "exact") -> SteerLatents:
+    latents, thresholds, factors = tables(features)
+    return SteerLatents(**fields_of(folder), latents=latents, thresholds=thresholds, factors=factors, error=error)
+
+
+def replace(folder: Path, features: dict[int, tuple[float, float]], source: str = "random", dilation: int = 0) -> ReplacePatches:
+    latents, thresholds, _ = tables(features)
+    return ReplacePatches(**fields_of(folder), latents=latents, thresholds=thresholds, source=source, dilation=dilation)
+
+
+def apply(edits: list, x: Tensor, which: list[int], timestep: int = 501, key: list[int] | None = None) -> Tensor:
+    bank = type(edits[0]).stack(edits)
+    keys = torch.tensor(key or list(range(100, 100 + len(x))))
+    return bank.edit(HOOK, x, x, torch.full((len(x),), timestep), torch.tensor(which), keys)
+
+
+FEATURES = {3: (0.0, -2.0), 7: (0.2, -5.0), 11: (0.1, 0.0)}
+
+
+def test_topk_leaves_at_most_k(sae: SparseAutoencoder) -> None:
+    x = maps(2).flatten(2).transpose(1, 2)
+    z = sae.encode(x)
+    assert (z > 0).sum(-1).max() <= K
+    expected = np.stack([dense_encode(sae, token) for token in x.reshape(-1, D).double().numpy()])
+    np.testing.assert_allclose(z.reshape(-1, N).numpy(), expected, atol=1e-5)
+
+
+def test_ties_with_the_kth_are_all_kept() -> None:
+    sae = SparseAutoencoder(SAEConfig(2, 2, num_latents=4))
+    with torch.no_grad():
+        sae.encoder.weight.copy_(torch.tensor([[1.0, 0], [0.5, 0], [0.5, 0], [0.1, 0]]))
+    assert sae.encode(torch.tensor([1.0, 0])).tolist() == [1.0, 0.5, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("error", ["exact", "published-code", "none"])
+def test_steering_equals_the_dense_formula(sae: SparseAutoencoder, folder: Path, error: str) -> None:
+    x = maps(3)
+    np.testing.assert_allclose(
+        apply([steer(folder, FEATURES, error)], x, [0, 0, 0]).numpy(), dense_steer(sae, x, FEATURES, error), atol=1e-5
+    )
+
+
+def test_an_empty_edit(sae: SparseAutoencoder, folder: Path) -> None:
+    x = maps(2)
+    rebuilt = sae.decode(sae.encode(x.flatten(2).transpose(1, 2))).transpose(1, 2).reshape(x.shape)
+    assert torch.equal(apply([steer(folder, {}, "exact")], x, [0, 0]), x)
+    torch.testing.assert_close(apply([steer(folder, {}, "published-code")], x, [0, 0]), 2 * rebuilt - x)
+    torch.testing.assert_close(apply([steer(folder, {}, "none")], x, [0, 0]), rebuilt)
+
+
+def test_exact_with_factor_one_is_the_identity(folder: Path) -> None:
+    x = maps(2)
+    torch.testing.assert_close(apply([steer(folder, {3: (0.0, 1.0), 7: (0.0, 1.0)})], x, [0, 0]), x, atol=0, rtol=0)
+
+
+def test_rows_of_a_bank_do_not_see_each_other(folder: Path) -> None:
+    x = maps(4)
+    edits = [steer(folder, FEATURES), steer(folder, {5: (0.0, -9.0)}, "published-code")]
+    mixed = apply(edits, x, [0, 1, -1, 1])
+    assert torch.equal(mixed[2], x[2])
+    assert torch.equal(mixed[:1], apply(edits[:1], x, [0, -1, -1, -1])[:1])
+    torch.testing.assert_close(mixed[3], apply([edits[1]], x, [-1, -1, -1, 0])[3])
+
+
+def test_tables_are_read_at_the_nearest_timestep(folder: Path) -> None:
+    edit = steer(folder, {3: (0.0, -2.0)})
+    edit.thresholds[:, 1] = math.inf
+    x = maps(1)
+    assert torch.equal(apply([edit], x, [0], timestep=480), x)
+    assert not torch.equal(apply([edit], x, [0], timestep=880), x)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10_000), source=st.sampled_from(["random", "nearest"]), threshold=st.floats(0.0, 1.5))
+def test_replacement_invariants(folder: Path, seed: int, source: str, threshold: float) -> None:
+    features = {3: (threshold, 0.0), 9: (threshold, 0.0), 20: (threshold, 0.0)}
+    x = maps(3, seed=seed)
+    edit = replace(folder, features, source)
+    new = apply([edit], x, [0, 0, -1], key=[seed, seed + 1, seed + 2])
+    seen = ReplacePatches.stack([edit]).detected(HOOK, x, torch.full((3,), 501), torch.tensor([0, 0, -1]))
+    assert not seen[2].any()
+    for s in range(3):
+        before, after, mask = x[s].flatten(1).T, new[s].flatten(1).T, seen[s].flatten()
+        assert torch.equal(after[~mask], before[~mask])
+        if mask.all() or not mask.any():
+            assert torch.equal(after, before)
+            continue
+        allowed = {tuple(token.tolist()) for token in before[~mask]}
+        assert all(tuple(token.tolist()) in allowed for token in after[mask])
+
+
+def test_mean_replacement_and_dilation(folder: Path) -> None:
+    x, features = maps(1, size=6), {3: (0.8, 0.0)}
+    edit = replace(folder, features)
+    seen = ReplacePatches.stack([edit]).detected(HOOK, x, torch.tensor([501]), torch.tensor([0]))[0]
+    assert 0 < seen.sum() < 8
+    new = apply([replace(folder, features, "mean")], x, [0])[0]
+    torch.testing.assert_close(new[:, seen], x[0][:, ~seen].mean(1, keepdim=True).expand(-1, int(seen.sum())))
+    grown = (apply([replace(folder, features, "mean", 1)], x, [0])[0] != x[0]).any(0)
+    expected = torch.zeros_like(seen)
+    for i, j in seen.nonzero().tolist():
+        expected[max(0, i - 1) : i + 2, max(0, j - 1) : j + 2] = True
+    assert torch.equal(grown, expected)
+
+
+def test_all_detected_is_the_identity(folder: Path) -> None:
+    x = maps(1)
+    everything = replace(folder, dict.fromkeys(range(N), (-1.0, 0.0)))
+    assert torch.equal(apply([everything], x, [0]), x)
+
+
+def test_random_sources_are_uniform_and_depend_on_key_and_step() -> None:
+    seen = torch.zeros(4000, 8, dtype=torch.bool)
+    seen[:, :4] = True
+    key = torch.arange(4000) * 7919 + 2**62
+    drawn = random_source(seen, key, torch.full((4000,), 501), 8)[:, :4]
+    counts = torch.bincount(drawn.flatten(), minlength=8)
+    assert counts[:4].sum() == 0
+    assert ((counts[4:] - 4000).abs() < 5 * math.sqrt(4000)).all()
+    assert torch.equal(drawn, random_source(seen, key, torch.full((4000,), 501), 8)[:, :4])
+    for other in (random_source(seen, key, torch.full((4000,), 451), 8), random_source(seen, key + 1, torch.full((4000,), 501), 8)):
+        assert 0.2 < (other[:, :4] == drawn).float().mean() < 0.3
+
+
+def test_nearest_source() -> None:
+    seen = torch.tensor([[0, 1, 1, 1, 1, 0]], dtype=torch.bool)
+    assert nearest_source(seen, torch.Size((1, 6))).tolist() == [[0, 0, 0, 5, 5, 5]]
+
+
+@pytest.mark.parametrize(("percentile", "count"), [(99.999, 1), (99.995, 2), (99.99, 3)])
+def test_strict_quantile_of_20480(percentile: float, count: int) -> None:
+    score = torch.randperm(20_480, generator=torch.Generator().manual_seed(0)).float()[None] / 20_480
+    assert int(by_percentile(score, percentile).sum()) == count
+
+
+def statistics(concepts: int = 3) -> Statistics:
+    means = torch.rand(concepts, T, 12, generator=torch.Generator().manual_seed(3))
+    counts = torch.tensor([5, 10, 20])[:concepts]
+    return Statistics(("object:a", "object:b", "object:c")[:concepts], TIMESTEPS, means, counts, "sae", "model")
+
+
+def test_score_and_published_threshold_by_hand() -> None:
+    found = statistics()
+    means = found.means.double().numpy()
+    for t in range(T):
+        other = (10 * means[1, t] + 20 * means[2, t]) / 30
+        expected = means[0, t] / (means[0, t].sum() + 1e-8) - other / (other.sum() + 1e-8)
+        np.testing.assert_allclose(scores(found, 0)[t].numpy(), expected, atol=1e-6)
+    chosen = top(scores(found, 0), 2)
+    features = published_features(found, 0, chosen, -5.0)
+    for t in range(T):
+        best = sorted(np.argsort(-scores(found, 0)[t].numpy(), kind="stable")[:2])
+        assert sorted(features.latents[t].tolist()) == best
+        for f, latent in enumerate(features.latents[t].tolist()):
+            assert float(features.thresholds[t, f]) == pytest.approx(means[:, t, latent].mean(), rel=1e-5)
+            assert float(features.factors[t, f]) == pytest.approx(-5 * means[0, t, latent], rel=1e-5)
+
+
+def test_union_of_overlapping_concepts() -> None:
+    one = Features(torch.tensor([[4, 2]]), torch.tensor([[0.5, 0.1]]), torch.tensor([[-1.0, -2.0]]))
+    two = Features(torch.tensor([[7, 4]]), torch.tensor([[0.3, 0.2]]), torch.tensor([[-4.0, -0.5]]))
+    found = union([one, two])
+    live = {int(i): (float(t), float(f)) for i, t, f in zip(*(table[0] for table in found), strict=True) if math.isfinite(t)}
+    assert {key: pytest.approx(value) for key, value in live.items()} == {4: (0.2, -1.0), 2: (0.1, -2.0), 7: (0.3, -4.0)}
+    assert int(found.thresholds.isfinite().sum()) == 3
+
+
+def test_calibrated_threshold_covers() -> None:
+    """The chance that a new picture exceeds the order statistic is at most α, close to it for continuous values."""
+    rng, alpha, n = np.random.default_rng(0), 0.05, 199
+    exceeded = [rng.gumbel() > order_statistic(torch.from_numpy(rng.gumbel(size=n)).sort().values, alpha) for _ in range(20_000)]
+    assert np.mean(exceeded) == pytest.approx(alpha, abs=4 * math.sqrt(alpha * (1 - alpha) / 20_000))
+    with pytest.raises(BenchError, match="too few"):
+        order_statistic(torch.arange(50.0), 0.01)
+
+
+def test_selection_prefers_the_planted_latent() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maxima = torch.rand(200, 2, T, 6, generator=generator)
+    shows = torch.zeros(200, 2, dtype=torch.bool)
+    shows[:50, 0] = shows[50:90, 1] = True
+    maxima[:50, 0, :, 4] += 2
+    candidates = torch.arange(6).expand(2, T, 6) * 10
+    choice = select(maxima, shows, candidates)
+    assert (choice.latents[0, :, 0] == 40).all()
+    assert (choice.recalls[0, :, 0] == 1).all()
+    steps = step_statistics(maxima, choice)
+    assert (step_auroc(steps, shows)[0, :, 0] == 1).all()
+    assert (steps.diff(dim=-1) >= 0).all()
+
+
+def test_full_size_builds_and_round_trips(tmp_path: Path) -> None:
+    sae = SparseAutoencoder(SAEConfig(1280, 32))
+    assert sum(p.numel() for p in sae.parameters()) == 52_450_560
+    sae.save(tmp_path)
+    again = load_sae(tmp_path, torch.device("cpu"))
+    assert again.config.latents == 20_480
+    assert {name: tuple(value.shape) for name, value in again.state_dict().items()} == {
+        "encoder.weight": (20_480, 1280), "encoder.bias": (20_480,), "W_dec": (20_480, 1280), "b_dec": (1280,),
+    }  # fmt: skip
+    assert torch.equal(again.W_dec, sae.W_dec.detach().half().float())
