@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,11 @@ class _Rate(TextColumn):
         return f"{task.speed:.1f} pictures/s" if task.speed else ""
 
 
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=err, transient=True)
+
+
 def _config(
     suite: str, methods: str, concepts: str | None, preset: str, seeds: int | None, steps: int | None, settings: list[str] | None,
     batch_size: int, images: Images = "sample", tuning: Tuning = "both",
@@ -119,8 +125,7 @@ def run(
     store = Store.create(place)
     n = session.numerics
     err.print(f"{session.protocol}: {session.plan.pictures} pictures, {n['device']} {n['dtype']}, {n['slots']} slots a call")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
+    with _progress() as progress:
         from bench.runner import run as execute
 
         leaderboard = execute(session, store, _Bar(progress))
@@ -182,6 +187,7 @@ def show(name: Annotated[str, typer.Argument(help="A method or a suite.")]) -> N
     kind = registry.method(name)
     out.print(f"[bold]{name}[/bold] (version {kind.version}): {registry.summary(known[name])}")
     out.print(f"{kind.card.title}, {kind.card.paper or 'no paper'}; removes {' and '.join(f'{k}s' for k in kind.card.supports)}")
+    out.print(inspect.getdoc(kind) or "", markup=False, highlight=False)
     if kind.card.notes:
         out.print(kind.card.notes)
     table = Table("parameter", "type", "default", "meaning")
@@ -213,8 +219,8 @@ def _show_suite(suite: Any) -> None:
 def build(
     suite: Annotated[str, typer.Argument(help="The suite whose weights to make; only minicanvas is made from nothing.")] = "minicanvas",
     part: Annotated[
-        str, typer.Option(help="Comma-separated: autoencoder, judges, diffusion, check.")
-    ] = "autoencoder,judges,diffusion,check",
+        str, typer.Option(help="Comma-separated: autoencoder, judges, diffusion, check, artifacts.")
+    ] = "autoencoder,judges,diffusion,check,artifacts",
     budget: Annotated[str, typer.Option(help="small (about 85 minutes on 2 cores) or full (for a GPU).")] = "small",
     device: Device = "auto",
     folder: Annotated[Path, typer.Option("--out", help="Checkpoints and weights go here.")] = Path("minicanvas-build"),
@@ -247,8 +253,66 @@ def report(
     _print(leaderboard)
 
 
+@app.command()
+def tune(
+    name: Annotated[str, typer.Argument(metavar="METHOD", help="What to tune; `list methods` names it.")],
+    suite: SuiteName = "minicanvas",
+    concepts: Annotated[str, typer.Option(help="Names, `styles`, `objects` or `all`, one at a time each.")] = "all",
+    settings: Annotated[int, typer.Option(min=2, max=10_000, help="Settings to try per concept, the untuned one among them.")] = 9,
+    pictures: Annotated[int, typer.Option(min=4, max=10_000_000, help="Pictures per concept, over all settings together.")] = 240,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset quick's.")] = None,
+    device: Device = "auto", dtype: DType = "auto", batch_size: BatchSize = BATCH_SIZE,
+    path: Annotated[Path | None, typer.Option("--out", help="A TOML file. Default: where the suite reads METHOD's.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Start the file anew, all of its concepts.")] = False,
+) -> None:  # fmt: skip
+    """Find a method's parameters per concept by successive halving, within a budget that is the same for all methods.
+
+    Judge, noise and prompts are the tuning's own; the objective is the score that ranks. `run` then has two rows of the method,
+    tuned and untuned. The same command again continues with the concepts that the file lacks.
+
+    Example: `python -m bench tune sld --concepts neon,fish`
+    """
+    found, known = registry.suite(suite), registry.methods()
+    if name not in known:
+        raise unknown("method", name, known)
+    targets = parse_targets(concepts, found)
+    joint = [str(target) for target in targets if len(target.concepts) > 1]
+    if joint:
+        raise BenchError(f'"{joint[0]}" in --concepts: concepts are tuned one at a time.')
+    place = path or (found.tuned_folder / f"{name}.toml" if found.tuned_folder else None)
+    if place is None:
+        raise BenchError(f"{suite} has no folder for tuned parameters: give --out FILE.")
+    with err.status("loading torch, the model and the tuning judge"):
+        from bench.tune import Budget, prepare
+        from bench.tune import tune as search
+        from bench.tuned import read
+
+        kept = {} if again else read(place)
+        budget = Budget(settings, pictures)
+        tuner = prepare(found, name, budget, steps or found.presets["quick"].steps, device, dtype, batch_size, kept)
+    err.print(f"{name}: {len(tuner.settings)} settings, {tuner.pictures} pictures a concept", highlight=False)
+    with _progress() as progress:
+        chosen = [target.concepts[0] for target in targets]
+        body = search(tuner, chosen, place, kept, _Bar(progress), lambda text: err.print(text, highlight=False, markup=False))
+    _print_tuned(name, body, [str(concept) for concept in chosen])
+    if body["concepts"]:
+        err.print(f"Tuned parameters: {place}", highlight=False, soft_wrap=True)
+
+
+def _print_tuned(name: str, body: dict[str, dict[str, Any]], concepts: list[str]) -> None:
+    note = "Scores in %, on the very pictures that chose (in-sample: too high); a setting that left early was judged on fewer."
+    table = Table("concept", "untuned", "tuned", "changed parameters", title=f"{name}, tuned", caption=note)
+    for concept in concepts:
+        if concept in body["concepts"]:
+            scores = [body["scores"][concept][key] for key in ("untuned", "tuned")]
+            changed = ", ".join(f"{key}={value}" for key, value in body["concepts"][concept].items())
+            table.add_row(concept, *("failed" if score < 0 else f"{100 * score:.1f}" for score in scores), changed or "none")
+    out.print(table)
+
+
 app.command()(cli_sae.locate)
 app.command("train-sae")(cli_sae.train_sae)
+app.command()(cli_sae.study)
 
 
 def _print(leaderboard: Any) -> None:

@@ -99,6 +99,49 @@ def train_sae(
     err.print(f"SAEs: {folder}", highlight=False, soft_wrap=True)
 
 
+def study(
+    suite: SuiteName = "minicanvas",
+    concepts: Annotated[str, typer.Option(help="For activations and pictures; detectors are measured for all.")] = "fish,umbrella,neon",
+    pictures: Annotated[int, typer.Option(min=6, max=1000, help="Pictures per concept for activations.")] = 16,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset quick's.")] = None,
+    device: Device = "auto", dtype: DType = "auto", batch_size: BatchSize = BATCH_SIZE,
+    folder: Annotated[Path, typer.Option("--out", help="Tables and pictures go here.")] = Path("results/studies/minicanvas"),
+) -> None:  # fmt: skip
+    """Measure what SAE methods rest on: do latents detect a concept, do they find its place, what do edits do to activations.
+
+    Writes detectors.csv (recall and false positives over whole trajectories), detectors-steps.csv (AUROC per step), localisation.csv
+    (IoU with the true place of the object), activations.csv (shift under steering at each strength and under replacement), and for each
+    concept look-CONCEPT.png: the patches that are detected at some steps and the pictures with and without the edits.
+    """
+    from bench.config import parse_targets
+    from bench.diffusion.model import load_model
+    from bench.diffusion.numerics import pick_device, pick_dtype
+    from bench.study import Study
+
+    chosen, where = registry.suite(suite), pick_device(device)
+    targets = [concept for target in parse_targets(concepts, chosen) for concept in target.concepts]
+    model = load_model(chosen.model_folder(), where)
+    precision = pick_dtype(dtype, model, 2 * batch_size)
+    with err.status("study") as status:
+        tables = Study(
+            chosen, targets, model, precision, 2 * batch_size, steps or chosen.presets["quick"].steps, pictures, folder,
+            lambda text: status.update(text),
+        ).run()  # fmt: skip
+    for name, columns in (
+        ("detectors", ["hookpoint", "concept", "features", "recall", "false_positives", "worst_concept", "worst_rate"]),
+        ("activations", ["concept", "edit", "mean_shift", "spread", "outside", "norm_ratio", "norm_outside"]),
+    ):
+        shown = Table(*columns, title=name)
+        rows = tables[name].query("features == 2") if name == "detectors" else tables[name]
+        for row in rows[columns].itertuples(index=False):
+            shown.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+        out.print(shown)
+    if "localisation" in tables:
+        mean = tables["localisation"].groupby(["detection", "hookpoint"])[["iou", "iou_shuffled", "detected", "object"]].mean()
+        out.print("localisation, mean over concepts and steps:", mean.round(3).to_string())
+    err.print(f"Tables and pictures: {folder}", highlight=False, soft_wrap=True)
+
+
 def _show_recipe(values: dict[str, object]) -> None:
     recipe = registry.load_object("methods.sae.training:SAERecipe")
     table = Table("parameter", "default", "here", "meaning")

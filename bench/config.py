@@ -15,7 +15,7 @@ from bench.types import Concept, Target
 Images = Literal["all", "sample", "none"]
 Tuning = Literal["both", "tuned", "untuned"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
-DEFAULT_METHODS = "none,uce,esd,sld,negative-prompt"
+DEFAULT_METHODS = "none,saeuron,saeuron-detect"
 
 
 class RunConfig(BaseModel):

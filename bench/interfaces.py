@@ -65,14 +65,18 @@ class Guidance(ABC):
 
 
 class EditBank(nn.Module):
-    """The activation edits of one class at all of its hook points, stacked; holds buffers only."""
+    """The activation edits of one class at all of its hook points, stacked.
 
-    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor) -> Tensor:
+    Made anew for every batch of rows, before its first step, so that it may keep what it has seen of a row.
+    """
+
+    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor, row: Tensor) -> Tensor:
         """The new output of the block at `hookpoint`, out of place and differentiable.
 
         `x_in`, `x_out` [S, C, H, W] in the model's dtype; `timestep` int64 [S]; `which` int64 [S], the index of each slot's
         edit in the bank or −1 for none (those slots must come back bit for bit); `key` int64 [S], a function of the
-        slot's request and of its role (unconditional, conditional …), from which an edit draws what it draws.
+        slot's request and of its role (unconditional, conditional …), from which an edit draws what it draws; `row` int64
+        [S], below S: slots of one row of the batch have the same.
         """
         raise TypeError(f"{type(self).__name__} does not define edit()")
 
@@ -160,6 +164,8 @@ class UnlearningMethod(ABC):
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     parts: ClassVar[tuple[type, ...]] = ()
     """The part classes that its erasures use, so that saved ones can be read back."""
+    tuning: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """What `python -m bench tune` tries: parameter → values, texts, numbers or truth values. Every combination is a setting."""
 
     def __init__(self, config: MethodConfig | None = None) -> None:
         self.config: Any = config if config is not None else self.Config()

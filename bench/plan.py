@@ -14,7 +14,7 @@ from typing import Any
 from bench.suites.suite import Preset, Suite
 from bench.types import Card, GenerationRequest, Target, content_hash
 
-IDENTITY_VERSION = 1
+IDENTITY_VERSION = 2
 REQUESTS_PER_UNIT = 64
 ROWS_PER_BUNDLE = 256
 BASE = "none"

@@ -13,14 +13,17 @@ import torch
 
 from bench.cost import FIT_COST, SAMPLING_COST
 from bench.errors import BenchError
+from bench.metrics.artifacts import ArtifactReference
+from bench.metrics.detection import false_positives
 from bench.metrics.distance import frechet_distance, kernel_distance
+from bench.metrics.unlearning import shows
 from bench.plan import BASE, MethodSpec, Plan, Unit
 from bench.session import Session
 from bench.store import Store
 from bench.types import Record, Target, content_hash
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "numpy", "pillow", "pandas", "safetensors")
-COLUMNS = ("target", "style", "object", "seed", "style_pred", "object_pred")
+COLUMNS = ("target", "style", "object", "seed", "style_pred", "object_pred", "far", "first_edit")
 
 
 def make_records(session: Session, store: Store, failed: Mapping[str, str]) -> list[Record]:
@@ -30,11 +33,25 @@ def make_records(session: Session, store: Store, failed: Mapping[str, str]) -> l
     reference["features"] = list(session.scorer.features(torch.from_numpy(pixels)))
     specs = {unit.fit.spec.label: unit.fit.spec for unit in session.plan.units}
     costs = _costs(session.plan, store)
-    provenance = _provenance(session)
-    return [
-        _record(session, spec, _outcomes(session.plan, store, label, failed), reference, costs[label], failed, provenance)
-        for label, spec in specs.items()
-    ]
+    artifacts = _artifact_reference(session)
+    provenance = _provenance(session) | {"artifact_threshold": artifacts.threshold if artifacts else None}
+    outcomes = {label: _outcomes(session.plan, store, label, failed).pipe(_with_far, artifacts) for label in specs}
+    return [_record(session, spec, outcomes[label], reference, costs[label], failed, provenance) for label, spec in specs.items()]
+
+
+def _artifact_reference(session: Session) -> ArtifactReference | None:
+    """The suite's, if it was made for this model and this network: with any other, the share of its far pictures means nothing."""
+    path = session.suite.artifact_reference()
+    reference = ArtifactReference.load(path) if path else None
+    made_for = (session.model.digest, session.scorer.artifact.digest)
+    return reference if reference and (reference.model, reference.judge) == made_for else None
+
+
+def _with_far(outcomes: pd.DataFrame, reference: ArtifactReference | None) -> pd.DataFrame:
+    """A column `far`: whether each picture is far from every class, null without a reference."""
+    if reference is None or outcomes.empty:
+        return outcomes.assign(far=None)
+    return outcomes.assign(far=reference.far(np.stack(outcomes["features"].tolist())))
 
 
 def _outcomes(plan: Plan, store: Store, label: str, failed: Mapping[str, str]) -> pd.DataFrame:
@@ -58,10 +75,21 @@ def _record(
     tuning = {"budget": dict(spec.budget), "configs": configs} if spec.budget else None
     return Record(
         method=spec.name, label=spec.label, version=spec.version, config=dict(spec.config), card=spec.card, protocol=session.protocol,
-        numerics=session.numerics, outcomes={name: outcomes[name].tolist() for name in COLUMNS},
+        numerics=session.numerics, outcomes={name: _plain(outcomes[name]) for name in COLUMNS},
         distances=_distances(session, outcomes, reference, spec.name == BASE), cost=cost, missing=missing, provenance=provenance,
-        tuning=tuning,
+        tuning=tuning, detection=_detection(session, outcomes),
     )  # fmt: skip
+
+
+def _plain(column: pd.Series) -> list[Any]:
+    """Values that JSON knows, null for what is missing."""
+    return column.astype(object).where(column.notna(), None).tolist()
+
+
+def _detection(session: Session, outcomes: pd.DataFrame) -> dict[str, Any] | None:
+    """Per target, where there was anything to watch."""
+    watched = {str(t): false_positives(outcomes[outcomes["target"] == str(t)], t) for t in session.targets}
+    return {target: found for target, found in watched.items() if found} or None
 
 
 def _distances(
@@ -84,7 +112,7 @@ def _distances(
 
 
 def _retained(frame: pd.DataFrame, target: Target) -> pd.DataFrame:
-    return frame[~(frame["style"].isin(target.names("style")) | frame["object"].isin(target.names("object")))]
+    return frame[~shows(frame, target)]
 
 
 def first_units(plan: Plan, failed: Mapping[str, str]) -> dict[str, Unit]:

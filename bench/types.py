@@ -154,8 +154,9 @@ class Card:
 class Record:
     """All that a table needs of one method in one run: one outcome per target × picture, feature distances, cost.
 
-    `outcomes` holds columns of equal length: target, style, object, seed, style_pred, object_pred. For `none`, which
-    erases nothing, target is "". `distances` maps a target to {"kernel": …, "frechet": … or null, "n": …};
+    `outcomes` holds columns of equal length: target, style, object, seed, style_pred, object_pred and, unless the record is
+    older, far (whether a picture is far from every class, null where not measured). For `none`, which erases nothing,
+    target is "". `distances` maps a target to {"kernel": …, "frechet": … or null, "n": …};
     `cost` holds fit_seconds, seconds_per_image, ratio_to_none, peak_memory_mb, stored_mb (null where not measured);
     `missing` maps a target to the reason why it has no outcomes.
     """

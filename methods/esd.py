@@ -66,6 +66,7 @@ class ESD(UnlearningMethod):
         "  booktitle = {ICCV},\n  year = {2023},\n}",
     )  # fmt: skip
     Config = ESDConfig
+    tuning = {"learning_rate": (1e-4, 3e-4, 1e-3), "iterations": (50, 100), "negative_guidance": (1.0, 2.0)}
 
     @property
     def row_wise(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from bench.api import Assets, Card, Concept, Erasure, FitContext, UnlearningMethod
-from methods.sae.choose import SAEMethodConfig, digests, gates
+from methods.sae.choose import SAEMethodConfig, choose, digests
 from methods.sae.edits import SteerLatents
 
 
@@ -45,6 +45,7 @@ class SAeUron(UnlearningMethod):
         notes="Several concepts at once: a latent that more than one chose acts at the lowest threshold with the lowest factor.",
     )
     Config = SAeUronConfig
+    tuning = {"features": (1, 2, 4), "multiplier": (-1.0, -5.0, -20.0)}
     parts = (SteerLatents,)
 
     def inputs(self, assets: Assets, concepts: Sequence[Concept]) -> Mapping[str, str]:
@@ -53,7 +54,7 @@ class SAeUron(UnlearningMethod):
 
     def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
         """Look the concepts' latents up; nothing is trained."""
-        found = gates(self.config, context, concepts, self.config.multiplier)
+        found = choose(self.config, context, concepts, self.config.multiplier)
         edit = SteerLatents(**found.tables, factors=found.factors, error=self.config.error)
         return Erasure(activations=(edit,), notes=found.notes)
 

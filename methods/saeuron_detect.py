@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from bench.api import Assets, Card, Concept, Erasure, FitContext, UnlearningMethod
-from methods.sae.choose import SAEMethodConfig, digests, gates
+from methods.sae.choose import SAEMethodConfig, choose, digests
 from methods.sae.edits import ReplacePatches
 
 
@@ -44,6 +44,7 @@ class SAEDetect(UnlearningMethod):
         notes="For objects: a style shows in every patch, so that nothing is left to replace it with.",
     )
     Config = PERConfig
+    tuning = {"features": (1, 2, 4), "dilation": (0, 1), "source": ("random", "nearest")}
     parts = (ReplacePatches,)
 
     def inputs(self, assets: Assets, concepts: Sequence[Concept]) -> Mapping[str, str]:
@@ -52,7 +53,7 @@ class SAEDetect(UnlearningMethod):
 
     def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
         """Look the concepts' latents up; nothing is trained."""
-        found = gates(self.config, context, concepts, 0.0)
+        found = choose(self.config, context, concepts, 0.0)
         edit = ReplacePatches(**found.tables, source=self.config.source, dilation=self.config.dilation)
         return Erasure(activations=(edit,), notes=found.notes)
 

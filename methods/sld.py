@@ -77,6 +77,7 @@ class SLD(UnlearningMethod):
     )  # fmt: skip
     Config = SLDConfig
     parts = (SafeGuidance,)
+    tuning = {"strength": tuple(STRENGTHS)}
 
     def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
         """Several concepts are joined with commas into one third condition."""

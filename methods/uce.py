@@ -86,6 +86,7 @@ class UCE(UnlearningMethod):
     )  # fmt: skip
     Config = UCEConfig
     parts = (TextMap,)
+    tuning = {"erase_scale": (0.3, 1.0, 3.0), "preserve_scale": (0.1, 1.0), "tokens": ("aligned", "last")}
 
     @property
     def row_wise(self) -> bool:

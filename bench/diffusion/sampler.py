@@ -247,7 +247,7 @@ class _Now:
 
 
 def _edit(batch: _Batch, bank: EditBank, which: Tensor, now: _Now, name: str, x_in: Tensor, x_out: Tensor) -> Tensor:
-    new = bank.edit(name, x_in, x_out, now.timestep, which, batch.key)
+    new = bank.edit(name, x_in, x_out, now.timestep, which, batch.key, batch.row_of_slot)
     batch.note_edits((new != x_out).flatten(1).any(1), now.step)
     return new
 

@@ -15,11 +15,13 @@ import pandas as pd
 
 from bench.errors import BenchError
 from bench.leaderboard.table import COST, TABLES, Cell, Leaderboard, Row, kind_columns
-from bench.metrics import unlearning
+from bench.metrics import artifacts, unlearning
 from bench.metrics.unlearning import CELL, METRICS, NONE
 from bench.types import Floors, MetricRules, Record, Target, content_hash
 
 OUTCOMES = ["target", *CELL, "style_pred", "object_pred"]
+FAR = "far"
+"""A column of outcomes that older records lack."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class _Entry:
     targets: list[str]
     missing: Mapping[str, str]
     means: Mapping[str, Mapping[str, Any]]
-    """Its row of `unlearning.aggregate` by kind."""
+    """Its row of `unlearning.aggregate` and of `artifacts.aggregate` by kind."""
 
     def targets_of(self, kind: str) -> list[str]:
         return [target for target in self.targets if _kind(target) == kind]
@@ -52,7 +54,7 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     """
     by_key = _checked(records)
     frames = {key: _frame(record) for key, record in by_key.items()}
-    per_target, means = unlearning.per_target(frames, rules), unlearning.aggregate(frames, rules)
+    per_target, means = _metrics(frames, rules)
     wanted = sorted({*per_target["target"], *(target for record in records for target in record.missing)})
     kinds = [kind for kind in TABLES if kind in {_kind(target) for target in wanted}]
     entries = {key: _entry(key, record, wanted, per_target, means) for key, record in by_key.items()}
@@ -71,6 +73,13 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
         became=_labelled(unlearning.confusions(frames), by_key),
         citations=_citations(records),
     )
+
+
+def _metrics(frames: Mapping[str, pd.DataFrame], rules: MetricRules) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the metrics say of every method on every target, and on every kind of target."""
+    per_target = unlearning.per_target(frames, rules).merge(artifacts.per_target(frames), on=["method", "target"])
+    means = unlearning.aggregate(frames, rules)
+    return per_target, means if means.empty else means.merge(artifacts.aggregate(frames), on=["method", "kind"])
 
 
 def _checked(records: Sequence[Record]) -> dict[str, Record]:
@@ -100,7 +109,8 @@ def _frame(record: Record) -> pd.DataFrame:
             Target.parse(target)
         except ValueError as error:
             raise BenchError(f'The record "{record.label}" has a wrong target ({error}): make the record again.') from error
-    return pd.DataFrame({name: record.outcomes[name] for name in OUTCOMES})
+    far = record.outcomes.get(FAR, [None] * len(record.outcomes["target"]))
+    return pd.DataFrame({name: record.outcomes[name] for name in OUTCOMES}).assign(far=pd.Series(far, dtype=object))
 
 
 def _digest(record: Record) -> str:
@@ -156,18 +166,24 @@ def _cells(entry: _Entry, kinds: Sequence[str]) -> dict[tuple[str, str], Cell]:
     cells = {(column.table, column.key): Cell(entry.record.cost.get(column.key)) for column in COST}
     for kind in kinds:
         means = entry.means.get(kind, {})
-        for name in (*METRICS, "score"):
+        for name in (*METRICS, "score", "ar_target", "ar_retained"):
             value, low, high = (_or_none(means.get(f"{name}{end}")) for end in ("", "_low", "_high"))
             cells[kind, name] = Cell(value, low, high, means.get(f"{name}_n"))
-        parts = [cells[kind, name].value for name in METRICS]
-        whole = [part for part in parts if part is not None]
-        cells[kind, "average"] = Cell(sum(whole) / len(parts) if len(whole) == len(parts) else None)
+        parts, ar = [cells[kind, name].value for name in METRICS], _or_none(means.get("ar"))
+        cells[kind, "average"] = Cell(_mean(parts))
+        cells[kind, "ga"] = Cell(_mean([*parts, None if ar is None else 1 - ar]))
         for name in ("kernel", "frechet"):
             values = entry.distances(kind, name)
             cells[kind, name] = Cell(float(np.mean(values)) if values else None, n=len(values))
         cells[kind, "judged"] = Cell(means.get("ua_n", 0))
         cells[kind, "targets"] = Cell(len(entry.targets_of(kind)))
     return cells
+
+
+def _mean(parts: Sequence[float | None]) -> float | None:
+    """None if a part is."""
+    whole = [part for part in parts if part is not None]
+    return sum(whole) / len(parts) if len(whole) == len(parts) else None
 
 
 def _or_none(value: float | None) -> float | None:

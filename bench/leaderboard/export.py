@@ -33,7 +33,7 @@ LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
     # A row that starts with "[" would be read as the argument of the line break before it.
-    **{"<": "$<$", ">": "$>$", "[": "{[}", "]": "{]}", "–": "--", "×": r"$\times$", "\N{NO-BREAK SPACE}": "~"},
+    **{"<": "$<$", ">": "$>$", "[": "{[}", "]": "{]}", "–": "--", "−": "$-$", "×": r"$\times$", "\N{NO-BREAK SPACE}": "~"},
 }
 
 
@@ -67,7 +67,7 @@ def to_csv(leaderboard: Leaderboard) -> str:
 
 
 def targets_csv(leaderboard: Leaderboard) -> str:
-    """Every method on every target, shares in [0, 1]; the columns of `bench.metrics.unlearning.per_target`."""
+    """Every method on every target, shares in [0, 1]; the columns of `per_target` of unlearning and of artifacts."""
     return _frame_csv(leaderboard, leaderboard.targets)
 
 
@@ -163,12 +163,17 @@ def _caption(leaderboard: Leaderboard, table: str) -> str:
     if table in ("style", "object"):
         parts.append(
             "Methods with outcomes for every target are ranked by score, the harmonic mean of UA and of IRA and CRA relative to "
-            "the unedited model; Avg, the plain mean, is not ranked, because it rewards doing nothing."
+            "the unedited model; Avg, the plain mean, is not ranked, because it rewards doing nothing, and neither is GA, the plain mean "
+            "of UA, IRA, CRA and 1 − AR over all of a target's pictures."
         )
     if table != "cost" and leaderboard.resampled:
         parts.append(
             "Kernel distances of pictures that are spread evenly over the prompts lie a little below those of independent ones, "
             "by about the same amount in every row: compare with the ceiling's."
+        )
+        parts.append(
+            "AR is the share of pictures, prompted with the target or retained, that are farther from every class than 95 % of the "
+            "unedited model's pictures in general: compare with the ceiling's on the same prompts."
         )
         parts.append(f"In brackets 95 % intervals from resampling {leaderboard.resampled}: for these concepts, not for new ones.")
     return " ".join(parts)

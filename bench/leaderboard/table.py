@@ -73,7 +73,7 @@ class Leaderboard:
     """Sorted; `groups` has them in the order to print."""
     footnotes: tuple[str, ...]
     targets: pd.DataFrame
-    """`bench.metrics.unlearning.per_target`, with the methods' labels."""
+    """`per_target` of `bench.metrics.unlearning` and of `bench.metrics.artifacts`, with the methods' labels."""
     became: pd.DataFrame
     """`bench.metrics.unlearning.confusions`, with the methods' labels."""
     citations: tuple[str, ...]
@@ -125,11 +125,14 @@ def kind_columns(kind: str) -> tuple[Column, ...]:
         share("cra", "CRA (%)", direction="higher"),
         share("score", "Score (%)", direction="higher"),
         share("average", "Avg (%), not ranked"),
+        share("ga", "GA (%), not ranked"),
     )
     return (
         share("ua", "UA (%)", direction="higher"),
         share("ira", "IRA (%)", direction="higher"),
         *(from_cra if kind != "mixed" else ()),
+        share("ar_target", "AR target (%)", direction="lower"),
+        share("ar_retained", "AR retained (%)", direction="lower"),
         Column(kind, "kernel", "Kernel dist. ×1000", "squared MMD", "lower", scale=1000, digits=2),
         Column(kind, "frechet", "Fréchet distance", "squared distance", "lower", digits=2),
         Column(kind, "judged", "UA pictures", "pictures"),

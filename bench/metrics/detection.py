@@ -1,4 +1,4 @@
-"""How often a method that acts on activations acts where it should not: false positives of its detector, realised on evaluation pictures."""
+"""How often a method that acts on activations acts where it should not: its false positives on evaluation pictures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from bench.metrics.resampling import wilson
-from bench.types import Target
+from bench.metrics.unlearning import shows
+from bench.types import KINDS, Target
 
 
 def false_positives(outcomes: pd.DataFrame, target: Target) -> dict[str, Any] | None:
@@ -20,17 +21,16 @@ def false_positives(outcomes: pd.DataFrame, target: Target) -> dict[str, Any] | 
     seen = outcomes.dropna(subset=["first_edit"])
     if seen.empty:
         return None
-    own = seen["style"].isin(target.names("style")) | seen["object"].isin(target.names("object"))
+    own = shows(seen, target)
     acted = seen["first_edit"] >= 0
     related, unrelated = acted[own], acted[~own]
     if unrelated.empty:
         return None
     low, high = wilson(int(unrelated.sum()), len(unrelated)) or (0.0, 1.0)
+    kinds = [kind for kind in KINDS if target.names(kind)]
     shares = {
-        f"{kind}:{name}": (float(group.mean()), len(group))
-        for kind in ("style", "object") if target.names("style" if kind == "style" else "object")
-        for name, group in unrelated.groupby(seen[kind][~own])
-    }  # fmt: skip
+        f"{kind}:{name}": (float(group.mean()), len(group)) for kind in kinds for name, group in unrelated.groupby(seen.loc[~own, kind])
+    }
     worst = max(shares, key=lambda name: shares[name][0])
     return {
         "target": float(related.mean()) if len(related) else None, "target_n": len(related), "unrelated": float(unrelated.mean()),

@@ -95,7 +95,7 @@ def per_target(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> pd.D
     ira, cra, ua_low, ua_high (Wilson, for targets of one concept), ua_n, ira_n, cra_n (judgements), unscored (pictures of the
     target's cells that this method lacks or that nobody judged). Raises KeyError without "none" or one of the columns.
     """
-    paired = _pair(outcomes)
+    paired = pair(outcomes)
     rows = []
     for (method, target), pictures in sorted(paired.pictures.items(), key=lambda item: item[0]):
         parsed = Target.parse(target)
@@ -115,7 +115,7 @@ def aggregate(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> pd.Da
     `outcomes` as in `per_target`. Columns: method, kind; ua, ira, cra and score (`ranking_score` against `none` on the same
     targets), each also with _low and _high; ua_n, ira_n, cra_n (judgements); targets; resampled ("requests" or "seeds").
     """
-    paired = _pair(outcomes)
+    paired = pair(outcomes)
     weights = resampling.weights(paired.units)
     values: dict[tuple[str, str], Array] = {}
     sizes: dict[tuple[str, str], list[int]] = {}
@@ -124,7 +124,7 @@ def aggregate(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> pd.Da
         values[method, target] = _values(tallies, weights)
         sizes[method, target] = [_size(tally) for tally in tallies]
     rows = []
-    for (method, kind), targets in _targets_of(paired):
+    for (method, kind), targets in paired.by_kind():
         own = resampling.mean(np.stack([values[method, target] for target in targets]), axis=0)
         nothing = np.full_like(own, np.nan)
         base = resampling.mean(np.stack([values.get((NONE, target), nothing) for target in targets]), axis=0)
@@ -139,7 +139,7 @@ def aggregate(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> pd.Da
 
 def confusions(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """`became` of every method and target, with these as the first two columns; `outcomes` as in `per_target`."""
-    pictures = sorted(_pair(outcomes).pictures.items(), key=lambda item: item[0])
+    pictures = sorted(pair(outcomes).pictures.items(), key=lambda item: item[0])
     parts = [became(frame, Target.parse(target)).assign(method=method, target=target) for (method, target), frame in pictures]
     columns = ["method", "target", "concept", "became", "n", "share"]
     return pd.concat(parts)[columns].reset_index(drop=True) if parts else pd.DataFrame(columns=columns)
@@ -156,8 +156,13 @@ def below_floor(outcomes: pd.DataFrame, floors: Floors) -> str | None:
     return None
 
 
+def shows(pictures: pd.DataFrame, target: Target) -> pd.Series:
+    """Which pictures were prompted with one of the target's concepts."""
+    return pictures["style"].isin(target.names("style")) | pictures["object"].isin(target.names("object"))
+
+
 @dataclass(frozen=True)
-class _Paired:
+class Paired:
     """Judged pictures by (method, target), each with its resampling unit in a column `unit`; `expected` pictures by target."""
 
     pictures: Mapping[tuple[str, str], pd.DataFrame]
@@ -165,11 +170,19 @@ class _Paired:
     units: int
     resampled: Resampled
 
+    def by_kind(self) -> Iterator[tuple[tuple[str, str], list[str]]]:
+        """Each (method, kind of target) with its targets, in sorted order."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for method, target in sorted(self.pictures):
+            groups.setdefault((method, Target.parse(target).kind), []).append(target)
+        yield from sorted(groups.items())
 
-def _pair(outcomes: Mapping[str, pd.DataFrame]) -> _Paired:
+
+def pair(outcomes: Mapping[str, pd.DataFrame]) -> Paired:
+    """The pictures to compare, further columns kept: for each target, those of `none` are in the cells that other methods have."""
     edited = {method: frame for method, frame in outcomes.items() if method != NONE and len(frame)}
     if not edited:
-        return _Paired({}, {}, 0, "requests")
+        return Paired({}, {}, 0, "requests")
     cells = pd.concat([frame[CELL] for frame in edited.values()]).drop_duplicates().sort_values(CELL, ignore_index=True)
     resampled: Resampled = "seeds" if cells["seed"].nunique() >= SEED_BLOCKS_FROM else "requests"
     cells["unit"] = cells.groupby(["seed"] if resampled == "seeds" else CELL).ngroup()
@@ -185,19 +198,11 @@ def _pair(outcomes: Mapping[str, pd.DataFrame]) -> _Paired:
         expected[target] = int(np.max(counts, axis=0).sum())
         judged = {(method, target): _judged(frame) for method, frame in found.items()}
         pictures |= {pair: frame for pair, frame in judged.items() if len(frame)}
-    return _Paired(pictures, expected, int(cells["unit"].max()) + 1, resampled)
+    return Paired(pictures, expected, int(cells["unit"].max()) + 1, resampled)
 
 
 def _by_target(outcomes: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(target): frame for target, frame in outcomes.groupby("target")}
-
-
-def _targets_of(paired: _Paired) -> Iterator[tuple[tuple[str, str], list[str]]]:
-    """Each (method, kind) with its targets, in sorted order."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for method, target in sorted(paired.pictures):
-        groups.setdefault((method, Target.parse(target).kind), []).append(target)
-    yield from sorted(groups.items())
 
 
 def _judged(outcomes: pd.DataFrame) -> pd.DataFrame:
@@ -206,8 +211,7 @@ def _judged(outcomes: pd.DataFrame) -> pd.DataFrame:
 
 def _tallies(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: int) -> list[Array]:
     """Of UA, IRA and CRA: correct and all judgements per unit and concept, each [2, units, concepts]."""
-    shown = pictures["style"].isin(target.names("style")) | pictures["object"].isin(target.names("object"))
-    retained = pictures[~shown]
+    retained = pictures[~shows(pictures, target)]
     own = [kind for kind in KINDS if target.names(kind)]
     other = [kind for kind in KINDS if not target.names(kind)]
     return [

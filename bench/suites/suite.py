@@ -96,10 +96,21 @@ class Suite(ABC):
     def reference_pictures(self) -> tuple[list[tuple[str, str]], Any]:
         """Held-out true pictures for distances: their (style, object) cells and uint8 [n, H, W, 3]."""
 
+    def masked_pictures(self, per_cell: int) -> tuple[list[tuple[str, str]], Any, Any] | None:
+        """True pictures and where their object is, to measure where detectors look; None where the suite does not know.
+
+        Cells, uint8 [n, H, W, 3] and float32 [n, H, W], the share of each pixel that the object covers.
+        """
+        return None
+
     @property
     def concepts(self) -> tuple[Concept, ...]:
         """Every concept, styles first."""
         return (*(Concept("style", s) for s in self.styles), *(Concept("object", o) for o in self.objects))
+
+    def artifact_reference(self) -> Path | None:
+        """The file of an `ArtifactReference` of the base model; None if the suite has none, which leaves AR empty."""
+        return None
 
     def tuned(self, method: str) -> Tuned | None:
         """Tuned parameters of a method; None if it was never tuned here. BenchError if the file is damaged."""

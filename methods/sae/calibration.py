@@ -1,4 +1,4 @@
-"""Detectors with a known false-positive rate over a whole trajectory, where the public code's threshold fires almost everywhere.
+"""Gates with a known false-positive rate over a whole trajectory, where the public code's threshold fires almost everywhere.
 
 Every (step, latent) is scaled by a high quantile of its largest activation in pictures that do not show the concept. A
 picture's statistic is the largest scaled activation over all steps, chosen latents, tokens and halves of guidance; the
@@ -20,12 +20,12 @@ from torch import Tensor
 
 from bench.api import BenchError, Probe, write_atomic
 from methods.sae.autoencoder import SparseAutoencoder
-from methods.sae.features import Features, scores, top
+from methods.sae.features import scores, top
 from methods.sae.statistics import Statistics, read_tensors
 from methods.sae.training import tokens_of
 
 FILE = "detectors.safetensors"
-CANDIDATES, KEPT, QUANTILE, FLOOR = 32, 8, 0.98, 0.1
+CANDIDATES, KEPT, QUANTILE, FLOOR = 32, 8, 0.995, 0.1
 
 
 def candidates_of(statistics: Statistics) -> Tensor:
@@ -47,7 +47,8 @@ class MaximaCollector(Probe):
     def see(self, hookpoint: str, x_in: Tensor, x_out: Tensor, step: int, row: Tensor, role: Tensor) -> None:
         """See `Probe.see`. Padding goes to a last row that is thrown away."""
         largest = self.sae.encode(tokens_of(x_out)).amax(1)[:, self.candidates[step]]
-        self.found[step].index_reduce_(0, row % self.found.shape[1], largest, "amax")
+        place = (row % self.found.shape[1])[:, None].expand_as(largest)
+        self.found[step].scatter_reduce_(0, place, largest, "amax")
 
     @property
     def maxima(self) -> Tensor:
@@ -128,18 +129,12 @@ class Detectors:
         unrelated = self.calibrate[concept, count - 1][~self.calibrate_shows[concept]].sort().values
         return order_statistic(unrelated, alpha)
 
-    def features(self, concept: int, count: int, alpha: float, means: Tensor, multiplier: float) -> Features:
-        """Chosen latents with thresholds that act on a share α of unrelated pictures; factors as in the public code.
-
-        `means` float32 [T, n], the concept's mean latents.
-        """
-        if not 1 <= count <= self.latents.shape[-1]:
-            raise BenchError(
-                f"Calibrated detection has 1 to {self.latents.shape[-1]} latents a step, not {count}: choose features among these."
-            )
-        latents = self.latents[concept, :, :count]
-        thresholds = self.scales[concept, :, :count] * self.threshold(concept, count, alpha)
-        return Features(latents, thresholds, multiplier * means.gather(-1, latents))
+    def gate(self, concept: int, count: int, alpha: float) -> tuple[Tensor, Tensor]:
+        """Latents int64 [T, G] and thresholds float32 [T, G] that anything exceeds in a share α of unrelated pictures."""
+        kept = self.latents.shape[-1]
+        if not 1 <= count <= kept:
+            raise BenchError(f"A gate has 1 to {kept} latents a step, not {count}: choose gate_features among these.")
+        return self.latents[concept, :, :count], self.scales[concept, :, :count] * self.threshold(concept, count, alpha)
 
 
 def order_statistic(values: Tensor, alpha: float) -> float:

@@ -1,4 +1,4 @@
-"""From a configuration to the latents, thresholds and factors of an edit, for one or several concepts and hook points."""
+"""From a configuration to the latents, thresholds, factors and gates of an edit, for one or several concepts and hook points."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import pad
 
 from bench.api import Assets, BenchError, Concept, FitContext, MethodConfig, sha256_file
 from methods.sae import calibration, statistics
@@ -20,21 +21,22 @@ from methods.sae.features import Features, by_percentile, published_features, sc
 class SAEMethodConfig(MethodConfig):
     """What methods that act on SAE latents share."""
 
-    features: int = Field(2, ge=1, description="Latents chosen at every step, those of highest score (or recall, if calibrated).")
+    features: int = Field(2, ge=1, description="Latents chosen at every step, those of highest score.")
     percentile: float | None = Field(
         None, gt=0, lt=100, description="Instead of a number: all latents with a score above this percentile. The paper's styles: 99.999."
     )
-    detection: Literal["saeuron-code", "calibrated"] = Field(
-        "calibrated",
-        description="Where a latent counts as firing: above its mean over concepts (public code), or above a calibrated threshold.",
-    )
-    alpha: float = Field(0.01, gt=0, lt=1, description="Calibrated: share of unrelated pictures in which anything may fire at any step.")
+    detection: Literal["calibrated", "saeuron-code"] = Field(
+        "calibrated", description="calibrated: nothing is edited before a detector of known false-positive rate has fired in the picture. "
+        "saeuron-code: always where a latent exceeds its mean over concepts, as in the public code."
+    )  # fmt: skip
+    alpha: float = Field(0.01, gt=0, lt=1, description="Calibrated: share of unrelated pictures in which the detector may ever fire.")
+    gate_features: int = Field(2, ge=1, description="Calibrated: the detector's latents at every step, those of highest recall.")
     hookpoints: tuple[str, ...] = Field((), description="UNet blocks to act at. Default: those of the suite for the concept's kind.")
     sae: Path | None = Field(None, description="Folder of SAEs, unet.BLOCK each. Default: the suite's.")
 
 
 @dataclass(frozen=True)
-class Gates:
+class Choice:
     """What an edit is made of."""
 
     tables: Mapping[str, Any]
@@ -60,7 +62,7 @@ def places(config: SAEMethodConfig, assets: Assets, concepts: Sequence[Concept])
 
 
 def digests(config: SAEMethodConfig, assets: Assets, concepts: Sequence[Concept]) -> dict[str, str]:
-    """Of every file that `gates` reads."""
+    """Of every file that `choose` reads."""
     found = {}
     for name, (folder, _) in places(config, assets, concepts).items():
         found[name] = sae_digest(folder)
@@ -70,51 +72,53 @@ def digests(config: SAEMethodConfig, assets: Assets, concepts: Sequence[Concept]
     return found
 
 
-def gates(config: SAEMethodConfig, context: FitContext, concepts: Sequence[Concept], multiplier: float) -> Gates:
-    """Choose latents for all concepts at all of their hook points."""
+def choose(config: SAEMethodConfig, context: FitContext, concepts: Sequence[Concept], multiplier: float) -> Choice:
+    """Latents, thresholds and gates for all concepts at all of their hook points."""
     where = places(config, context.assets, concepts)
+    # Any concept's detector may fire at any of its hook points: a union bound keeps the whole below alpha.
+    alpha = config.alpha / sum(len(own) for _, own in where.values())
     features: list[Features] = []
-    known: list[str] = []
-    grids: list[Tensor] = []
+    gates: list[tuple[Tensor, Tensor]] = []
+    known: list[statistics.Statistics] = []
     for folder, own in where.values():
         sae = load_sae(folder, context.model.device)
-        known.append(sae.digest)
         found = statistics.load_statistics(folder, sae.digest, context.model.digest)
-        grids.append(found.timesteps)
-        if config.detection == "calibrated":
-            features.append(union(_calibrated(config, folder, found, own, multiplier)))
-        else:
-            features.append(union([_published(config, found, concept, multiplier) for concept in own]))
-    if any(not torch.equal(grid, grids[0]) for grid in grids):
+        known.append(found)
+        indices = [found.index(str(concept)) for concept in own]
+        features.append(union([_features(config, found, index, multiplier) for index in indices]))
+        gates.append(_gate(config, folder, found, indices, alpha))
+    if any(not torch.equal(one.timesteps, known[0].timesteps) for one in known):
         raise BenchError("The statistics of these hook points are of different steps: gather them together (python -m bench train-sae).")
-    width = max(table.latents.shape[1] for table in features)
-    latents, thresholds, factors = (
-        torch.stack([torch.nn.functional.pad(table[k], (0, width - table[k].shape[1]), value=empty) for table in features])
-        for k, empty in ((0, 0), (1, torch.inf), (2, 1.0))
-    )
-    chosen = {
-        name: sorted({int(i) for i in table.latents[table.thresholds.isfinite()]}) for name, table in zip(where, features, strict=True)
-    }
     tables = {
-        "hookpoints": tuple(where), "saes": tuple(str(folder) for folder, _ in where.values()), "digests": tuple(known),
-        "timesteps": grids[0], "latents": latents, "thresholds": thresholds,
+        "hookpoints": tuple(where), "saes": tuple(str(folder) for folder, _ in where.values()), "digests": tuple(one.sae for one in known),
+        "timesteps": known[0].timesteps, "latents": _stack([one.latents for one in features], 0),
+        "thresholds": _stack([one.thresholds for one in features], torch.inf),
+        "gate_latents": _stack([latents for latents, _ in gates], 0),
+        "gate_thresholds": _stack([thresholds for _, thresholds in gates], torch.inf),
     }  # fmt: skip
-    return Gates(tables, factors, {"latents": chosen})
+    chosen = {name: sorted({int(i) for i in one.latents[one.thresholds.isfinite()]}) for name, one in zip(where, features, strict=True)}
+    return Choice(tables, _stack([one.factors for one in features], 1.0), {"latents": chosen})
 
 
-def _published(config: SAEMethodConfig, found: statistics.Statistics, concept: Concept, multiplier: float) -> Features:
-    index = found.index(str(concept))
+def _features(config: SAEMethodConfig, found: statistics.Statistics, index: int, multiplier: float) -> Features:
     score = scores(found, index)
     chosen = by_percentile(score, config.percentile) if config.percentile is not None else top(score, config.features)
     return published_features(found, index, chosen, multiplier)
 
 
-def _calibrated(
-    config: SAEMethodConfig, folder: Path, found: statistics.Statistics, concepts: Sequence[Concept], multiplier: float
-) -> list[Features]:
-    if config.percentile is not None:
-        raise BenchError("percentile= chooses by score, calibrated detection by recall: set features=, or detection=saeuron-code.")
+def _gate(
+    config: SAEMethodConfig, folder: Path, found: statistics.Statistics, indices: Sequence[int], alpha: float
+) -> tuple[Tensor, Tensor]:
+    """Latents and thresholds [T, G] of the concepts' detectors side by side; none where the gate is always open."""
+    if config.detection == "saeuron-code":
+        empty = torch.zeros(len(found.timesteps), 0)
+        return empty.long(), empty
     detectors = calibration.load_detectors(folder, found.sae, found.model)
-    alpha = config.alpha / len(concepts)  # any of them may fire: a union bound keeps the whole below alpha
-    indices = [found.index(str(concept)) for concept in concepts]
-    return [detectors.features(i, config.features, alpha, found.means[i], multiplier) for i in indices]
+    parts = [detectors.gate(index, config.gate_features, alpha) for index in indices]
+    return torch.cat([latents for latents, _ in parts], 1), torch.cat([thresholds for _, thresholds in parts], 1)
+
+
+def _stack(tables: Sequence[Tensor], empty: float) -> Tensor:
+    """Hook points' [T, F] → [H, T, F], padded."""
+    width = max(table.shape[1] for table in tables)
+    return torch.stack([pad(table, (0, width - table.shape[1]), value=empty) for table in tables])

@@ -1,7 +1,9 @@
 """What is done where an SAE sees a concept: steer its latents (SAeUron), or replace the patches that show it (PER).
 
-Tables are [H, T, F]: hook points, steps of the statistics, latents chosen at a step (padded with infinite thresholds).
-Both edits of a mixed batch are one module per class: every row looks its own tables up, no loop over rows or latents.
+Tables are [H, T, F]: hook points, steps of the statistics, latents chosen at a step (padded with infinite thresholds). A
+second set, the gate, says *whether* a picture shows the concept, the first *where*: until a gate latent exceeds its threshold
+anywhere in a picture, in any half and at any hook point, nothing is edited; from then on everything is, to the end.
+Edits of a batch are one module per class: every row looks its own tables up, no loop over rows or latents.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +37,10 @@ class LatentEdit(ActivationEdit):
     """int64 [H, T, F]."""
     thresholds: Tensor
     """float32 [H, T, F]."""
+    gate_latents: Tensor
+    """int64 [H, T, G]; G = 0: the gate is always open."""
+    gate_thresholds: Tensor
+    """float32 [H, T, G]."""
 
     def __post_init__(self) -> None:
         """The erasure was fitted with the SAEs of these digests: others would make it another erasure."""
@@ -72,9 +78,6 @@ class ReplacePatches(LatentEdit):
         return ReplaceBank([edit for edit in edits if isinstance(edit, cls)])
 
 
-_Edit = TypeVar("_Edit", bound=LatentEdit)
-
-
 class Found(NamedTuple):
     """What a bank sees in a call."""
 
@@ -88,6 +91,8 @@ class Found(NamedTuple):
     """int64 [S, F]."""
     place: tuple[Tensor, Tensor]
     """(edit, step) int64 [S] of each slot in the tables."""
+    is_open: Tensor
+    """bool [S]: whether the slot's gate is open."""
 
 
 class LatentBank(EditBank):
@@ -104,8 +109,11 @@ class LatentBank(EditBank):
         steps = max(len(edit.timesteps) for edit in edits)
         self.register_buffer("timesteps", torch.stack([_pad(edit.timesteps, (steps,), -(10**6)) for edit in edits]))
         self.names = sorted(self.saes)
-        for name in ("latents", "thresholds"):
-            self.register_buffer(name, self._table(name, torch.inf if name == "thresholds" else 0))
+        for name in ("latents", "thresholds", "gate_latents", "gate_thresholds"):
+            self.register_buffer(name, self._table(name, torch.inf if name.endswith("thresholds") else 0))
+        self.register_buffer("gated", torch.tensor([edit.gate_latents.shape[-1] > 0 for edit in edits]))
+        self.opened: Tensor | None = None
+        """Bool [S], by row of the batch: whether the gate has opened."""
 
     def _table(self, field: str, empty: float) -> Tensor:
         """[hook points, edits, T, F]; an edit without a hook point has an empty row there."""
@@ -125,24 +133,34 @@ class LatentBank(EditBank):
         """The SAE of a hook point, on the bank's device; loaded once a process."""
         return load_sae(Path(self.saes[hookpoint]), self.timesteps.device)
 
-    def find(self, hookpoint: str, x_out: Tensor, timestep: Tensor, which: Tensor) -> Found:
-        """Encode every token and look at each slot's own latents."""
+    def find(self, hookpoint: str, x_out: Tensor, timestep: Tensor, which: Tensor, row: Tensor | None = None) -> Found:
+        """Encode every token and look at each slot's own latents. With `row`, what fires behind a closed gate does not count."""
         sae, tokens = self.sae(hookpoint), tokens_of(x_out)
         if tokens.shape[2] != sae.config.d_in:
             width = f"takes {sae.config.d_in} channels, the block puts out {tokens.shape[2]}"
             raise BenchError(f"The SAE for {hookpoint} {width}: use one that was trained there.")
-        row = which.clamp(min=0)
-        step = (self.timesteps[row] - timestep[:, None]).abs().argmin(1)
+        edit = which.clamp(min=0)
+        place = edit, (self.timesteps[edit] - timestep[:, None]).abs().argmin(1)
         hook = self.names.index(hookpoint)
-        latents, thresholds = self.latents[hook][row, step], self.thresholds[hook][row, step]
         pre = sae.pre(tokens)
-        z = pre.gather(2, latents[:, None, :].expand(-1, pre.shape[1], -1))
-        z = z * (z >= sae.smallest_kept(pre))
-        fires = (z > thresholds[:, None, :]) & (which >= 0)[:, None, None]
-        return Found(tokens, z, fires, latents, (row, step))
+        kth = sae.smallest_kept(pre)
+        latents = self.latents[hook][place]
+        z = _kept(pre, kth, latents)
+        fires = (z > self.thresholds[hook][place][:, None, :]) & (which >= 0)[:, None, None]
+        is_open = torch.ones_like(which, dtype=torch.bool)
+        if row is not None and self.gate_latents.shape[-1]:
+            seen = (_kept(pre, kth, self.gate_latents[hook][place]) > self.gate_thresholds[hook][place][:, None, :]).flatten(1).any(1)
+            is_open = self._opened(seen & (which >= 0), row) | ~self.gated[edit]
+        return Found(tokens, z, fires & is_open[:, None, None], latents, place, is_open)
+
+    def _opened(self, seen: Tensor, row: Tensor) -> Tensor:
+        """Bool [S]: whether each slot's row has an open gate, now that `seen` [S] has been seen."""
+        now = torch.zeros_like(seen).index_put((row,), seen, accumulate=True)
+        self.opened = now if self.opened is None else self.opened | now
+        return self.opened[row]
 
     def detected(self, hookpoint: str, x_out: Tensor, timestep: Tensor, which: Tensor) -> Tensor:
-        """Mask [S, H, W]: where any chosen latent of a slot's edit is above its threshold."""
+        """Mask [S, H, W]: where any chosen latent of a slot's edit is above its threshold, whatever the gate."""
         return self.find(hookpoint, x_out, timestep, which).fires.any(2).view(len(x_out), *x_out.shape[2:])
 
 
@@ -157,17 +175,16 @@ class SteerBank(LatentBank):
         self.register_buffer("error", torch.tensor([("exact", "published-code", "none").index(edit.error) for edit in edits]))
         self.rebuilds = any(edit.error != "exact" for edit in edits)
 
-    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor) -> Tensor:
+    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor, row: Tensor) -> Tensor:
         """See `EditBank.edit`. Tokens where nothing fires come back bit for bit under `exact`."""
-        found, sae = self.find(hookpoint, x_out, timestep, which), self.sae(hookpoint)
-        row, step = found.place
-        factors = self.factors[self.names.index(hookpoint)][row, step]
+        found, sae = self.find(hookpoint, x_out, timestep, which, row), self.sae(hookpoint)
+        factors = self.factors[self.names.index(hookpoint)][found.place]
         change = torch.where(found.fires, found.z * (factors[:, None, :] - 1), 0)
         edited = found.tokens.float() + change @ sae.W_dec[found.latents]
         touched = found.fires.any(2, keepdim=True)
         if self.rebuilds:
             missing = sae.decode(sae.encode(found.tokens)) - found.tokens.float()
-            times = torch.tensor([0.0, 2.0, 1.0], device=missing.device)[self.error[row]] * (which >= 0)
+            times = torch.tensor([0.0, 2.0, 1.0], device=missing.device)[self.error[found.place[0]]] * (which >= 0) * found.is_open
             edited = edited + times[:, None, None] * missing
             touched = touched | (times > 0)[:, None, None]
         new = torch.where(touched, edited.to(x_out.dtype), found.tokens)
@@ -186,13 +203,13 @@ class ReplaceBank(LatentBank):
         self.widest = max(edit.dilation for edit in edits)
         self.sources = {edit.source for edit in edits}
 
-    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor) -> Tensor:
+    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor, row: Tensor) -> Tensor:
         """See `EditBank.edit`. A map where nothing or everything is detected comes back as it is."""
-        found = self.find(hookpoint, x_out, timestep, which)
-        row, _ = found.place
-        seen = self._dilated(found.fires.any(2), x_out.shape[2:], self.dilation[row])
+        found = self.find(hookpoint, x_out, timestep, which, row)
+        edit = found.place[0]
+        seen = self._dilated(found.fires.any(2), x_out.shape[2:], self.dilation[edit])
         seen = seen & ~seen.all(1, keepdim=True)  # nothing is left to take an embedding from
-        size, source = seen.shape[1], self.source[row][:, None]
+        size, source = seen.shape[1], self.source[edit][:, None]
         new = found.tokens
         if "random" in self.sources:
             taken = take(found.tokens, random_source(seen, key, timestep, size))
@@ -213,6 +230,12 @@ class ReplaceBank(LatentBank):
             square = torch.nn.functional.max_pool2d(seen.view(-1, 1, *size).float(), 2 * r + 1, 1, r).flatten(1) > 0
             grown = torch.where((radius >= r)[:, None], square, grown)
         return grown
+
+
+def _kept(pre: Tensor, kth: Tensor, latents: Tensor) -> Tensor:
+    """[S, P, F], the chosen `latents` [S, F] of `pre` [S, P, n] that survive the TopK, else 0."""
+    z = pre.gather(2, latents[:, None, :].expand(-1, pre.shape[1], -1))
+    return z * (z >= kth)
 
 
 def take(tokens: Tensor, source: Tensor) -> Tensor:

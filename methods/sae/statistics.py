@@ -91,8 +91,10 @@ class MeanCollector(Probe):
         self.sums[:, step] += weight.T @ means
 
     def statistics(self, concepts: Sequence[str], timesteps: Tensor, model: str) -> Statistics:
-        """The means. A concept without pictures is a mistake of the caller."""
+        """The means. BenchError if no picture shows one of the concepts."""
         counts = self.membership.sum(0)
+        if not counts.all():
+            raise BenchError(f"No picture of the statistics split shows {concepts[int(counts.argmin())]}: raise sae_pictures of the suite.")
         means = self.sums / counts[:, None, None]
         return Statistics(tuple(concepts), timesteps.cpu(), means.cpu(), counts.long().cpu(), self.sae.digest, model)
 

@@ -31,9 +31,9 @@ class ShiftBank(EditBank):
         super().__init__()
         self.register_buffer("amounts", torch.tensor(amounts))
 
-    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor) -> Tensor:
+    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor, row: Tensor) -> Tensor:
         assert x_in.shape == x_out.shape
-        assert timestep.shape == which.shape == key.shape == x_out.shape[:1]
+        assert timestep.shape == which.shape == key.shape == row.shape == x_out.shape[:1]
         amount = self.amounts[which.clamp(min=0)][:, None, None, None].to(x_out.dtype)
         return torch.where((which >= 0)[:, None, None, None], x_out * amount, x_out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +77,15 @@ def tables(features: dict[int, tuple[float, float]]) -> tuple[Tensor, Tensor, Te
     return tuple(t.expand(1, T, -1).contiguous() for t in (latents, thresholds, factors))
 
 
+def gate(thresholds: list[float], latent: int = 3) -> dict:
+    """Fields of a gate of one latent with a threshold per step; always open without thresholds."""
+    if not thresholds:
+        return {"gate_latents": torch.zeros(1, T, 0, dtype=torch.int64), "gate_thresholds": torch.zeros(1, T, 0)}
+    return {"gate_latents": torch.full((1, T, 1), latent), "gate_thresholds": torch.tensor(thresholds).view(1, T, 1)}
+
+
 def fields_of(folder: Path) -> dict:
-    return {"hookpoints": (HOOK,), "saes": (str(folder),), "digests": (sae_digest(folder),), "timesteps": TIMESTEPS}
+    return {"hookpoints": (HOOK,), "saes": (str(folder),), "digests": (sae_digest(folder),), "timesteps": TIMESTEPS, **gate([])}
 
 
 def steer(folder: Path, features: dict[int, tuple[float, float]], error: str = "exact") -> SteerLatents:
@@ -93,7 +101,7 @@ def replace(folder: Path, features: dict[int, tuple[float, float]], source: str 
 def apply(edits: list, x: Tensor, which: list[int], timestep: int = 501, key: list[int] | None = None) -> Tensor:
     bank = type(edits[0]).stack(edits)
     keys = torch.tensor(key or list(range(100, 100 + len(x))))
-    return bank.edit(HOOK, x, x, torch.full((len(x),), timestep), torch.tensor(which), keys)
+    return bank.edit(HOOK, x, x, torch.full((len(x),), timestep), torch.tensor(which), keys, torch.arange(len(x)))
 
 
 FEATURES = {3: (0.0, -2.0), 7: (0.2, -5.0), 11: (0.1, 0.0)}
@@ -142,6 +150,39 @@ def test_rows_of_a_bank_do_not_see_each_other(folder: Path) -> None:
     assert torch.equal(mixed[2], x[2])
     assert torch.equal(mixed[:1], apply(edits[:1], x, [0, -1, -1, -1])[:1])
     torch.testing.assert_close(mixed[3], apply([edits[1]], x, [-1, -1, -1, 0])[3])
+
+
+def test_a_gate_opens_for_both_halves_and_stays_open(folder: Path) -> None:
+    """Two rows of two halves. Row 0's second half exceeds the gate at the second step; row 1 never does."""
+    quiet, loud = torch.zeros(D, 4, 4), maps(1)[0]
+    x = torch.stack([loud, loud, loud, loud])
+    edit = steer(folder, FEATURES)
+    gated = replace_fields(edit, **gate([math.inf, 0.0, math.inf]))
+    bank = SteerLatents.stack([gated])
+    which, row, key = torch.zeros(4, dtype=torch.int64), torch.tensor([0, 0, 1, 1]), torch.arange(4)
+
+    def step(timestep: int, own: Tensor) -> Tensor:
+        return bank.edit(HOOK, own, own, torch.full((4,), timestep), which, key, row)
+
+    free = apply([edit], x, [0, 0, 0, 0])
+    assert not torch.equal(free[0], x[0])
+    assert torch.equal(step(901, x), x)
+    half = torch.stack([quiet, loud, quiet, quiet])
+    second = step(501, half)
+    assert not torch.equal(second[1], half[1])
+    assert torch.equal(second[2:], half[2:])
+    third = step(101, x)
+    torch.testing.assert_close(third[:2], free[:2])
+    assert torch.equal(third[2:], x[2:])
+
+
+def test_a_closed_gate_is_the_identity_whatever_the_error_term(folder: Path) -> None:
+    x = maps(2)
+    for error in ("exact", "published-code", "none"):
+        edits = [replace_fields(steer(folder, FEATURES, error), **gate([math.inf] * T)), steer(folder, FEATURES, error)]
+        new = apply(edits, x, [0, 1])
+        assert torch.equal(new[0], x[0])
+        assert not torch.equal(new[1], x[1])
 
 
 def test_tables_are_read_at_the_nearest_timestep(folder: Path) -> None:

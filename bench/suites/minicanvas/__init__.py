@@ -5,15 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.suites.minicanvas.captions import PUBLISHED, SPLITS, TUNING, fill
-from bench.suites.minicanvas.render import NO_OBJECT, OBJECTS, SIZE, STYLES, render_many
+from bench.suites.minicanvas.render import NO_OBJECT, OBJECTS, SIZE, STYLES, object_mask, render_many
 from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Split, Suite
 from bench.types import Assets, Concept, ConceptTexts, Floors, Kind, MetricRules
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _REFERENCE_SEED, _REFERENCE_PER_CELL = 950_000_000, 8
-HOOKPOINTS: dict[Kind, tuple[str, ...]] = {"style": ("down_blocks.1.attentions.0",), "object": ("mid_block.attentions.0",)}
-"""The blocks whose text decides styles and objects, by `python -m bench locate`."""
+_MASKED_SEED = 960_000_000
+HOOKPOINTS: dict[Kind, tuple[str, ...]] = {
+    "style": ("down_blocks.1.attentions.0",),
+    "object": ("mid_block.attentions.0", "up_blocks.1.attentions.1"),
+}
+"""Where styles and objects are decided, by `python -m bench locate`, and for objects the last block of that resolution after it:
+what the 4 × 4 map of the first one lets through is caught on 8 × 8 there."""
 _QUICK = ("style:neon", "style:mosaic", "style:sketch", "object:fish", "object:heart", "object:umbrella")
 
 
@@ -58,6 +65,11 @@ class MiniCanvas(Suite):
         """See `Suite.judge`."""
         return JudgeFiles("two-head", self._weights / "classifiers" / role)
 
+    def artifact_reference(self) -> Path | None:
+        """See `Suite.artifact_reference`; weights that are still being built may lack it."""
+        path = self._weights / "artifacts" / "reference.safetensors"
+        return path if path.is_file() else None
+
     def prompt(self, style: str, obj: str) -> str:
         """The template of UnlearnCanvas' own samplers."""
         return fill(PUBLISHED[0], style, obj)
@@ -78,6 +90,11 @@ class MiniCanvas(Suite):
         retained = tuple(fill(TUNING[0], style, obj) for style in STYLES for obj in OBJECTS if concept.name not in (style, obj))
         pairs = tuple((subject.format(concept.name), subject.format(anchor)) for subject in subjects)
         return ConceptTexts(phrase.format(concept.name), phrase.format(anchor), pairs, retained)
+
+    def masked_pictures(self, per_cell: int) -> tuple[list[tuple[str, str]], Any, Any]:
+        """See `Suite.masked_pictures`; the renderer knows where it drew."""
+        cells = [(s, o, _MASKED_SEED + k) for s in STYLES for o in OBJECTS for k in range(per_cell)]
+        return [(s, o) for s, o, _ in cells], render_many(cells), np.stack([object_mask(*cell) for cell in cells])
 
     def reference_pictures(self) -> tuple[list[tuple[str, str]], Any]:
         """Eight rendered pictures a cell, whose seeds no network was trained on."""

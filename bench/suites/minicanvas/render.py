@@ -243,13 +243,24 @@ _PAINT: dict[str, Callable[[Labels, np.random.Generator], Pixels]] = {
 }  # fmt: skip
 
 
-def render(style: str, obj: str, seed: int) -> NDArray[np.uint8]:
-    """One picture, uint8 [64, 64, 3]; `obj` may be `NO_OBJECT`. Raises KeyError for an unknown name."""
-    paint = _PAINT[style]
+def _random(style: str, obj: str, seed: int) -> np.random.Generator:
     names = (*OBJECTS, NO_OBJECT)
     if obj not in names:
         raise KeyError(obj)
-    rng = np.random.default_rng([seed, STYLES.index(style), names.index(obj)])
+    return np.random.default_rng([seed, STYLES.index(style), names.index(obj)])
+
+
+def object_mask(style: str, obj: str, seed: int) -> NDArray[np.float32]:
+    """float32 [64, 64]: the share of each pixel of `render(style, obj, seed)` that the object covers."""
+    covered = (_label_map(obj, _random(style, obj, seed)) != BACK).astype(np.float32)
+    share: NDArray[np.float32] = covered.reshape(SIZE, _CANVAS // SIZE, SIZE, _CANVAS // SIZE).mean((1, 3))
+    return share
+
+
+def render(style: str, obj: str, seed: int) -> NDArray[np.uint8]:
+    """One picture, uint8 [64, 64, 3]; `obj` may be `NO_OBJECT`. Raises KeyError for an unknown name."""
+    paint = _PAINT[style]
+    rng = _random(style, obj, seed)
     pixels = np.clip(paint(_label_map(obj, rng), rng), 0, 1) * 255
     image = Image.fromarray(pixels.astype(np.uint8)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     return np.asarray(image)

@@ -1,4 +1,4 @@
-"""Make the weights of minicanvas from nothing: tokenizer, autoencoder, judges, diffusion model.
+"""Make the weights of minicanvas from nothing: tokenizer, autoencoder, judges, diffusion model, reference for artifacts.
 
     python -m bench build minicanvas --out minicanvas-build
 
@@ -24,6 +24,7 @@ from torch import nn
 
 from bench.errors import BenchError, unknown
 from bench.files import write_atomic
+from bench.suites.minicanvas.build.artifacts import make_reference
 from bench.suites.minicanvas.build.autoencoder import encode, reconstruct, train_autoencoder
 from bench.suites.minicanvas.build.check import check
 from bench.suites.minicanvas.build.data import CAPTIONS_PER_PICTURE, Pictures, pictures
@@ -32,7 +33,7 @@ from bench.suites.minicanvas.build.judges import JUDGES, accuracy, held_out_pict
 from bench.suites.minicanvas.build.tokenizer import encode_for_training, train_tokenizer
 from bench.suites.minicanvas.build.training import Recipe, TrainingLog
 
-PARTS = ("autoencoder", "judges", "diffusion", "check")
+PARTS = ("autoencoder", "judges", "diffusion", "artifacts", "check")
 PICTURES, PICTURE_SEED, EMPTY_SHARE, JUDGE_PICTURES, HELD_OUT = 24_000, 1, 0.06, 12_000, 4_000
 BUDGETS: dict[str, dict[str, Recipe]] = {
     "small": {  # about 85 minutes on two CPU cores
@@ -123,6 +124,12 @@ class Builder:
             safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         ).save_pretrained(self.weights / "model")  # fmt: skip
         self._note("diffusion", log, parameters={"unet": _size(unet), "text_encoder": _size(text_encoder)})
+
+    def artifacts(self) -> None:
+        """What the unedited model's pictures are like, so that artifacts can be told from them."""
+        reference = make_reference(self.weights, self.device, self.say)
+        reference.save(self.weights / "artifacts" / "reference.safetensors")
+        self._write("artifacts", dict(reference.notes))
 
     def check(self) -> None:
         """Sample the result and record how often it shows what was asked for."""

@@ -1,0 +1,163 @@
+"""Whether an erasure leaves damaged pictures behind: AR, the share of pictures that look like no class at all.
+
+A picture's distance is the smallest Mahalanobis distance of its features to the mean of any class (Lee et al. 2018, arXiv
+1807.03888), where the classes are all cells of style × object and every style's empty scene: a picture that shows something
+else than it was asked for, or nothing, is no artifact as long as it is a proper picture. It is *far* beyond the 95 % quantile
+of the unedited model's own pictures. AR is read beside that of the unedited model on the same pictures: the covariance is
+one for all classes, so that those that spread more (minicanvas: `pop`) have more than 5 % beyond the threshold, others less.
+
+Outcomes are the frames of `bench.metrics.unlearning` with a column `far` (true or false, null where it was not measured).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from scipy.spatial.distance import cdist
+from scipy.stats import rankdata
+
+from bench.errors import BenchError
+from bench.files import write_atomic
+from bench.metrics import resampling
+from bench.metrics.resampling import Array, wilson
+from bench.metrics.unlearning import pair, shows
+from bench.types import Target, canonical_json
+
+RATES = ("ar_target", "ar_retained", "ar")
+"""Over the pictures prompted with the target, over the others, and over both, weighted as they were sampled."""
+QUANTILE = 0.95
+SHRINKAGE = 0.01
+"""Towards the identity; the AUROC of planted artifacts hardly depends on it between 0.001 and 0.1."""
+
+Features = NDArray[np.floating[Any]]
+Half = NDArray[np.float16]
+
+
+@dataclass(frozen=True, eq=False)
+class ArtifactReference:
+    """What the unedited model's pictures are like, in the features of the network that measures artifacts."""
+
+    means: Half
+    """float16 [cells, d], of every class."""
+    whitening: Half
+    """float16 [d, d]; its product with its transpose is the precision within classes."""
+    threshold: float
+    """In units of the whitened features: what is beyond it is far."""
+    model: str
+    """Digest of the unedited model."""
+    judge: str
+    """Digest of the network."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """How it was made and validated; JSON."""
+
+    @classmethod
+    def fit(cls, features: Features, cells: Sequence[str], held_out: Features, model: str, judge: str) -> ArtifactReference:
+        """From features [n, d] with a cell each, and features [m, d] of other pictures, whose distances set the threshold.
+
+        The pooled covariance within cells is shrunk by `SHRINKAGE`. Raises ValueError unless some cell has two pictures.
+        """
+        codes, names = pd.factorize(np.asarray(cells), sort=True)
+        if len(features) <= len(names):
+            raise ValueError(f"{len(features)} pictures of {len(names)} cells have no covariance within cells")
+        means = np.stack([features[codes == code].mean(axis=0, dtype=np.float64) for code in range(len(names))])
+        centred = features - means[codes]
+        covariance = centred.T @ centred / (len(features) - len(names))
+        d = len(covariance)
+        covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.trace(covariance) / d * np.eye(d)
+        variances, axes = np.linalg.eigh(covariance)
+        # Rounded before the threshold is set: that one must fit what the file holds.
+        found = cls(means.astype(np.float16), (axes / np.sqrt(variances)).astype(np.float16), np.inf, model, judge)
+        return cls(found.means, found.whitening, float(np.quantile(found.distances(held_out), QUANTILE)), model, judge)
+
+    def distances(self, features: Features) -> Array:
+        """[n], of features [n, d] each from its nearest class. Raises ValueError for another d or what is not finite."""
+        if features.ndim != 2 or features.shape[1] != self.means.shape[1]:
+            raise ValueError(f"features {features.shape} are not [n, {self.means.shape[1]}]")
+        if not np.isfinite(features).all():
+            raise ValueError("features are not all finite")
+        whitening = self.whitening.astype(np.float64)
+        nearest: Array = cdist(features @ whitening, self.means @ whitening).min(axis=1)
+        return nearest
+
+    def far(self, features: Features) -> NDArray[np.bool_]:
+        """[n], whether features [n, d] are beyond the threshold."""
+        return self.distances(features) > self.threshold
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, everything but the two arrays in its metadata."""
+        told = {"threshold": self.threshold, "model": self.model, "judge": self.judge, "notes": dict(self.notes)}
+        arrays = {"means": self.means, "whitening": np.ascontiguousarray(self.whitening)}
+        write_atomic(path, save(arrays, metadata={"reference": canonical_json(told)}))
+
+    @classmethod
+    def load(cls, path: Path) -> ArtifactReference:
+        """Inverse of `save`. BenchError if the file is missing or damaged."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return cls(file.get_tensor("means"), file.get_tensor("whitening"), **json.loads(file.metadata()["reference"]))
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise BenchError(f"{path} is no reference for artifacts ({error}): restore it or build it again.") from error
+
+
+def auroc(clean: Sequence[float] | Array, planted: Sequence[float] | Array) -> float | None:
+    """How often a planted artifact is farther than a clean picture, ties half: 1 is perfect, ½ is chance. None without both."""
+    if not len(clean) or not len(planted):
+        return None
+    ranks = rankdata(np.concatenate([clean, planted]))[len(clean) :]
+    return float((ranks.mean() - (len(planted) + 1) / 2) / len(clean))
+
+
+def per_target(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per method and target as in `unlearning.per_target`: method, target; each of `RATES`, _low, _high (Wilson), _n."""
+    rows: list[dict[str, Any]] = []
+    for (method, target), pictures in sorted(pair(outcomes).pictures.items(), key=lambda item: item[0]):
+        row: dict[str, Any] = {"method": method, "target": target}
+        for name, (far, n) in zip(RATES, _tallies(pictures.assign(unit=0), Target.parse(target), units=1)[..., 0], strict=True):
+            low, high = wilson(int(far), int(n)) or (np.nan, np.nan)
+            row |= {name: far / n if n else np.nan, f"{name}_low": low, f"{name}_high": high, f"{name}_n": int(n)}
+        rows.append(row)
+    ends = ("", "_low", "_high", "_n")
+    return pd.DataFrame(rows, columns=["method", "target", *(f"{name}{end}" for name in RATES for end in ends)])
+
+
+def aggregate(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per method and kind of target as in `unlearning.aggregate`: method, kind; each of `RATES`, _low, _high, _n.
+
+    Means over targets, with intervals from the same draws as those of UA, IRA and CRA.
+    """
+    paired = pair(outcomes)
+    weights = resampling.weights(paired.units)
+    rows: list[dict[str, Any]] = []
+    for (method, kind), targets in paired.by_kind():
+        tallies = [_tallies(paired.pictures[method, target], Target.parse(target), paired.units) for target in targets]
+        draws = resampling.mean(np.stack([_shares(tally, weights) for tally in tallies]), axis=0)
+        counts = np.sum(tallies, axis=0)[:, 1].sum(axis=1)
+        row: dict[str, Any] = {"method": method, "kind": kind}
+        for name, values, n in zip(RATES, draws, counts, strict=True):
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), resampling.interval(values), strict=True)) | {f"{name}_n": int(n)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _tallies(pictures: pd.DataFrame, target: Target, units: int) -> Array:
+    """Far and all pictures per resampling unit [3, 2, units], in the order of `RATES`."""
+    known = pictures.dropna(subset=["far"])
+    shown = shows(known, target)
+    parts = (known[shown], known[~shown], known)
+    return np.stack([[np.bincount(p["unit"], w, minlength=units) for w in (p["far"].astype(float), np.ones(len(p)))] for p in parts])
+
+
+def _shares(tally: Array, weights: Array) -> Array:
+    """[3, draws] from `_tallies` and weights [draws, units]; NaN without a picture."""
+    far, n = np.moveaxis(tally @ weights.T, 1, 0)
+    share: Array = np.divide(far, n, out=np.full(n.shape, np.nan), where=n > 0)
+    return share

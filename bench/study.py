@@ -1,0 +1,130 @@
+"""What `python -m bench study` measures with a suite's SAEs: detectors, their localisation, what edits do to activations."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from bench.diffusion.model import DiffusionModel
+from bench.diffusion.schedule import DDIMSchedule
+from bench.files import write_atomic
+from bench.interfaces import Erasure, FitContext
+from bench.registry import load_object, method
+from bench.suites.suite import Suite
+from bench.types import Concept, GenerationRequest, Target
+
+MULTIPLIERS = (-1.0, -5.0, -10.0, -20.0, -30.0)
+DETECTIONS = ("calibrated", "saeuron-code")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One suite's SAEs under the methods `saeuron` and `saeuron-detect`; tables and pictures go to `out`."""
+
+    suite: Suite
+    concepts: Sequence[Concept]
+    model: DiffusionModel
+    dtype: torch.dtype
+    slots: int
+    steps: int
+    pictures: int
+    out: Path
+    say: Callable[[str], None]
+
+    def run(self) -> dict[str, pd.DataFrame]:
+        """All of it, each table written as soon as it is there."""
+        tables: dict[str, pd.DataFrame] = {}
+        for name in ("detectors", "localisation", "activations"):
+            for part, table in getattr(self, name)().items():
+                tables[part] = table
+                write_atomic(self.out / f"{part}.csv", table.to_csv(index=False).encode())
+        self.looks()
+        return tables
+
+    def erase(self, name: str, concept: Concept, **settings: Any) -> Erasure:
+        """A method's erasure with some settings changed."""
+        kind = method(name)
+        config = kind.Config.model_validate({**self.suite.method_settings.get(name, {}), **settings})
+        context = FitContext(
+            self.model, self.suite.texts, 0, self.steps, self.suite.guidance_scale, self.dtype, self.suite.assets
+        )  # fmt: skip
+        return kind(config).fit(context, [concept])
+
+    def own(self, concept: Concept, start: int = 0) -> list[GenerationRequest]:
+        """Pictures of the verify split that show a concept."""
+        enough = (start + self.pictures) * max(len(self.suite.styles), len(self.suite.objects)) * 2
+        everything = self.suite.split_requests("verify", enough, self.steps)
+        return [r for r in everything if Target((concept,)).involves(r.style, r.object)][start : start + self.pictures]
+
+    def detectors(self) -> dict[str, pd.DataFrame]:
+        """From the files beside the SAEs: no sampling."""
+        self.say("detectors")
+        folder_of, load = load_object("methods.sae.autoencoder:folder_of"), load_object("methods.sae.calibration:load_detectors")
+        digest, tables = load_object("methods.sae.autoencoder:sae_digest"), load_object("methods.sae.study:detector_tables")
+        steps, whole = [], []
+        for name in dict.fromkeys(name for names in self.suite.assets.hookpoints.values() for name in names):
+            folder = folder_of(self.suite.assets.sae_folder, name)
+            found = load(folder, digest(folder), self.model.digest)
+            for features in (1, 2, 4, 8):
+                a, b = tables(found, name, features, 0.01)
+                steps.append(a)
+                whole.append(b)
+        return {"detectors-steps": pd.concat(steps), "detectors": pd.concat(whole)}
+
+    def localisation(self) -> dict[str, pd.DataFrame]:
+        """Against the place where the object really is."""
+        masked = self.suite.masked_pictures(1)
+        if masked is None:
+            return {}
+        cells, pixels, coverage = masked
+        prompts = [self.suite.prompt(style, obj) for style, obj in cells]
+        objects = [concept for concept in self.suite.concepts if concept.kind == "object"]
+        found = []
+        for detection in DETECTIONS:
+            self.say(f"localisation, {detection} detection")
+            edits = {str(c): self.erase("saeuron-detect", c, detection=detection).activations[0] for c in objects}
+            table = load_object("methods.sae.study:localisation")(
+                self.model, edits, [obj for _, obj in cells], prompts, torch.from_numpy(pixels), torch.from_numpy(coverage), self.dtype,
+                self.slots,
+            )  # fmt: skip
+            found.append(table.assign(detection=detection))
+        return {"localisation": pd.concat(found)}
+
+    def activations(self) -> dict[str, pd.DataFrame]:
+        """Steering at each strength beside replacement, on pictures that show the concept."""
+        found = []
+        for concept in self.concepts:
+            self.say(f"activations, {concept}")
+            edits = {f"steering ×{g:g}": self.erase("saeuron", concept, multiplier=g) for g in MULTIPLIERS}
+            if concept.kind in method("saeuron-detect").card.supports:
+                edits["replacement"] = self.erase("saeuron-detect", concept)
+            hookpoint = self.suite.assets.hookpoints[concept.kind][0]
+            table = load_object("methods.sae.study:activation_shift")(
+                self.model, hookpoint, edits, self.own(concept), self.own(concept, self.pictures), self.dtype, self.slots
+            )
+            found.append(table.assign(concept=str(concept), hookpoint=hookpoint))
+        return {"activations": pd.concat(found)}
+
+    def looks(self) -> None:
+        """Pictures of what is detected and what becomes of it."""
+        timesteps = DDIMSchedule.of(self.model.scheduler, self.steps).timesteps.tolist()
+        for concept in self.concepts:
+            self.say(f"a look at {concept}")
+            steered = self.erase("saeuron", concept)
+            erasures = {"saeuron": steered}
+            if concept.kind in method("saeuron-detect").card.supports:
+                erasures["saeuron-detect"] = self.erase("saeuron-detect", concept)
+            other = [r for r in self.suite.split_requests("verify", 60, self.steps) if not Target((concept,)).involves(r.style, r.object)]
+            requests = [*self.own(concept)[:4], *other[7:9]]
+            image = load_object("methods.sae.pictures:look_inside")(
+                self.model, steered.activations[0], erasures, requests, timesteps, self.dtype, self.slots
+            )
+            buffer = io.BytesIO()
+            image.save(buffer, "png", optimize=True)
+            write_atomic(self.out / f"look-{concept.name}.png", buffer.getvalue())

@@ -1,0 +1,63 @@
+"""The file of tuned parameters that `python -m bench tune` writes and a suite reads."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Its tables [budget], [concepts] and [scores], {} if there is no file. BenchError if it is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        body = tomllib.loads(path.read_text(encoding="utf-8"))
+        budget, concepts, scores = (dict(body[part]) for part in ("budget", "concepts", "scores"))
+        if concepts.keys() != scores.keys():
+            raise ValueError("it has concepts without scores or scores without concepts")
+        if any("tuned" not in row or "untuned" not in row for row in scores.values()):
+            raise ValueError("a score is missing")
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"{path} is damaged ({error}): restore it, or pass --again to start it anew.") from error
+    return {"budget": budget, "concepts": concepts, "scores": scores}
+
+
+def check_same(kept: Mapping[str, Any], budget: Mapping[str, Any], path: Path) -> None:
+    """BenchError if a file that was read was tuned with another budget than `budget`; how the command is spelled does not count."""
+    known = kept.get("budget", budget)
+    for key in (*budget, *known):
+        if key != "command" and known.get(key) != budget.get(key):
+            raise BenchError(
+                f"{path} was tuned with {key} = {known.get(key)}, this command has {budget.get(key)}:"
+                " pass --again to start it anew, or another --out."
+            )
+
+
+def toml(body: Mapping[str, Mapping[str, Any]]) -> str:
+    """TOML of tables that hold either texts, numbers, true, false and lists of them, or tables of these with any name.
+
+    BenchError for a value that TOML has not, such as None.
+    """
+    lines = []
+    for name, table in body.items():
+        nested = {f"{name}.{_value(key)}": value for key, value in table.items() if isinstance(value, Mapping)}
+        for header, values in (nested or {name: table}).items():
+            lines += [f"[{header}]", *(f"{key} = {_value(value)}" for key, value in values.items()), ""]
+    return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML escapes as JSON does, and DEL too
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    raise BenchError(f"{value!r} cannot be written as TOML: use texts, numbers, true or false.")

@@ -1,0 +1,151 @@
+"""SAeUron and PER on the shipped SAEs: fits, tables, detectors' promises, and one clear sentence for every bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.config import method_config
+from bench.diffusion.model import DiffusionModel
+from bench.diffusion.sampler import Row, sample
+from bench.erasure import load_erasure, save_erasure
+from bench.errors import BenchError
+from bench.interfaces import Erasure, FitContext
+from bench.registry import method
+from bench.suites.minicanvas import HOOKPOINTS, SUITE
+from bench.types import Assets, Concept
+from methods.sae.autoencoder import SAEConfig, SparseAutoencoder, folder_of, load_sae, sae_digest
+from methods.sae.calibration import load_detectors
+from methods.sae.statistics import load_statistics
+
+CPU = torch.device("cpu")
+FISH, NEON = Concept("object", "fish"), Concept("style", "neon")
+SAES = SUITE.assets.sae_folder
+BLOCKS = [(kind, name) for kind, names in HOOKPOINTS.items() for name in names]
+
+
+@pytest.fixture
+def sae_context(context: FitContext) -> FitContext:
+    return replace(context, assets=SUITE.assets)
+
+
+def fit(context: FitContext, name: str, concepts: list[Concept], **settings: object) -> Erasure:
+    kind = method(name)
+    return kind(kind.Config(**settings)).fit(context, concepts)
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """The suite's SAEs in a folder that may be damaged."""
+    return Path(shutil.copytree(SAES, tmp_path / "saes"))
+
+
+@pytest.mark.parametrize(("kind", "name"), BLOCKS)
+def test_shipped_saes_are_whole(model: DiffusionModel, kind: str, name: str) -> None:
+    folder = folder_of(SAES, name)
+    sae = load_sae(folder, CPU)
+    stats = load_statistics(folder, sae.digest, model.digest)
+    detectors = load_detectors(folder, sae.digest, model.digest)
+    wanted = tuple(str(c) for c in SUITE.concepts if c.kind == kind)
+    assert stats.concepts == detectors.concepts == wanted
+    assert json.loads((folder / "training.json").read_text())["fvu"]["conditional"] < 0.2
+    assert not stats.means.isnan().any()
+
+
+@pytest.mark.parametrize(("kind", "name"), BLOCKS)
+def test_calibrated_detectors_keep_their_promise_on_the_verify_split(model: DiffusionModel, kind: str, name: str) -> None:
+    """Thresholds come from the calibrate split; on the verify split, pooled over concepts, the rate is near α = 1 %."""
+    folder = folder_of(SAES, name)
+    detectors = load_detectors(folder, sae_digest(folder), model.digest)
+    fired, unrelated, recalls = 0, 0, []
+    for c in range(len(detectors.concepts)):
+        fires = detectors.verify[c, 1] > detectors.threshold(c, 2, 0.01)
+        fired += int(fires[~detectors.verify_shows[c]].sum())
+        unrelated += int((~detectors.verify_shows[c]).sum())
+        recalls.append(float(fires[detectors.verify_shows[c]].float().mean()))
+    assert unrelated > 1000 * len(detectors.concepts)
+    assert fired / unrelated < 0.03
+    assert sorted(recalls)[len(recalls) // 2] > 0.5
+
+
+@pytest.mark.parametrize("detection", ["calibrated", "saeuron-code"])
+@pytest.mark.parametrize(("name", "concept"), [("saeuron", FISH), ("saeuron", NEON), ("saeuron-detect", FISH)])
+def test_it_acts_and_survives_saving(
+    sae_context: FitContext, model: DiffusionModel, tmp_path: Path, name: str, concept: Concept, detection: str
+) -> None:
+    erasure = fit(sae_context, name, [concept], detection=detection)
+    save_erasure(erasure, tmp_path)
+    again = load_erasure(tmp_path, method(name).parts, CPU)
+    request = SUITE.request("neon", "fish", 1, 4)
+    found, base = (sample(model, [Row(request, e)], torch.float32, 2) for e in (again, Erasure()))
+    assert torch.equal(found.latents, sample(model, [Row(request, erasure)], torch.float32, 2).latents)
+    assert (int(found.first_edit[0]) >= 0) == (not torch.equal(found.latents, base.latents))
+    assert int(found.first_edit[0]) >= 0
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 100_000
+
+
+def test_inputs_name_every_file_and_follow_its_contents(copied: Path) -> None:
+    kind = method("saeuron")
+    own = kind().inputs(SUITE.assets, [FISH])
+    assert {key.partition("/")[0] for key in own} == set(HOOKPOINTS["object"])
+    assert kind().inputs(Assets(HOOKPOINTS, copied), [FISH]) == own
+    file = folder_of(copied, HOOKPOINTS["object"][0]) / "statistics.safetensors"
+    file.write_bytes(file.read_bytes() + b"\0")
+    assert kind().inputs(Assets(HOOKPOINTS, copied), [FISH]) != own
+
+
+def test_several_concepts_at_once(sae_context: FitContext) -> None:
+    both = fit(sae_context, "saeuron", [NEON, FISH]).activations[0]
+    assert set(both.hookpoints) == {*HOOKPOINTS["style"], *HOOKPOINTS["object"]}
+    with pytest.raises(BenchError, match="too few"):
+        fit(sae_context, "saeuron", [FISH, Concept("object", "star")], alpha=0.0012)
+
+
+def test_a_percentile_is_checked() -> None:
+    with pytest.raises(BenchError, match="percentile"):
+        method_config("saeuron", method("saeuron").Config, {"percentile": 100})
+
+
+def test_bad_inputs_are_sentences(sae_context: FitContext, copied: Path, model: DiffusionModel) -> None:
+    block = HOOKPOINTS["object"][0]
+    with pytest.raises(BenchError, match="no SAE"):
+        fit(sae_context, "saeuron", [FISH], sae=copied / "nowhere")
+    with pytest.raises(BenchError, match="concepts but not style:neon"):
+        fit(sae_context, "saeuron", [NEON], hookpoints=HOOKPOINTS["object"], detection="saeuron-code")
+    with pytest.raises(BenchError, match="1 to 8 latents"):
+        fit(sae_context, "saeuron", [FISH], gate_features=9)
+    with pytest.raises(BenchError, match="no hook point for concepts of kind object"):
+        fit(replace(sae_context, assets=Assets({}, SAES)), "saeuron", [FISH])
+    with pytest.raises(BenchError, match="no SAEs"):
+        fit(replace(sae_context, assets=Assets(HOOKPOINTS)), "saeuron", [FISH])
+
+    torch.manual_seed(0)
+    SparseAutoencoder(SAEConfig(128, 4, num_latents=64)).save(folder_of(copied, block))
+    with pytest.raises(BenchError, match="is of another SAE"):
+        fit(sae_context, "saeuron", [FISH], sae=copied)
+
+    (folder_of(copied, block) / "sae.safetensors").write_bytes(b"x" * 40)
+    with pytest.raises(BenchError, match=r"damaged|cannot be read"):
+        load_sae(folder_of(copied, block), CPU)
+
+
+def test_an_sae_of_another_width_is_refused(sae_context: FitContext, tmp_path: Path, model: DiffusionModel) -> None:
+    block = HOOKPOINTS["object"][0]
+    torch.manual_seed(0)
+    SparseAutoencoder(SAEConfig(64, 4, num_latents=32)).save(folder_of(tmp_path, block))
+    digest = sae_digest(folder_of(tmp_path, block))
+    edit = fit(sae_context, "saeuron", [FISH], hookpoints=(block,)).activations[0]
+    wrong = replace(edit, saes=(str(folder_of(tmp_path, block)),), digests=(digest,), latents=edit.latents.clamp(max=31))
+    with pytest.raises(BenchError, match="takes 64 channels, the block puts out 128"):
+        sample(model, [Row(SUITE.request("neon", "fish", 1, 4), Erasure(activations=(wrong,)))], torch.float32, 2)
+
+
+def test_statistics_of_other_steps_are_refused(sae_context: FitContext, model: DiffusionModel) -> None:
+    erasure = fit(sae_context, "saeuron", [FISH])
+    with pytest.raises(BenchError, match="statistics of 20 steps"):
+        sample(model, [Row(SUITE.request("neon", "fish", 1, 100), erasure)], torch.float32, 2)

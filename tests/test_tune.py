@@ -1,0 +1,415 @@
+"""Tuning: what it may spend, what it finds, what it never touches, and what it leaves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import registry, tune
+from bench.api import (
+    BenchError,
+    Card,
+    Concept,
+    Cond,
+    DiffusionModel,
+    Erasure,
+    FitContext,
+    MethodConfig,
+    PlainText,
+    Role,
+    TextEdit,
+    UnlearningMethod,
+    Weights,
+)
+from bench.config import RunConfig
+from bench.interfaces import Classifier
+from bench.scoring import load_judge
+from bench.session import method_specs
+from bench.suites.minicanvas import SUITE, MiniCanvas
+from bench.suites.minicanvas.captions import TUNING
+from bench.suites.suite import JudgeFiles, JudgeRole
+from bench.tune import FAILED, Budget, Tuner, changes, prepare, settings_of, tuning_requests
+from bench.tuned import read, toml
+from bench.types import Target, canonical_json
+
+NEON, FISH = Concept("style", "neon"), Concept("object", "fish")
+BUDGET = Budget(settings=5, pictures=56, eta=2)
+
+
+@dataclass(frozen=True)
+class Swap(TextEdit):
+    """Puts another word in a prompt; without a word, takes the whole prompt away."""
+
+    word: str
+    by: str
+
+    def encode(self, model: DiffusionModel, texts: Sequence[str], role: Role, steps: int) -> list[Cond]:
+        return PlainText().encode(model, [text.replace(self.word, self.by) if self.word else "" for text in texts], role, steps)
+
+
+class FakeConfig(MethodConfig):
+    mode: Literal["nothing", "all", "broken", "weights", "good"] = "nothing"
+    other: float = 1.0
+
+
+class Fake(UnlearningMethod):
+    """Its best setting is known: exchange the concept's name, touch nothing else."""
+
+    card = Card(title="Fake", paper="", bibtex="", supports=("style",))
+    Config = FakeConfig
+    parts = (Swap,)
+    tuning = {"mode": ("all", "broken", "weights", "good")}
+
+    def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
+        word, by = context.texts(concepts[0]).pairs[0]
+        if self.config.mode == "broken":
+            raise BenchError("It is broken.")
+        if self.config.mode == "weights":
+            name = "conv_out.weight"
+            return Erasure(weights=Weights({f"unet.{name}": torch.zeros_like(dict(context.model.unet.named_parameters())[name])}))
+        return Erasure(text={"nothing": None, "all": Swap("", ""), "good": Swap(word, by)}[self.config.mode])
+
+
+class Hopeless(Fake):
+    tuning = {"other": (2.0,)}
+
+    def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
+        raise BenchError("It is broken.")
+
+
+class OwnSuite(MiniCanvas):
+    """Minicanvas with its own folder of tuned parameters, noting which judges are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.tuned_folder = folder
+        self.roles: list[JudgeRole] = []
+
+    def judge(self, role: JudgeRole) -> JudgeFiles:
+        self.roles.append(role)
+        return super().judge(role)
+
+
+@dataclass
+class Seen:
+    """A `Reporter` that remembers."""
+
+    sampled: int = 0
+    totals: list[tuple[int, int]] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        pass
+
+    def total(self, pictures: int, done: int) -> None:
+        self.totals.append((pictures, done))
+
+    def advance(self, pictures: int) -> None:
+        self.sampled += pictures
+
+
+@pytest.fixture(autouse=True)
+def _fake_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"fake": f"{__name__}:Fake", "hopeless": f"{__name__}:Hopeless"}
+    real = registry.methods()
+    monkeypatch.setattr(registry, "methods", lambda: real | own)
+
+
+@pytest.fixture(scope="module")
+def judge() -> Classifier:
+    return load_judge(SUITE, "tuning", torch.device("cpu"))
+
+
+def tuner_of(model: DiffusionModel, judge: Classifier, name: str = "fake", budget: Budget = BUDGET, steps: int = 4) -> Tuner:
+    return Tuner(SUITE, name, budget, settings_of(name, SUITE, budget.settings), model, judge, steps, torch.float32, slots=8)
+
+
+def search(tuner: Tuner, path: Path, *concepts: Concept, again: bool = False) -> tuple[dict[str, Any], Seen]:
+    seen = Seen()
+    return tune.tune(tuner, concepts, path, {} if again else read(path), seen, seen.log.append), seen
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Two concepts of a method that supports styles, tuned with all that was asked of sampler and judge noted."""
+
+    path: Path
+    body: dict[str, Any]
+    seen: Seen
+    requests: list[Any]
+
+
+@pytest.fixture(scope="module")
+def tuned(model: DiffusionModel, judge: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    path, real, requests = tmp_path_factory.mktemp("tuned") / "fake.toml", tune.sample, []
+
+    def sample(model: DiffusionModel, rows: Sequence[Any], *rest: Any) -> Any:
+        requests.extend(row.request for row in rows)
+        return real(model, rows, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tune, "sample", sample)
+        patch.setattr(registry, "methods", lambda: {"fake": f"{__name__}:Fake"})
+        before = {name: value.clone() for name, value in model.unet.state_dict().items()}
+        body, seen = search(tuner_of(model, judge), path, NEON, FISH)
+        assert all(torch.equal(before[name], value) for name, value in model.unet.state_dict().items())
+    return Tuned(path, body, seen, requests)
+
+
+def test_the_rungs_of_the_usual_budget() -> None:
+    assert Budget(9, 240).rungs(9) == [(9, 16), (3, 48)]
+    assert Budget(9, 240).rungs(4) == [(4, 60)]
+    assert Budget(9, 240).rungs(99) == Budget(9, 240).rungs(9)
+    assert Budget(27, 1260).rungs(27) == [(27, 20), (9, 60), (3, 180)]
+    with pytest.raises(BenchError, match="--pictures 30 or more"):
+        Budget(9, 29).rungs(9)
+
+
+@given(count=st.integers(1, 100), pictures=st.integers(2, 5_000), eta=st.integers(2, 6), tried=st.integers(1, 120))
+def test_rungs_stay_within_the_budget(count: int, pictures: int, eta: int, tried: int) -> None:
+    try:
+        rungs = Budget(count, pictures, eta).rungs(tried)
+    except BenchError as error:
+        least = int(str(error).split("--pictures ")[1].split()[0])
+        assert least > pictures
+        rungs = Budget(count, least, eta).rungs(tried)
+        assert rungs[0][1] == 2
+        return
+    before = [0, *(each for _, each in rungs)]
+    assert sum(n * (each - had) for (n, each), had in zip(rungs, before, strict=False)) <= pictures
+    assert rungs[0][0] == min(count, tried)
+    assert all(each % 2 == 0 for _, each in rungs)
+    assert all(n >= 2 for n, _ in rungs[1:])
+    assert all(after[1] == eta * each[1] and after[0] == each[0] // eta for each, after in pairwise(rungs))
+
+
+@pytest.mark.parametrize("name", ["esd", "uce", "sld", "fake"])
+def test_settings_begin_with_the_untuned_one_and_depend_on_nothing_else(name: str) -> None:
+    every = settings_of(name, SUITE, 10_000)
+    assert every[0] == registry.method(name).Config(**SUITE.method_settings.get(name, {}))
+    assert len({canonical_json(one.model_dump(mode="json")) for one in every}) == len(every)
+    few = settings_of(name, SUITE, 4)
+    assert len(few) == 4
+    assert few == [one for one in every if one in few]
+    assert few == settings_of(name, SUITE, 4)
+    assert all(one in settings_of(name, SUITE, 5) for one in few)
+    assert changes(every[0], every[0]) == {}
+
+
+def test_nothing_to_tune_is_one_sentence() -> None:
+    for name in ("none", "negative-prompt"):
+        with pytest.raises(BenchError, match=f"{name} declares nothing to tune"):
+            prepare(SUITE, name, BUDGET, 4, "cpu", "float32", 8, {})
+    with pytest.raises(BenchError, match="too few for 9 settings"):
+        prepare(SUITE, "uce", Budget(9, 8), 4, "cpu", "float32", 8, {})
+
+
+def test_a_value_that_the_file_could_not_hold_is_refused_before_anything_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fake, "tuning", {"mode": (None,)})
+    with pytest.raises(BenchError, match="None cannot be written"):
+        settings_of("fake", SUITE, 9)
+
+
+@pytest.mark.parametrize("concept", SUITE.concepts, ids=str)
+def test_pictures_are_the_tuning_splits_and_half_show_the_concept(concept: Concept) -> None:
+    requests = tuning_requests(SUITE, concept, 300, 4)
+    assert requests[:40] == tuning_requests(SUITE, concept, 40, 4)
+    assert len({request.id for request in requests}) == 300
+    evaluated = {SUITE.prompt(style, obj) for style in SUITE.styles for obj in SUITE.objects}
+    prompts = {template.format(style=r.style, object=r.object) for r in requests for template in TUNING}
+    assert not evaluated & prompts
+    for request in requests:
+        assert request.prompt in prompts
+        assert request.noise_key == f"tune/{request.style}/{request.object}"
+    shows = [Target((concept,)).involves(request.style, request.object) for request in requests]
+    assert shows == [True, False] * 150
+    assert len({r.prompt.startswith("A picture") for r in requests[:16:2]}) == 2, "both templates from the start"
+    others = requests[1:48:2]
+    assert len({r.style for r in others}) >= 9
+    assert len({r.object for r in others}) >= 11
+
+
+def test_the_planted_best_setting_wins(tuned: Tuned) -> None:
+    assert tuned.body["concepts"] == {"style:neon": {"mode": "good"}}
+    scores = tuned.body["scores"]["style:neon"]
+    assert scores["tuned"] > 0.8
+    assert scores["untuned"] == 0
+    first, last = scores["rungs"]
+    assert first.startswith("8 pictures; mode=good: ")
+    assert first.endswith("mode=broken: failed")
+    assert last.startswith("16 pictures; mode=good: ")
+    assert last.count(":") == 2
+    assert "; untuned: 0.0000" in last, "of equals the earlier stays"
+
+
+def test_what_cannot_be_tuned_is_told(tuned: Tuned) -> None:
+    assert tuned.seen.log == [
+        "object:fish is left out: fake does not support concepts of kind object.",
+        "fake on style:neon, mode=broken: the fit failed. It is broken.",
+    ]
+
+
+def test_no_picture_is_sampled_twice_or_outside_the_budget(tuned: Tuned) -> None:
+    assert tuned.seen.totals == [(56, 0)]
+    assert tuned.seen.sampled == 56
+    assert len(tuned.requests) == 4 * 8 + 2 * 8 + 16, "the broken setting has none, the unedited model its own"
+    assert {request.noise_key.partition("/")[0] for request in tuned.requests} == {"tune"}
+
+
+def test_only_the_tuning_judge_is_loaded(tmp_path: Path) -> None:
+    suite = OwnSuite(tmp_path)
+    tuner = prepare(suite, "fake", BUDGET, 4, "cpu", "auto", 8, {"budget": {"dtype": "float32"}})
+    assert tuner.dtype == torch.float32, "a continued file keeps its numerics"
+    assert suite.roles == ["tuning"]
+
+
+def test_a_concept_without_a_fit_is_left_out(model: DiffusionModel, judge: Classifier, tmp_path: Path) -> None:
+    body, seen = search(tuner_of(model, judge, "hopeless"), tmp_path / "x.toml", NEON)
+    assert not body["concepts"]
+    assert not (tmp_path / "x.toml").exists()
+    assert seen.log[-1] == "style:neon is left out: every fit failed. It is broken."
+
+
+def test_scores_of_failed_settings_lose(model: DiffusionModel, judge: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fake, "tuning", {"mode": ("broken",)})
+    tuner = tuner_of(model, judge, budget=Budget(2, 4, 2), steps=2)
+    found = tuner.search(NEON, lambda text: None, lambda pictures: None, lambda text: None)
+    assert found.best == 0
+    (rung,) = found.rungs
+    assert rung[0] >= 0
+    assert rung[1] == found.last_score(1) == FAILED
+
+
+@pytest.fixture
+def quick(model: DiffusionModel, judge: Classifier, monkeypatch: pytest.MonkeyPatch) -> Tuner:
+    """Two settings, two pictures each."""
+    monkeypatch.setattr(Fake, "tuning", {"mode": ("good",)})
+    return tuner_of(model, judge, budget=Budget(2, 4, 2), steps=2)
+
+
+def test_the_same_command_continues(quick: Tuner, tmp_path: Path) -> None:
+    path, pop = tmp_path / "fake.toml", Concept("style", "pop")
+    search(quick, tmp_path / "whole.toml", NEON, pop)
+    search(quick, path, pop)
+    body, seen = search(quick, path, NEON, pop)
+    assert seen.totals == [(8, 4)]
+    assert seen.sampled == 4
+    assert body["concepts"].keys() == {"style:neon", "style:pop"}
+    assert path.read_bytes() == (tmp_path / "whole.toml").read_bytes(), "whatever the order"
+    before = path.read_bytes()
+    assert search(quick, path, NEON, pop)[1].sampled == 0
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_stop_keeps_the_concepts_that_are_done(quick: Tuner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = tmp_path / "fake.toml", Tuner.search
+
+    def stop(self: Tuner, concept: Concept, *rest: Any) -> Any:
+        if concept != NEON:
+            raise KeyboardInterrupt
+        return real(self, concept, *rest)
+
+    monkeypatch.setattr(Tuner, "search", stop)
+    with pytest.raises(KeyboardInterrupt):
+        search(quick, path, NEON, Concept("style", "pop"))
+    assert read(path)["concepts"].keys() == {"style:neon"}
+
+
+def test_another_budget_or_version_is_refused_until_again(quick: Tuner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, pop = tmp_path / "fake.toml", Concept("style", "pop")
+    search(quick, path, NEON)
+    before = path.read_bytes()
+    other = tuner_of(quick.model, quick.judge, budget=Budget(2, 6, 2), steps=2)
+    with pytest.raises(BenchError, match=r"pictures = 4, this command has 6: pass --again to start it anew, or another --out"):
+        search(other, path, pop)
+    with monkeypatch.context() as patch:
+        patch.setattr(Fake, "version", 2)
+        with pytest.raises(BenchError, match="method_version = 1"):
+            search(quick, path, pop)
+    assert path.read_bytes() == before
+    search(other, path, pop, again=True)
+    assert read(path)["concepts"].keys() == {"style:pop"}
+
+
+@pytest.mark.parametrize(
+    "text", ["[budget", "[budget]\n", '[budget]\n[scores]\n[concepts."style:neon"]\n', "budget = 1\nconcepts = 2\nscores = 3\n"]
+)
+def test_a_damaged_file_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "fake.toml").write_text(text)
+    with pytest.raises(BenchError, match=r"fake\.toml is damaged"):
+        read(tmp_path / "fake.toml")
+
+
+def test_a_run_takes_what_tuning_found(tuned: Tuned, tmp_path: Path) -> None:
+    suite = OwnSuite(tmp_path)
+    (tmp_path / "fake.toml").write_bytes(tuned.path.read_bytes())
+    found = suite.tuned("fake")
+    assert found is not None
+    assert found.budget == tuned.body["budget"]
+    assert (found.budget["settings"], found.budget["pictures"], found.budget["split"]) == (5, 56, "tune")
+    config = RunConfig(
+        suite="minicanvas",
+        preset="smoke",
+        methods=("fake",),
+        settings={},
+        targets=("style:neon", "style:pop"),
+        seeds=1,
+        steps=4,
+        batch_size=8,
+    )
+    _, with_tuning, without = method_specs(config, suite)
+    assert with_tuning.config_for(Target((NEON,))) == {"mode": "good", "other": 1.0}
+    assert with_tuning.config_for(Target((Concept("style", "pop"),))) == {"mode": "nothing", "other": 1.0}
+    assert without.label == "fake (untuned)"
+    assert without.config_for(Target((NEON,))) == {"mode": "nothing", "other": 1.0}
+    assert with_tuning.budget == found.budget
+
+
+SCALARS = st.one_of(st.text(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.booleans())
+TABLES = st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.one_of(SCALARS, st.lists(SCALARS, max_size=3)), max_size=4)
+
+
+@settings(max_examples=60)
+@given(budget=TABLES, concepts=st.dictionaries(st.text(), TABLES, min_size=1, max_size=3))
+def test_toml_is_read_back(budget: dict[str, Any], concepts: dict[str, Any]) -> None:
+    body = {"budget": budget, "concepts": concepts}
+    back = tomllib.loads(toml(body))
+    assert back == body
+    assert all(type(back["budget"][key]) is type(value) for key, value in budget.items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["uec"], 'did you mean "uce"'),
+        (["uce", "--concepts", "neon+fish"], "tuned one at a time"),
+        (["uce", "--settings", "1"], "--settings"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_status_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "tune", *arguments, "--out", "x.toml"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert found.returncode == 2, found.stderr
+    assert message in " ".join(found.stderr.split())
+    assert "Traceback" not in found.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_imports_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['bench', 'tune', '--help']\nfrom bench.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\nassert 'torch' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False).returncode == 0
