@@ -15,7 +15,7 @@ from rich.text import Text
 
 from bench import cli_sae, registry
 from bench.cli_options import BATCH_SIZE, BatchSize, Device, DType, SuiteName, err, out
-from bench.config import DEFAULT_METHODS, DTypeName, Images, RunConfig, Tuning, parse_settings, parse_targets
+from bench.config import DEFAULT_METHODS, DTypeName, Images, RunConfig, Tuning, parse_settings, parse_targets, parse_variant
 from bench.errors import BenchError, unknown
 from bench.types import content_hash
 
@@ -27,7 +27,12 @@ app = typer.Typer(
     help="Compare methods that remove concepts from text-to-image diffusion models.\n\n"
     "Start with `python -m bench run`: five methods on the embedded world, minutes on a laptop.",
 )  # fmt: skip
-Methods = Annotated[str, typer.Option(help="Comma-separated; `list methods` names them. `none` always runs.")]
+Methods = Annotated[
+    str,
+    typer.Option(
+        help="Comma-separated; `list methods` names them, `esd:iterations=50` is one with a parameter changed. `none` always runs."
+    ),
+]
 Concepts = Annotated[str | None, typer.Option(help="Names, `styles`, `objects`, `all`, or `a+b` for both at once. Default: the preset's.")]
 PresetName = Annotated[str, typer.Option(help="How much of the suite: smoke, quick or full (`show SUITE`).")]
 Seeds = Annotated[int | None, typer.Option(min=1, max=10_000, help="Pictures per prompt. Default: the preset's.")]
@@ -79,8 +84,8 @@ def _config(
     if preset not in found.presets:
         raise unknown("preset", preset, found.presets)
     names = tuple(filter(None, (name.strip() for name in methods.split(","))))
-    known = registry.methods()
-    for name in names:
+    known, bare = registry.methods(), [parse_variant(name)[0] for name in names]
+    for name in bare:
         if name not in known:
             raise unknown("method", name, known)
     if not names:
@@ -88,7 +93,7 @@ def _config(
     defaults = found.presets[preset]
     targets = parse_targets(",".join(defaults.concepts) if concepts is None else concepts, found)
     return RunConfig(
-        suite=suite, preset=preset, methods=names, settings=parse_settings(settings or (), names), targets=tuple(map(str, targets)),
+        suite=suite, preset=preset, methods=names, settings=parse_settings(settings or (), bare), targets=tuple(map(str, targets)),
         seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images, tuning=tuning,
     )  # fmt: skip
 

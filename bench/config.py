@@ -36,6 +36,15 @@ class RunConfig(BaseModel):
     fit_seed: int = 0
 
 
+def parse_variant(text: str) -> tuple[str, dict[str, str]]:
+    """`"saeuron:error=none:features=4"` → `("saeuron", {"error": "none", "features": "4"})`."""
+    name, *rest = text.split(":")
+    pairs = [entry.partition("=") for entry in rest]
+    if not all(key and equals for key, equals, _ in pairs):
+        raise BenchError(f'"{text}" in --methods is not of the form method:param=value, such as saeuron:error=none.')
+    return name, {key: value for key, _, value in pairs}
+
+
 def parse_settings(entries: Iterable[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:
     """`["uce.tokens=last"]` → `{"uce": {"tokens": "last"}}`; the method must be one that runs."""
     found: dict[str, dict[str, str]] = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bench.config import DTypeName, RunConfig, method_config, parse_targets
+from bench.config import DTypeName, RunConfig, method_config, parse_targets, parse_variant
 from bench.diffusion.model import DiffusionModel, load_model
 from bench.diffusion.numerics import describe, pick_device, pick_dtype
 from bench.plan import BASE, Identity, MethodSpec, Plan, make_plan
@@ -38,21 +38,20 @@ class Session:
 def method_specs(config: RunConfig, suite: Suite) -> list[MethodSpec]:
     """The run's methods with their configurations resolved; `none` is always among them, first.
 
-    A method that the suite has tuned values for has two rows, with them and without; one that is given parameters, one.
+    A method that the suite has tuned values for has two rows, with them and without; given parameters count in both.
     """
-    specs = []
+    specs: dict[str, MethodSpec] = {}
     targets = parse_targets(",".join(config.targets), suite)
-    for name in dict.fromkeys((BASE, *config.methods)):
-        given, tuned = config.settings.get(name, {}), suite.tuned(name)
+    for variant in (BASE, *config.methods):
+        name, own = parse_variant(variant)
+        given, tuned = {**config.settings.get(name, {}), **own}, suite.tuned(name)
         label = name + "".join(f":{key}={value}" for key, value in sorted(given.items()))
-        if given or tuned is None:
-            specs.append(_spec(suite, name, label, given, targets))
-            continue
-        if config.tuning != "untuned":
-            specs.append(_spec(suite, name, label, {}, targets, tuned))
-        if config.tuning != "tuned":
-            specs.append(_spec(suite, name, f"{label} (untuned)" if config.tuning == "both" else label, {}, targets))
-    return specs
+        if tuned is not None and config.tuning != "untuned":
+            specs[label] = _spec(suite, name, label, given, targets, tuned)
+        if tuned is None or config.tuning != "tuned":
+            label += " (untuned)" if tuned is not None and config.tuning == "both" else ""
+            specs[label] = _spec(suite, name, label, given, targets)
+    return list(specs.values())
 
 
 def _spec(
@@ -61,7 +60,7 @@ def _spec(
     kind = method(name)
     usual = suite.method_settings.get(name, {})
     resolved = method_config(name, kind.Config, {**usual, **given})
-    own = {key: method_config(name, kind.Config, {**usual, **values}) for key, values in (tuned.concepts if tuned else {}).items()}
+    own = {key: method_config(name, kind.Config, {**usual, **values, **given}) for key, values in (tuned.concepts if tuned else {}).items()}
     made = {str(target): kind(own.get(str(target), resolved)) for target in targets}
     return MethodSpec(
         name, label, kind.version, resolved.model_dump(mode="json"), kind.card, all(one.row_wise for one in made.values()),

@@ -44,7 +44,7 @@ class SAEDetect(UnlearningMethod):
         notes="For objects: a style shows in every patch, so that nothing is left to replace it with.",
     )
     Config = PERConfig
-    tuning = {"features": (1, 2, 4), "dilation": (0, 1), "source": ("random", "nearest")}
+    tuning = {"features": (1, 2, 4, 8), "dilation": (0, 1)}
     parts = (ReplacePatches,)
 
     def inputs(self, assets: Assets, concepts: Sequence[Concept]) -> Mapping[str, str]:

@@ -24,7 +24,7 @@ def model() -> DiffusionModel:
 
 @pytest.fixture(scope="session")
 def context(model: DiffusionModel) -> FitContext:
-    return FitContext(model, SUITE.texts, seed=0, steps=4, guidance_scale=SUITE.guidance_scale)
+    return FitContext(model, SUITE.texts, seed=0, steps=4, guidance_scale=SUITE.guidance_scale, assets=SUITE.assets)
 
 
 def request_of(style: str = "neon", obj: str = "fish", seed: int = 1, steps: int = 4, scale: float = 4.0) -> GenerationRequest:

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.config import method_config, parse_settings, parse_targets
+from bench.config import RunConfig, method_config, parse_settings, parse_targets, parse_variant
 from bench.errors import BenchError
 from bench.plan import REQUESTS_PER_UNIT, ROWS_PER_BUNDLE, Identity, MethodSpec, make_plan
 from bench.registry import method, methods, summary
+from bench.session import method_specs
 from bench.suites.minicanvas import SUITE
 from bench.types import Card, Concept, GenerationRequest, Target
 
@@ -34,6 +35,24 @@ def test_concepts_by_name_group_and_pair() -> None:
         parse_targets("nein", SUITE)
     with pytest.raises(BenchError, match="names no concept"):
         parse_targets(" , ", SUITE)
+
+
+def test_variants() -> None:
+    assert parse_variant("saeuron") == ("saeuron", {})
+    assert parse_variant("saeuron:error=none:features=4") == ("saeuron", {"error": "none", "features": "4"})
+    with pytest.raises(BenchError, match="not of the form method:param=value"):
+        parse_variant("saeuron:error")
+
+
+def test_variants_of_a_method_are_rows_of_their_own() -> None:
+    config = RunConfig(
+        suite="minicanvas", preset="smoke", methods=("uce", "uce:tokens=last", "uce"), settings={"uce": {"erase_scale": "2"}},
+        targets=("object:fish",), seeds=1, steps=4, batch_size=16,
+    )  # fmt: skip
+    _, plain, last = method_specs(config, SUITE)
+    assert (plain.label, last.label) == ("uce:erase_scale=2", "uce:erase_scale=2:tokens=last")
+    assert (plain.config["tokens"], last.config["tokens"]) == ("aligned", "last")
+    assert plain.config["erase_scale"] == last.config["erase_scale"] == 2
 
 
 def test_settings() -> None:
@@ -69,7 +88,7 @@ def test_identity_is_pinned() -> None:
     request = GenerationRequest("A fish image in neon style.", "neon", "fish", 1, "neon/fish", 20, 4.0, 64, 64)
     assert request.id == "7704cdc10f7d449a"
     assert IDENTITY.of_unit("fit", [request]) == "da30142f03fb0b70"
-    assert IDENTITY.of_fit(SUITE, spec("uce"), Target((Concept("style", "neon"),)), 20) == "92249cd4b2df62d7"
+    assert IDENTITY.of_fit(SUITE, spec("uce"), Target((Concept("style", "neon"),)), 20) == "6030f44b39cb21b5"
 
 
 def test_identity_follows_what_changes_a_result() -> None:
@@ -85,7 +104,13 @@ def test_identity_follows_what_changes_a_result() -> None:
         IDENTITY.of_fit(SUITE, spec("uce"), Target((Concept("style", "pop"),)), 20),
         IDENTITY.of_fit(SUITE, spec("uce"), target, 10),
     ]
+    others += [
+        IDENTITY.of_fit(SUITE, replace(spec("uce"), tuned={"style:neon": {"tokens": "other"}}), target, 20),
+        IDENTITY.of_fit(SUITE, replace(spec("uce"), inputs={"style:neon": {"sae": "digest"}}), target, 20),
+    ]
     assert len({base, *others}) == len(others) + 1
+    elsewhere = [replace(spec("uce"), config={"sae": place}, paths=("sae",)) for place in ("/a", "/b")]
+    assert len({IDENTITY.of_fit(SUITE, one, target, 20) for one in elsewhere}) == 1
     assert IDENTITY.of_fit(SUITE, replace(spec("uce"), label="another name"), target, 20) == base
     requests = SUITE.requests(target, SUITE.presets["quick"], 1, 20)[:2]
     assert IDENTITY.of_unit(base, requests) != IDENTITY.of_unit(base, requests[::-1])

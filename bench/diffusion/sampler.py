@@ -249,7 +249,8 @@ class _Now:
 def _edit(batch: _Batch, bank: EditBank, which: Tensor, now: _Now, name: str, x_in: Tensor, x_out: Tensor) -> Tensor:
     new = bank.edit(name, x_in, x_out, now.timestep, which, batch.key, batch.row_of_slot)
     batch.note_edits((new != x_out).flatten(1).any(1), now.step)
-    return new
+    # Kernels go by memory layout: another one than the block's own would change the bits of untouched neighbours.
+    return new if new.stride() == x_out.stride() else torch.empty_like(x_out).copy_(new)
 
 
 def _show(batch: _Batch, probe: Probe, now: _Now, name: str, x_in: Tensor, x_out: Tensor) -> None:

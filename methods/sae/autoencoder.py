@@ -89,16 +89,31 @@ def folder_of(saes: Path, hookpoint: str) -> Path:
 
 def sae_digest(folder: Path) -> str:
     """SHA-256 of both files. BenchError if one is missing."""
+    return _digest(folder, _stamp(folder))
+
+
+def load_sae(folder: Path, device: torch.device) -> SparseAutoencoder:
+    """Read a published or own SAE in float32, frozen, once while its files stay as they are. BenchError says what is wrong with it."""
+    return _load(folder, device, _stamp(folder))
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    """Changes when a file does."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise BenchError(f"{folder} holds no SAE ({name} is missing): train one (python -m bench train-sae) or name another folder.")
+    stats = [(folder / name).stat() for name in (CONFIG, WEIGHTS)]
+    return tuple(value for stat in stats for value in (stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=64)
+def _digest(folder: Path, stamp: tuple[int, ...]) -> str:
     return sha256_text(sha256_file(folder / CONFIG) + sha256_file(folder / WEIGHTS))
 
 
 @lru_cache(maxsize=8)
-def load_sae(folder: Path, device: torch.device) -> SparseAutoencoder:
-    """Read a published or own SAE in float32, frozen. BenchError says what is wrong with it."""
-    digest = sae_digest(folder)
+def _load(folder: Path, device: torch.device, stamp: tuple[int, ...]) -> SparseAutoencoder:
+    digest = _digest(folder, stamp)
     try:
         body = json.loads((folder / CONFIG).read_text())
         known = {field.name for field in fields(SAEConfig)}

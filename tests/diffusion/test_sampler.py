@@ -66,6 +66,10 @@ def rows_of_all_kinds(context: FitContext) -> list[Row]:
     """Rows of text, guidance and activation edits with two and three slots, no two alike."""
     concept = [Concept("style", "neon")]
     fitted = [method(name)().fit(context, concept) for name in ("none", "negative-prompt", "uce", "sld")]
+    for detection in ("calibrated", "saeuron-code"):
+        for name in ("saeuron", "saeuron-detect"):
+            kind = method(name)
+            fitted.append(kind(kind.Config(detection=detection)).fit(context, [Concept("object", "fish")]))
     edits = [*fitted, Erasure(activations=(Shift(0.5),)), Erasure(activations=(Shift(2.0),))]
     return [Row(request_of(style, obj, seed), edit) for edit in edits for style, obj, seed in (("neon", "fish", 1), ("pop", "key", 2))]
 

@@ -29,11 +29,6 @@ SAES = SUITE.assets.sae_folder
 BLOCKS = [(kind, name) for kind, names in HOOKPOINTS.items() for name in names]
 
 
-@pytest.fixture
-def sae_context(context: FitContext) -> FitContext:
-    return replace(context, assets=SUITE.assets)
-
-
 def fit(context: FitContext, name: str, concepts: list[Concept], **settings: object) -> Erasure:
     kind = method(name)
     return kind(kind.Config(**settings)).fit(context, concepts)
@@ -76,9 +71,9 @@ def test_calibrated_detectors_keep_their_promise_on_the_verify_split(model: Diff
 @pytest.mark.parametrize("detection", ["calibrated", "saeuron-code"])
 @pytest.mark.parametrize(("name", "concept"), [("saeuron", FISH), ("saeuron", NEON), ("saeuron-detect", FISH)])
 def test_it_acts_and_survives_saving(
-    sae_context: FitContext, model: DiffusionModel, tmp_path: Path, name: str, concept: Concept, detection: str
+    context: FitContext, model: DiffusionModel, tmp_path: Path, name: str, concept: Concept, detection: str
 ) -> None:
-    erasure = fit(sae_context, name, [concept], detection=detection)
+    erasure = fit(context, name, [concept], detection=detection)
     save_erasure(erasure, tmp_path)
     again = load_erasure(tmp_path, method(name).parts, CPU)
     request = SUITE.request("neon", "fish", 1, 4)
@@ -99,11 +94,11 @@ def test_inputs_name_every_file_and_follow_its_contents(copied: Path) -> None:
     assert kind().inputs(Assets(HOOKPOINTS, copied), [FISH]) != own
 
 
-def test_several_concepts_at_once(sae_context: FitContext) -> None:
-    both = fit(sae_context, "saeuron", [NEON, FISH]).activations[0]
+def test_several_concepts_at_once(context: FitContext) -> None:
+    both = fit(context, "saeuron", [NEON, FISH]).activations[0]
     assert set(both.hookpoints) == {*HOOKPOINTS["style"], *HOOKPOINTS["object"]}
     with pytest.raises(BenchError, match="too few"):
-        fit(sae_context, "saeuron", [FISH, Concept("object", "star")], alpha=0.0012)
+        fit(context, "saeuron", [FISH, Concept("object", "star")], alpha=0.0012)
 
 
 def test_a_percentile_is_checked() -> None:
@@ -111,41 +106,41 @@ def test_a_percentile_is_checked() -> None:
         method_config("saeuron", method("saeuron").Config, {"percentile": 100})
 
 
-def test_bad_inputs_are_sentences(sae_context: FitContext, copied: Path, model: DiffusionModel) -> None:
+def test_bad_inputs_are_sentences(context: FitContext, copied: Path, model: DiffusionModel) -> None:
     block = HOOKPOINTS["object"][0]
     with pytest.raises(BenchError, match="no SAE"):
-        fit(sae_context, "saeuron", [FISH], sae=copied / "nowhere")
+        fit(context, "saeuron", [FISH], sae=copied / "nowhere")
     with pytest.raises(BenchError, match="concepts but not style:neon"):
-        fit(sae_context, "saeuron", [NEON], hookpoints=HOOKPOINTS["object"], detection="saeuron-code")
+        fit(context, "saeuron", [NEON], hookpoints=HOOKPOINTS["object"], detection="saeuron-code")
     with pytest.raises(BenchError, match="1 to 8 latents"):
-        fit(sae_context, "saeuron", [FISH], gate_features=9)
+        fit(context, "saeuron", [FISH], gate_features=9)
     with pytest.raises(BenchError, match="no hook point for concepts of kind object"):
-        fit(replace(sae_context, assets=Assets({}, SAES)), "saeuron", [FISH])
+        fit(replace(context, assets=Assets({}, SAES)), "saeuron", [FISH])
     with pytest.raises(BenchError, match="no SAEs"):
-        fit(replace(sae_context, assets=Assets(HOOKPOINTS)), "saeuron", [FISH])
+        fit(replace(context, assets=Assets(HOOKPOINTS)), "saeuron", [FISH])
 
     torch.manual_seed(0)
     SparseAutoencoder(SAEConfig(128, 4, num_latents=64)).save(folder_of(copied, block))
     with pytest.raises(BenchError, match="is of another SAE"):
-        fit(sae_context, "saeuron", [FISH], sae=copied)
+        fit(context, "saeuron", [FISH], sae=copied)
 
     (folder_of(copied, block) / "sae.safetensors").write_bytes(b"x" * 40)
     with pytest.raises(BenchError, match=r"damaged|cannot be read"):
         load_sae(folder_of(copied, block), CPU)
 
 
-def test_an_sae_of_another_width_is_refused(sae_context: FitContext, tmp_path: Path, model: DiffusionModel) -> None:
+def test_an_sae_of_another_width_is_refused(context: FitContext, tmp_path: Path, model: DiffusionModel) -> None:
     block = HOOKPOINTS["object"][0]
     torch.manual_seed(0)
     SparseAutoencoder(SAEConfig(64, 4, num_latents=32)).save(folder_of(tmp_path, block))
     digest = sae_digest(folder_of(tmp_path, block))
-    edit = fit(sae_context, "saeuron", [FISH], hookpoints=(block,)).activations[0]
+    edit = fit(context, "saeuron", [FISH], hookpoints=(block,)).activations[0]
     wrong = replace(edit, saes=(str(folder_of(tmp_path, block)),), digests=(digest,), latents=edit.latents.clamp(max=31))
     with pytest.raises(BenchError, match="takes 64 channels, the block puts out 128"):
         sample(model, [Row(SUITE.request("neon", "fish", 1, 4), Erasure(activations=(wrong,)))], torch.float32, 2)
 
 
-def test_statistics_of_other_steps_are_refused(sae_context: FitContext, model: DiffusionModel) -> None:
-    erasure = fit(sae_context, "saeuron", [FISH])
+def test_statistics_of_other_steps_are_refused(context: FitContext, model: DiffusionModel) -> None:
+    erasure = fit(context, "saeuron", [FISH])
     with pytest.raises(BenchError, match="statistics of 20 steps"):
         sample(model, [Row(SUITE.request("neon", "fish", 1, 100), erasure)], torch.float32, 2)

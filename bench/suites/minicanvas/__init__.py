@@ -50,7 +50,7 @@ class MiniCanvas(Suite):
         "k": 16, "expansion_factor": 8, "rounds": 5, "pictures": 480, "steps": 2_000, "learning_rate": 1e-3, "dead_tokens": 400_000,
         "halves": "both",
     }  # fmt: skip
-    sae_pictures = {"statistics": 600, "select": 600, "calibrate": 1_320, "verify": 1_320}
+    sae_pictures = {"statistics": 600, "select": 1_320, "calibrate": 1_320, "verify": 1_320}
     tuned_folder = Path(__file__).parent / "tuned"
 
     def __init__(self, weights: Path = _WEIGHTS) -> None:
