@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
     help="Compare methods that remove concepts from text-to-image diffusion models.\n\n"
-    "Start with `python -m bench run`: five methods on the embedded world, minutes on a laptop.",
+    "Start with `python -m bench run`: SAeUron and PER on the embedded world, minutes on a laptop.",
 )  # fmt: skip
 Methods = Annotated[
     str,
@@ -256,6 +256,34 @@ def report(
     if to is not None:
         publish(store, to)
     _print(leaderboard)
+
+
+@app.command()
+def matched(
+    folder: Annotated[Path, typer.Argument(help="A run's folder.")],
+    method: Annotated[str, typer.Option(help="A method with several variants in the run.")],
+    by: Annotated[str, typer.Option(help="The parameter whose two values are compared; the others make each family's curve.")],
+) -> None:
+    """Compare two settings of a method at the same UA, with paired intervals: who erases less also damages less.
+
+    The run needs variants of both settings at several strengths, such as
+    `--methods saeuron:multiplier=-1,saeuron:multiplier=-5,saeuron:detection=saeuron-code:multiplier=-1`.
+
+    Example: `python -m bench matched results/runs/minicanvas-quick --method saeuron --by detection`
+    """
+    from bench.files import write_atomic
+    from bench.leaderboard.matched import compare
+    from bench.store import Store
+
+    store = Store.open(folder)
+    table = compare(store.records(), method, by, registry.suite(store.config()["suite"]).rules)
+    shown = Table(*table.columns)
+    for row in table.itertuples(index=False):
+        shown.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+    out.print(shown)
+    place = folder / f"matched-{method}-{by}.csv"
+    write_atomic(place, table.to_csv(index=False).encode())
+    err.print(f"Table: {place}", highlight=False, soft_wrap=True)
 
 
 @app.command()

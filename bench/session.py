@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from bench.config import DTypeName, RunConfig, method_config, parse_targets, parse_variant
 from bench.diffusion.model import DiffusionModel, load_model
 from bench.diffusion.numerics import describe, pick_device, pick_dtype
+from bench.errors import BenchError
 from bench.plan import BASE, Identity, MethodSpec, Plan, make_plan
 from bench.registry import method
 from bench.registry import suite as find_suite
 from bench.scoring import Scorer
 from bench.suites.suite import Suite, Tuned
-from bench.types import Target
+from bench.types import Target, canonical_json
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def _spec(
 ) -> MethodSpec:
     kind = method(name)
     usual = suite.method_settings.get(name, {})
+    if tuned:
+        _check_tuned(name, kind, method_config(name, kind.Config, usual), tuned)
     resolved = method_config(name, kind.Config, {**usual, **given})
     own = {key: method_config(name, kind.Config, {**usual, **values, **given}) for key, values in (tuned.concepts if tuned else {}).items()}
     made = {str(target): kind(own.get(str(target), resolved)) for target in targets}
@@ -69,6 +73,16 @@ def _spec(
         inputs={str(target): made[str(target)].inputs(suite.assets, target.concepts) for target in targets
                 if all(concept.kind in kind.card.supports for concept in target.concepts)},
     )  # fmt: skip
+
+
+def _check_tuned(name: str, kind: Any, untuned: BaseModel, tuned: Tuned) -> None:
+    """Tuned values are differences to the untuned configuration of their time: with another one they would mean something else."""
+    now = (kind.version, canonical_json(untuned.model_dump(mode="json")))
+    if (tuned.budget.get("method_version"), tuned.budget.get("untuned")) != now:
+        raise BenchError(
+            f"The tuned parameters of {name} are of another version of it or of other defaults: tune it again"
+            f" (python -m bench tune {name} --again) or run it with --tuning untuned."
+        )
 
 
 def prepare(config: RunConfig, device: str, dtype: DTypeName, kept: Mapping[str, Any] | None = None) -> Session:

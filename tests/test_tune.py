@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -352,7 +352,7 @@ def test_a_damaged_file_is_named(text: str, tmp_path: Path) -> None:
         read(tmp_path / "fake.toml")
 
 
-def test_a_run_takes_what_tuning_found(tuned: Tuned, tmp_path: Path) -> None:
+def test_a_run_takes_what_tuning_found(tuned: Tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = OwnSuite(tmp_path)
     (tmp_path / "fake.toml").write_bytes(tuned.path.read_bytes())
     found = suite.tuned("fake")
@@ -375,6 +375,12 @@ def test_a_run_takes_what_tuning_found(tuned: Tuned, tmp_path: Path) -> None:
     assert without.label == "fake (untuned)"
     assert without.config_for(Target((NEON,))) == {"mode": "nothing", "other": 1.0}
     assert with_tuning.budget == found.budget
+    for key, other in (("method_version", 99), ("untuned", "{}")):
+        stale = replace(found, budget={**found.budget, key: other})
+        monkeypatch.setattr(OwnSuite, "tuned", lambda self, name, stale=stale: stale if name == "fake" else None)
+        with pytest.raises(BenchError, match="tune it again"):
+            method_specs(config, suite)
+        assert len(method_specs(config.model_copy(update={"tuning": "untuned"}), suite)) == 2
 
 
 SCALARS = st.one_of(st.text(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.booleans())

@@ -75,6 +75,11 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     )
 
 
+def outcome_frames(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+    """Outcomes by label ("none" for the unedited model), as `bench.metrics` takes them."""
+    return {key: _frame(record) for key, record in _checked(records).items()}
+
+
 def _metrics(frames: Mapping[str, pd.DataFrame], rules: MetricRules) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What the metrics say of every method on every target, and on every kind of target."""
     per_target = unlearning.per_target(frames, rules).merge(artifacts.per_target(frames), on=["method", "target"])

@@ -116,13 +116,7 @@ def aggregate(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> pd.Da
     targets), each also with _low and _high; ua_n, ira_n, cra_n (judgements); targets; resampled ("requests" or "seeds").
     """
     paired = pair(outcomes)
-    weights = resampling.weights(paired.units)
-    values: dict[tuple[str, str], Array] = {}
-    sizes: dict[tuple[str, str], list[int]] = {}
-    for (method, target), pictures in paired.pictures.items():
-        tallies = _tallies(pictures, Target.parse(target), rules, paired.units)
-        values[method, target] = _values(tallies, weights)
-        sizes[method, target] = [_size(tally) for tally in tallies]
+    values, sizes = _drawn(paired, rules)
     rows = []
     for (method, kind), targets in paired.by_kind():
         own = resampling.mean(np.stack([values[method, target] for target in targets]), axis=0)
@@ -135,6 +129,31 @@ def aggregate(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> pd.Da
         row |= {f"{metric}_n": int(n) for metric, n in zip(METRICS, counts, strict=True)}
         rows.append(row | {"targets": len(targets), "resampled": paired.resampled})
     return pd.DataFrame(rows)
+
+
+def draws(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> dict[tuple[str, str], Array]:
+    """(method, kind) → means over its targets of UA, IRA and CRA [3, 1 + draws], drawn jointly for all methods.
+
+    `outcomes` as in `per_target`. Column 0 is the data themselves; `resampling.interval` reads the rest.
+    """
+    paired = pair(outcomes)
+    values, _ = _drawn(paired, rules)
+    return {
+        (method, kind): resampling.mean(np.stack([values[method, target] for target in targets]), axis=0)
+        for (method, kind), targets in paired.by_kind()
+    }
+
+
+def _drawn(paired: Paired, rules: MetricRules) -> tuple[dict[tuple[str, str], Array], dict[tuple[str, str], list[int]]]:
+    """(method, target) → UA, IRA and CRA of every draw, and how many judgements each has."""
+    weights = resampling.weights(paired.units)
+    values: dict[tuple[str, str], Array] = {}
+    sizes: dict[tuple[str, str], list[int]] = {}
+    for (method, target), pictures in paired.pictures.items():
+        tallies = _tallies(pictures, Target.parse(target), rules, paired.units)
+        values[method, target] = _values(tallies, weights)
+        sizes[method, target] = [_size(tally) for tally in tallies]
+    return values, sizes
 
 
 def confusions(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

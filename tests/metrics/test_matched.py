@@ -1,0 +1,57 @@
+"""Families at matched UA, by hand and with a planted difference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench.metrics.matched import at_matched_ua
+from bench.metrics.unlearning import aggregate, draws
+from bench.types import MetricRules
+
+RULES = MetricRules(cra_includes_target=False)
+
+
+def test_by_hand() -> None:
+    points = {
+        ("a1", "object"): np.array([[0.2], [1.0], [0.9]]),
+        ("a2", "object"): np.array([[0.8], [0.7], [0.6]]),
+        ("b1", "object"): np.array([[0.1], [0.9], [1.0]]),
+        ("b2", "object"): np.array([[0.6], [0.5], [0.8]]),
+    }
+    doubled = {key: np.repeat(value, 3, axis=1) for key, value in points.items()}
+    found = at_matched_ua(doubled, ["a2", "a1"], ["b1", "b2"], "object")
+    assert found is not None
+    assert found["ua"] == 0.6
+    assert (found["ira_first"], found["ira_second"]) == pytest.approx((1.0 - 0.3 * 2 / 3, 0.5))
+    assert (found["cra_first"], found["cra_second"]) == pytest.approx((0.9 - 0.3 * 2 / 3, 0.8))
+    assert found["ira_difference"] == pytest.approx(0.3)
+    assert at_matched_ua(doubled, ["a1"], ["b2"], "object") is None
+    assert at_matched_ua(doubled, ["a1", "a2"], ["b1", "b2"], "object", ua=0.4)["ua"] == 0.4
+
+
+def outcomes(rng: np.random.Generator, erased: float, kept: float) -> pd.DataFrame:
+    rows = []
+    for seed in range(1, 4):
+        for style in "pqrs":
+            for obj in "abcdef":
+                own = obj == "a"
+                seen = ("b" if rng.random() < erased else "a") if own else (obj if rng.random() < kept else "a")
+                rows.append(("object:a", style, obj, seed, style, seen))
+    return pd.DataFrame(rows, columns=["target", "style", "object", "seed", "style_pred", "object_pred"])
+
+
+def test_a_planted_difference_is_found() -> None:
+    rng = np.random.default_rng(0)
+    frames = {"none": outcomes(rng, 0.0, 1.0).assign(target="")}
+    for label, kept in (("good", 0.98), ("bad", 0.6)):
+        for strength in (0.1, 0.9):
+            frames[f"{label}{strength}"] = outcomes(rng, strength, kept)
+    drawn = draws(frames, RULES)
+    found = at_matched_ua(drawn, ["good0.1", "good0.9"], ["bad0.1", "bad0.9"], "object")
+    assert found is not None
+    assert 0 < found["ira_low"] < found["ira_difference"] < found["ira_high"]
+    assert found["cra_difference"] == pytest.approx(0)
+    table = aggregate(frames, RULES).set_index("method")
+    assert table.loc["good0.9", "ua"] == pytest.approx(drawn["good0.9", "object"][0, 0])
