@@ -80,8 +80,9 @@ def choose(config: SAEMethodConfig, context: FitContext, concepts: Sequence[Conc
     features: list[Features] = []
     gates: list[tuple[Tensor, Tensor]] = []
     known: list[statistics.Statistics] = []
-    for folder, own in where.values():
+    for name, (folder, own) in where.items():
         sae = load_sae(folder, context.model.device)
+        _check_width(context, name, sae.config.d_in)
         found = statistics.load_statistics(folder, sae.digest, context.model.digest)
         known.append(found)
         indices = [found.index(str(concept)) for concept in own]
@@ -98,6 +99,16 @@ def choose(config: SAEMethodConfig, context: FitContext, concepts: Sequence[Conc
     }  # fmt: skip
     chosen = {name: sorted({int(i) for i in one.latents[one.thresholds.isfinite()]}) for name, one in zip(where, features, strict=True)}
     return Choice(tables, _stack([one.factors for one in features], 1.0), {"latents": chosen})
+
+
+def _check_width(context: FitContext, hookpoint: str, d_in: int) -> None:
+    """Known before anything is sampled where the block says how many channels it puts out, as attention blocks do."""
+    block = dict(context.model.unet.named_modules()).get(hookpoint)
+    if block is None:
+        raise BenchError(f'The UNet has no block "{hookpoint}": `python -m bench locate` names those that read text.')
+    width = getattr(block, "out_channels", None) or getattr(block, "in_channels", d_in)
+    if width != d_in:
+        raise BenchError(f"The SAE for {hookpoint} takes {d_in} channels, the block puts out {width}: use one that was trained there.")
 
 
 def _features(config: SAEMethodConfig, found: statistics.Statistics, index: int, multiplier: float) -> Features:

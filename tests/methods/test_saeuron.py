@@ -134,6 +134,11 @@ def test_an_sae_of_another_width_is_refused(context: FitContext, tmp_path: Path,
     torch.manual_seed(0)
     SparseAutoencoder(SAEConfig(64, 4, num_latents=32)).save(folder_of(tmp_path, block))
     digest = sae_digest(folder_of(tmp_path, block))
+    with pytest.raises(BenchError, match="takes 64 channels, the block puts out 128"):
+        fit(context, "saeuron", [FISH], hookpoints=(block,), sae=tmp_path)
+    shutil.copytree(folder_of(tmp_path, block), folder_of(tmp_path, "mid_block.nowhere"))
+    with pytest.raises(BenchError, match="has no block"):
+        fit(context, "saeuron", [FISH], hookpoints=("mid_block.nowhere",), sae=tmp_path)
     edit = fit(context, "saeuron", [FISH], hookpoints=(block,)).activations[0]
     wrong = replace(edit, saes=(str(folder_of(tmp_path, block)),), digests=(digest,), latents=edit.latents.clamp(max=31))
     with pytest.raises(BenchError, match="takes 64 channels, the block puts out 128"):
