@@ -162,8 +162,11 @@ def plan(
         table.add_row(label, str(len({unit.fit.id for unit in own})), str(len(own)), str(sum(len(unit.requests) for unit in own)))
     table.add_row("in all", "", f"{len(units)} in {len(session.plan.bundles)} bundles", str(session.plan.pictures))
     out.print(table)
-    for (label, target), reason in session.plan.unsupported.items():
-        out.print(f"{label} on {target}: {reason}")
+    holes: dict[str, list[str]] = {}
+    for (_, target), reason in session.plan.unsupported.items():
+        holes.setdefault(reason, []).append(target)
+    for reason, names in holes.items():
+        out.print(f"{reason}: nothing for {', '.join(names)}")
 
 
 @app.command("list")

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bench.config import DTypeName
 
-out, err = Console(), Console(stderr=True)
+out, err = Console(emoji=False), Console(stderr=True, emoji=False)  # "style:sunset" is no emoji
 BATCH_SIZE = 16
 
 SuiteName = Annotated[str, typer.Option("--suite", help="Protocol; `list suites` names them.")]
