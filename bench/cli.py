@@ -219,8 +219,14 @@ def _show_suite(suite: Any) -> None:
     for key, preset in suite.presets.items():
         table.add_row(key, preset.description, ", ".join(preset.concepts), str(preset.seeds), str(preset.steps))
     out.print(table)
+    for kind, blocks in suite.assets.hookpoints.items():
+        out.print(f"hook points for {kind}s: {', '.join(blocks)}", highlight=False)
     for method, values in suite.method_settings.items():
         out.print(f"{method} here: {', '.join(f'{key}={value}' for key, value in values.items())}")
+    tuned = {method: found for method in registry.methods() if (found := suite.tuned(method))}
+    for method, found in tuned.items():
+        budget = f"{found.budget['settings']} settings, {found.budget['pictures']} pictures a concept"
+        out.print(f"{method} is tuned for {len(found.concepts)} concepts ({budget})")
 
 
 @app.command()

@@ -129,7 +129,7 @@ def study(
         ).run()  # fmt: skip
     for name, columns in (
         ("detectors", ["hookpoint", "concept", "features", "recall", "false_positives", "worst_concept", "worst_rate"]),
-        ("activations", ["concept", "edit", "mean_shift", "spread", "outside", "norm_ratio", "norm_outside"]),
+        ("activations", ["concept", "edit", "mean_shift", "outside", "norm_ratio", "norm_outside", "far", "artifact_auroc"]),
     ):
         shown = Table(*columns, title=name)
         rows = tables[name].query("features == 2") if name == "detectors" else tables[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from bench.diffusion.model import DiffusionModel
 from bench.diffusion.schedule import DDIMSchedule
 from bench.files import write_atomic
 from bench.interfaces import Erasure, FitContext
+from bench.metrics.artifacts import ArtifactReference, auroc
 from bench.registry import load_object, method
+from bench.scoring import judge_all, load_judge
 from bench.suites.suite import Suite
 from bench.types import Concept, GenerationRequest, Target
 
@@ -105,11 +107,26 @@ class Study:
             if concept.kind in method("saeuron-detect").card.supports:
                 edits["replacement"] = self.erase("saeuron-detect", concept)
             hookpoint = self.suite.assets.hookpoints[concept.kind][0]
-            table = load_object("methods.sae.study:activation_shift")(
+            table, latents = load_object("methods.sae.study:activation_shift")(
                 self.model, hookpoint, edits, self.own(concept), self.own(concept, self.pictures), self.dtype, self.slots
             )
-            found.append(table.assign(concept=str(concept), hookpoint=hookpoint))
+            found.append(table.assign(concept=str(concept), hookpoint=hookpoint, **self.artifacts(latents, table["edit"])))
         return {"activations": pd.concat(found)}
+
+    def artifacts(self, latents: Mapping[str, torch.Tensor], edits: Iterable[str]) -> dict[str, list[float | None]]:
+        """`far`: share of pictures that look like no class; `artifact_auroc`: how well that distance tells them from un-edited ones."""
+        path = self.suite.artifact_reference()
+        if path is None:
+            return {}
+        reference, judge = ArtifactReference.load(path), load_judge(self.suite, "artifact", self.model.device)
+        distances = {
+            name: reference.distances(judge_all(judge, self.model.decode(own), self.model.device).features.numpy())
+            for name, own in latents.items()
+        }
+        return {
+            "far": [float((distances[name] > reference.threshold).mean()) for name in edits],
+            "artifact_auroc": [auroc(distances["un-edited"], distances[name]) for name in edits],
+        }
 
     def looks(self) -> None:
         """Pictures of what is detected and what becomes of it."""

@@ -46,6 +46,8 @@ def test_detected_patches_are_the_objects(study: tuple[Path, dict[str, pd.DataFr
 def test_strong_steering_moves_activations_more_than_replacement(study: tuple[Path, dict[str, pd.DataFrame]]) -> None:
     shift = study[1]["activations"].set_index("edit")
     assert shift.loc["steering ×-30", "norm_outside"] > 2 * shift.loc["replacement", "norm_outside"]
+    assert shift["far"].between(0, 1).all()
+    assert shift["artifact_auroc"].between(0, 1).all()
     assert shift.loc["steering ×-30", "mean_shift"] > shift.loc["steering ×-1", "mean_shift"]
 
 

@@ -138,24 +138,28 @@ class _Keeper(Probe):
 def activation_shift(
     model: DiffusionModel, hookpoint: str, erasures: Mapping[str, Erasure], requests: Sequence[GenerationRequest],
     control: Sequence[GenerationRequest], dtype: torch.dtype, slots: int,
-) -> pd.DataFrame:  # fmt: skip
+) -> tuple[pd.DataFrame, dict[str, Tensor]]:  # fmt: skip
     """How far activations at a hook point move under each edit, against the un-edited model on the same requests.
 
     Per step, channels are put in units of the un-edited standard deviation. `mean_shift`: mean absolute shift of a channel's
     mean; `spread`: mean ratio of standard deviations; `outside`: share of values outside the un-edited 0.1 … 99.9 %;
     `norm_ratio`: ratio of median token norms; `norm_outside`: share of token norms outside the un-edited 0.1 … 99.9 %.
-    `control` are other pictures of the same prompts: what sampling noise alone gives (row "un-edited, other noise").
+    `control` are other pictures of the same prompts: what sampling noise alone gives (row "un-edited, other noise"). Also
+    returns the latents of each row, and those of the un-edited pictures under "un-edited".
     """
     steps = len(DDIMSchedule.of(model.scheduler, requests[0].steps).timesteps)
 
-    def tokens(erasure: Erasure, own: Sequence[GenerationRequest]) -> Tensor:
+    latents: dict[str, Tensor] = {}
+
+    def tokens(name: str, erasure: Erasure, own: Sequence[GenerationRequest]) -> Tensor:
         keeper = _Keeper(hookpoint, steps)
-        sample(model, [Row(request, erasure) for request in own], dtype, slots, probes=[keeper])
+        latents[name] = sample(model, [Row(request, erasure) for request in own], dtype, slots, probes=[keeper]).latents
         return keeper.tokens
 
-    base = tokens(Erasure(), requests)
-    rows = {"un-edited, other noise": tokens(Erasure(), control), **{name: tokens(edit, requests) for name, edit in erasures.items()}}
-    return pd.DataFrame([{"edit": name, **_shift(base, new)} for name, new in rows.items()])
+    base = tokens("un-edited", Erasure(), requests)
+    jobs = {"un-edited, other noise": (Erasure(), control), **{name: (edit, requests) for name, edit in erasures.items()}}
+    table = pd.DataFrame([{"edit": name, **_shift(base, tokens(name, *job))} for name, job in jobs.items()])
+    return table, latents
 
 
 def _shift(base: Tensor, new: Tensor) -> dict[str, float]:
