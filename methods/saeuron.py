@@ -16,7 +16,7 @@ class SAeUronConfig(SAEMethodConfig):
     """Parameters of SAeUron."""
 
     multiplier: float = Field(
-        -5.0, description="γ: a latent z becomes z · γ · (its mean activation for the concept). The paper's styles: −1."
+        -5.0, description="γ: a latent z becomes z · γ · (its mean activation for the concept). The public code's styles: −1."
     )
     error: Literal["exact", "published-code", "none"] = Field(
         "exact", description="The SAE's reconstruction error: exact keeps it, published-code has the public code's sign, none drops it."
@@ -42,7 +42,7 @@ class SAeUron(UnlearningMethod):
   archivePrefix = {arXiv}
 }""",
         supports=("style", "object"),
-        notes="Several concepts at once: a latent that more than one chose acts at the lowest threshold with the lowest factor.",
+        notes="Concepts at once: a latent that two chose acts at the lower threshold with the lower factor. docs/saeuron-and-per.md",
     )
     Config = SAeUronConfig
     tuning = {"features": (1, 2, 4), "multiplier": (-1.0, -5.0, -20.0)}

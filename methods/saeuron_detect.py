@@ -41,7 +41,7 @@ class SAEDetect(UnlearningMethod):
   archivePrefix = {arXiv}
 }""",
         supports=("object",),
-        notes="For objects: a style shows in every patch, so that nothing is left to replace it with.",
+        notes="For objects: a style shows in every patch, so that nothing is left to replace it with. More: docs/saeuron-and-per.md.",
     )
     Config = PERConfig
     tuning = {"features": (1, 2, 4, 8), "dilation": (0, 1)}

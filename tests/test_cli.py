@@ -124,6 +124,27 @@ def test_a_target_that_a_method_cannot_remove_is_a_hole_with_its_reason(tmp_path
     assert not record["outcomes"]["seed"]
 
 
+def test_sae_methods_tell_how_often_they_act_and_leave_styles_to_others(tmp_path: Path) -> None:
+    methods = "saeuron-detect,saeuron:error=none"
+    found = bench(
+        "run", "--preset", "smoke", "--methods", methods, "--concepts", "fish,neon", "--tuning", "untuned", "--out", "run", cwd=tmp_path
+    )
+    assert found.returncode == 0, found.stderr
+    records = [json.loads(path.read_text()) for path in (tmp_path / "run" / "records").glob("*.json")]
+    by_label = {record["label"]: record for record in records}
+    assert by_label.keys() == {"none", "saeuron-detect", "saeuron:error=none"}
+    detect, steer = by_label["saeuron-detect"], by_label["saeuron:error=none"]
+    assert "does not support concepts of kind style" in detect["missing"]["style:neon"]
+    assert detect["detection"].keys() == {"object:fish"}
+    assert detect["detection"]["object:fish"]["target"] > 0.5
+    assert steer["detection"].keys() == {"object:fish", "style:neon"}
+    for one in steer["detection"].values():
+        assert 0 <= one["low"] <= one["unrelated"] <= one["high"] <= 1
+        assert one["worst"]["share"] >= one["unrelated"]
+    assert steer["config"]["error"] == "none"
+    assert by_label["none"]["detection"] is None
+
+
 @pytest.mark.parametrize(
     ("name", "text", "command"),
     [
@@ -188,6 +209,11 @@ def test_plan_writes_nothing(tmp_path: Path) -> None:
         (["run", "--methods", "uce", "--set", "uce.erase_scale=inf"], "finite number"),
         (["run", "--methods", "[/x]"], 'Unknown method "[/x]"'),
         (["run", "--methods", ""], "names no method"),
+        (["run", "--methods", "saeuron:error"], "not of the form method:param=value"),
+        (["run", "--methods", "saeuron:percentile=100"], "less than 100"),
+        (["run", "--methods", "saeuron", "--set", "saeuron.sae=nowhere"], "holds no SAE"),
+        (["train-sae", "--part", "train,calibrate"], 'did you mean "calibration"'),
+        (["train-sae", "--set", "k:3"], "not of the form param=value"),
         (["run", "--concepts", ""], "names no concept"),
         (["run", "--concepts", "neon+"], "is not understood"),
         (["run", "--concepts", "styles+fish"], "is not understood"),

@@ -23,7 +23,10 @@ class SAEMethodConfig(MethodConfig):
 
     features: int = Field(2, ge=1, description="Latents chosen at every step, those of highest score.")
     percentile: float | None = Field(
-        None, gt=0, lt=100, description="Instead of a number: all latents with a score above this percentile. The paper's styles: 99.999."
+        None,
+        gt=0,
+        lt=100,
+        description="Instead of a number: all latents with a score above this percentile. The public code's styles: 99.999.",
     )
     detection: Literal["calibrated", "saeuron-code"] = Field(
         "calibrated", description="calibrated: nothing is edited before a detector of known false-positive rate has fired in the picture. "
