@@ -14,7 +14,7 @@ from bench.store import Store
 from bench.types import Target
 
 OWN, OTHER, TARGETS, THUMB, MARGIN = 4, 3, 8, 128, 4
-_HEAD, _SIDE = 40, 150
+_HEAD, _SIDE = 40, 170
 
 
 def draw_grid(store: Store) -> None:
@@ -64,9 +64,14 @@ def _block(target: Target, base: pd.DataFrame, frames: dict[str, dict[str, pd.Da
             (_SIDE + column * step, 24), caption, fill="firebrick" if request in involved else "dimgray", font=ImageFont.load_default(10)
         )
     for line, (label, frame) in enumerate(rows.items()):
-        pen.text((4, _HEAD + line * step + THUMB // 2 - 8), label[:22], fill="black", font=font)
+        pen.text((4, _HEAD + line * step + THUMB // 2 - 8), _broken(label), fill="black", font=font)
         _paste(block, frame, columns, _HEAD + line * step, step)
     return block
+
+
+def _broken(label: str) -> str:
+    """A long label over several lines."""
+    return label.replace(" (", "\n(").replace(":", "\n")
 
 
 def _paste(block: Image.Image, frame: pd.DataFrame, columns: Sequence[Any], top: int, step: int) -> None:
