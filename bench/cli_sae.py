@@ -137,7 +137,7 @@ def study(
             shown.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
         out.print(shown)
     if "localisation" in tables:
-        mean = tables["localisation"].groupby(["detection", "hookpoint"])[["iou", "iou_shuffled", "detected", "object"]].mean()
+        mean = tables["localisation"].groupby("hookpoint")[["iou", "iou_shuffled", "detected", "object"]].mean()
         out.print("localisation, mean over concepts and steps:", mean.round(3).to_string())
     err.print(f"Tables and pictures: {folder}", highlight=False, soft_wrap=True)
 

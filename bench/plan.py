@@ -76,8 +76,8 @@ class Plan:
 
     @property
     def pictures(self) -> int:
-        """How many pictures will be sampled."""
-        return sum(len(unit.requests) for unit in self.units)
+        """How many pictures will be sampled; two rows that share a unit share its pictures."""
+        return sum({unit.id: len(unit.requests) for unit in self.units}.values())
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,11 @@ def run(session: Session, store: Store, reporter: Reporter) -> Leaderboard:
         session.suite, store, session.model, session.scorer, session.dtype, session.numerics["slots"], config.steps,
         config.images, config.fit_seed, reporter.say, reporter.advance,
     )  # fmt: skip
-    left = {unit.id for unit in units if not worker.done(unit)}
-    reporter.total(session.plan.pictures, sum(len(unit.requests) for unit in units if unit.id not in left))
+    left = {unit.id: len(unit.requests) for unit in units if not worker.done(unit)}
+    reporter.total(session.plan.pictures, session.plan.pictures - sum(left.values()))
     for bundle in session.plan.bundles:
-        worker.execute([unit for unit in bundle if unit.id in left])
+        todo = {unit.id: unit for unit in bundle if left.pop(unit.id, None)}  # rows that agree on a target share its units
+        worker.execute(list(todo.values()))
     _measure_cost(session, worker)
     reporter.say("scoring")
     store.write_records(make_records(session, store, worker.failed))

@@ -22,7 +22,6 @@ from bench.suites.suite import Suite
 from bench.types import Concept, GenerationRequest, Target
 
 MULTIPLIERS = (-1.0, -5.0, -10.0, -20.0, -30.0)
-DETECTIONS = ("calibrated", "saeuron-code")
 
 
 @dataclass(frozen=True)
@@ -80,23 +79,20 @@ class Study:
         return {"detectors-steps": pd.concat(steps), "detectors": pd.concat(whole)}
 
     def localisation(self) -> dict[str, pd.DataFrame]:
-        """Against the place where the object really is."""
+        """Against the place where the object really is, of the rule that says where; the gate before it has no place."""
         masked = self.suite.masked_pictures(1)
         if masked is None:
             return {}
         cells, pixels, coverage = masked
         prompts = [self.suite.prompt(style, obj) for style, obj in cells]
         objects = [concept for concept in self.suite.concepts if concept.kind == "object"]
-        found = []
-        for detection in DETECTIONS:
-            self.say(f"localisation, {detection} detection")
-            edits = {str(c): self.erase("saeuron-detect", c, detection=detection).activations[0] for c in objects}
-            table = load_object("methods.sae.study:localisation")(
-                self.model, edits, [obj for _, obj in cells], prompts, torch.from_numpy(pixels), torch.from_numpy(coverage), self.dtype,
-                self.slots,
-            )  # fmt: skip
-            found.append(table.assign(detection=detection))
-        return {"localisation": pd.concat(found)}
+        self.say("localisation")
+        edits = {str(c): self.erase("saeuron-detect", c).activations[0] for c in objects}
+        table = load_object("methods.sae.study:localisation")(
+            self.model, edits, [obj for _, obj in cells], prompts, torch.from_numpy(pixels), torch.from_numpy(coverage), self.dtype,
+            self.slots,
+        )  # fmt: skip
+        return {"localisation": table}
 
     def activations(self) -> dict[str, pd.DataFrame]:
         """Steering at each strength beside replacement, on pictures that show the concept."""

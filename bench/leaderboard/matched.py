@@ -12,18 +12,19 @@ from bench.metrics.matched import at_matched_ua
 from bench.metrics.unlearning import draws
 from bench.types import KINDS, MetricRules, Record
 
-LEVELS = (0.5, 0.7, 0.8, 0.9, None)
+LEVELS = (0.5, 0.7, 0.8, 0.9)
 
 
 def compare(records: Sequence[Record], method: str, by: str, rules: MetricRules) -> pd.DataFrame:
-    """One row per kind and UA level that both families reach, the last level the highest; see `at_matched_ua`.
+    """One row per kind and UA level that both families reach; see `at_matched_ua`.
 
-    A family is all records of the method with one value of the parameter `by`; their order in the rows is that of the values.
+    A family is all untuned records of the method with one value of the parameter `by` (a tuned one has other values per
+    target); their order in the rows is that of the values.
     BenchError unless there are two values.
     """
     families: dict[str, list[Record]] = {}
     for record in records:
-        if record.method == method and by in record.config:
+        if record.method == method and by in record.config and record.tuning is None:
             families.setdefault(str(record.config[by]), []).append(record)
     if len(families) != 2:
         values = ", ".join(sorted(families)) or "none"

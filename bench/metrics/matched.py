@@ -14,30 +14,22 @@ RETAINED = ("ira", "cra")
 
 
 def at_matched_ua(
-    draws: Mapping[tuple[str, str], Array], first: Sequence[str], second: Sequence[str], kind: str, ua: float | None = None
+    draws: Mapping[tuple[str, str], Array], first: Sequence[str], second: Sequence[str], kind: str, ua: float
 ) -> dict[str, Any] | None:
-    """IRA and CRA of two families, interpolated linearly along each family's points at the same UA, and their paired difference.
+    """What each family keeps at best among its settings that erase at least `ua`, and the paired difference.
 
-    `draws` as `bench.metrics.unlearning.draws` gives them: every draw resamples both families jointly. `ua`, by default the
-    highest that both families reach. Keys: kind, ua; for each of ira and cra: <m>_first, <m>_second, and <m>_difference (first
-    minus second) with _low and _high (95 %). None if the families have no UA in common.
+    `draws` as `bench.metrics.unlearning.draws` gives them: every draw resamples both families jointly and chooses anew. Keys:
+    kind, ua; for each of ira and cra: <m>_first, <m>_second, <m>_difference (first minus second) with _low and _high (95 %);
+    missed: the share of draws in which a family does not reach `ua`, left out of the intervals. None if the data do not.
     """
     curves = [np.stack([draws[label, kind] for label in family]) for family in (first, second)]
-    lows, highs = zip(*((curve[:, 0, 0].min(), curve[:, 0, 0].max()) for curve in curves), strict=True)
-    level = min(highs) if ua is None else ua
-    if not max(lows) <= level <= min(highs):
+    best = [np.max(np.where(curve[:, :1] >= ua, curve[:, 1:], -np.inf), axis=0) for curve in curves]
+    ours, theirs = (np.where(np.isfinite(values), values, np.nan) for values in best)
+    if np.isnan(ours[0, 0] + theirs[0, 0]):
         return None
-    found: dict[str, Any] = {"kind": kind, "ua": float(level)}
-    for place, name in enumerate(RETAINED, start=1):
-        ours, theirs = (_at(curve[:, 0], curve[:, place], float(level)) for curve in curves)
-        found |= {f"{name}_first": float(ours[0]), f"{name}_second": float(theirs[0])}
+    found: dict[str, Any] = {"kind": kind, "ua": ua, "missed": float(np.isnan(ours[0] + theirs[0]).mean())}
+    for place, name in enumerate(RETAINED):
+        found |= {f"{name}_first": float(ours[place, 0]), f"{name}_second": float(theirs[place, 0])}
         keys = (f"{name}_difference", f"{name}_low", f"{name}_high")
-        found |= dict(zip(keys, resampling.interval(ours - theirs), strict=True))
+        found |= dict(zip(keys, resampling.interval(ours[place] - theirs[place]), strict=True))
     return found
-
-
-def _at(ua: Array, values: Array, level: float) -> Array:
-    """Values [draws] at the level, from points (ua, values) [variants, draws]; beyond a draw's points, that of the nearest."""
-    order = np.argsort(ua, axis=0, kind="stable")
-    x, y = np.take_along_axis(ua, order, 0), np.take_along_axis(values, order, 0)
-    return np.array([np.interp(level, x[:, d], y[:, d]) for d in range(x.shape[1])])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -34,8 +34,15 @@ class SAEMethodConfig(MethodConfig):
     )  # fmt: skip
     alpha: float = Field(0.01, gt=0, lt=1, description="Calibrated: share of unrelated pictures in which the detector may ever fire.")
     gate_features: int = Field(2, ge=1, description="Calibrated: the detector's latents at every step, those of highest recall.")
-    hookpoints: tuple[str, ...] = Field((), description="UNet blocks to act at. Default: those of the suite for the concept's kind.")
+    hookpoints: tuple[str, ...] = Field(
+        (), description="UNet blocks to act at, joined by +. Default: those of the suite for the concept's kind."
+    )
     sae: Path | None = Field(None, description="Folder of SAEs, unet.BLOCK each. Default: the suite's.")
+
+    @field_validator("hookpoints", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(value.split("+")) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,10 @@ class Found(NamedTuple):
     """(edit, step) int64 [S] of each slot in the tables."""
     is_open: Tensor
     """bool [S]: whether the slot's gate is open."""
+    pre: Tensor
+    """float32 [S, P, n] before the TopK."""
+    kth: Tensor
+    """float32 [S, P, 1], the smallest activation that survives it."""
 
 
 class LatentBank(EditBank):
@@ -112,6 +116,7 @@ class LatentBank(EditBank):
         for name in ("latents", "thresholds", "gate_latents", "gate_thresholds"):
             self.register_buffer(name, self._table(name, torch.inf if name.endswith("thresholds") else 0))
         self.register_buffer("gated", torch.tensor([edit.gate_latents.shape[-1] > 0 for edit in edits]))
+        self.loaded: dict[str, SparseAutoencoder] = {}
         self.opened: Tensor | None = None
         """Bool [S], by row of the batch: whether the gate has opened."""
 
@@ -130,8 +135,10 @@ class LatentBank(EditBank):
         return torch.stack(rows)
 
     def sae(self, hookpoint: str) -> SparseAutoencoder:
-        """The SAE of a hook point, on the bank's device; loaded once a process."""
-        return load_sae(Path(self.saes[hookpoint]), self.timesteps.device)
+        """The SAE of a hook point, on the bank's device."""
+        if hookpoint not in self.loaded:  # its files are looked at once a bank, not once a step
+            self.loaded[hookpoint] = load_sae(Path(self.saes[hookpoint]), self.timesteps.device)
+        return self.loaded[hookpoint]
 
     def find(self, hookpoint: str, x_out: Tensor, timestep: Tensor, which: Tensor, row: Tensor | None = None) -> Found:
         """Encode every token and look at each slot's own latents. With `row`, what fires behind a closed gate does not count."""
@@ -151,7 +158,7 @@ class LatentBank(EditBank):
         if row is not None and self.gate_latents.shape[-1]:
             seen = (_kept(pre, kth, self.gate_latents[hook][place]) > self.gate_thresholds[hook][place][:, None, :]).flatten(1).any(1)
             is_open = self._opened(seen & (which >= 0), row) | ~self.gated[edit]
-        return Found(tokens, z, fires & is_open[:, None, None], latents, place, is_open)
+        return Found(tokens, z, fires & is_open[:, None, None], latents, place, is_open, pre, kth)
 
     def _opened(self, seen: Tensor, row: Tensor) -> Tensor:
         """Bool [S]: whether each slot's row has an open gate, now that `seen` [S] has been seen."""
@@ -172,7 +179,8 @@ class SteerBank(LatentBank):
     def __init__(self, edits: Sequence[SteerLatents]) -> None:
         super().__init__(edits)
         self.register_buffer("factors", self._table("factors", 1.0))
-        self.register_buffer("error", torch.tensor([("exact", "published-code", "none").index(edit.error) for edit in edits]))
+        self.register_buffer("missing", torch.tensor([{"exact": 0.0, "none": 1.0, "published-code": 2.0}[edit.error] for edit in edits]))
+        """How often x̂ − x is added to what keeps the error."""
         self.rebuilds = any(edit.error != "exact" for edit in edits)
 
     def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor, row: Tensor) -> Tensor:
@@ -183,8 +191,8 @@ class SteerBank(LatentBank):
         edited = found.tokens.float() + change @ sae.W_dec[found.latents]
         touched = found.fires.any(2, keepdim=True)
         if self.rebuilds:
-            missing = sae.decode(sae.encode(found.tokens)) - found.tokens.float()
-            times = torch.tensor([0.0, 2.0, 1.0], device=missing.device)[self.error[found.place[0]]] * (which >= 0) * found.is_open
+            missing = sae.decode(found.pre * (found.pre >= found.kth)) - found.tokens.float()
+            times = self.missing[found.place[0]] * (which >= 0) * found.is_open
             edited = edited + times[:, None, None] * missing
             touched = touched | (times > 0)[:, None, None]
         new = torch.where(touched, edited.to(x_out.dtype), found.tokens)

@@ -21,14 +21,20 @@ def test_by_hand() -> None:
         ("b2", "object"): np.array([[0.6], [0.5], [0.8]]),
     }
     doubled = {key: np.repeat(value, 3, axis=1) for key, value in points.items()}
-    found = at_matched_ua(doubled, ["a2", "a1"], ["b1", "b2"], "object")
+    found = at_matched_ua(doubled, ["a2", "a1"], ["b1", "b2"], "object", 0.6)
     assert found is not None
-    assert found["ua"] == 0.6
-    assert (found["ira_first"], found["ira_second"]) == pytest.approx((1.0 - 0.3 * 2 / 3, 0.5))
-    assert (found["cra_first"], found["cra_second"]) == pytest.approx((0.9 - 0.3 * 2 / 3, 0.8))
-    assert found["ira_difference"] == pytest.approx(0.3)
-    assert at_matched_ua(doubled, ["a1"], ["b2"], "object") is None
-    assert at_matched_ua(doubled, ["a1", "a2"], ["b1", "b2"], "object", ua=0.4)["ua"] == 0.4
+    assert (found["ira_first"], found["ira_second"], found["ira_difference"]) == pytest.approx((0.7, 0.5, 0.2))
+    assert (found["cra_first"], found["cra_second"]) == pytest.approx((0.6, 0.8))
+    assert found["missed"] == 0
+    assert at_matched_ua(doubled, ["a1"], ["b2"], "object", 0.6) is None
+    assert at_matched_ua(doubled, ["a1", "a2"], ["b1", "b2"], "object", 0.1)["ira_first"] == 1.0
+
+
+def test_equal_ua_does_not_depend_on_the_order_of_labels() -> None:
+    points = {("a", "style"): np.array([[1.0], [0.9], [0.9]]), ("b", "style"): np.array([[1.0], [0.2], [0.9]])}
+    doubled = {key: np.repeat(value, 3, axis=1) for key, value in points.items()}
+    for family in (["a", "b"], ["b", "a"]):
+        assert at_matched_ua(doubled, family, ["b"], "style", 1.0)["ira_first"] == 0.9
 
 
 def outcomes(rng: np.random.Generator, erased: float, kept: float) -> pd.DataFrame:
@@ -49,7 +55,7 @@ def test_a_planted_difference_is_found() -> None:
         for strength in (0.1, 0.9):
             frames[f"{label}{strength}"] = outcomes(rng, strength, kept)
     drawn = draws(frames, RULES)
-    found = at_matched_ua(drawn, ["good0.1", "good0.9"], ["bad0.1", "bad0.9"], "object")
+    found = at_matched_ua(drawn, ["good0.1", "good0.9"], ["bad0.1", "bad0.9"], "object", 0.7)
     assert found is not None
     assert 0 < found["ira_low"] < found["ira_difference"] < found["ira_high"]
     assert found["cra_difference"] == pytest.approx(0)
