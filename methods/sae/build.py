@@ -26,19 +26,19 @@ class FVUMeter(Probe):
 
     def __init__(self, sae: SparseAutoencoder, hookpoint: str) -> None:
         self.hookpoints, self.sae = (hookpoint,), sae
-        d = sae.config.d_in
-        self.count = torch.zeros(2, dtype=torch.float64)
-        self.sums, self.squares, self.errors = torch.zeros(2, d, dtype=torch.float64), torch.zeros(2).double(), torch.zeros(2).double()
+        zeros = sae.b_dec.new_zeros(2, dtype=torch.float64)
+        self.count, self.squares, self.errors = zeros, zeros.clone(), zeros.clone()
+        self.sums = sae.b_dec.new_zeros(2, sae.config.d_in, dtype=torch.float64)
 
     def see(self, hookpoint: str, x_in: Tensor, x_out: Tensor, step: int, row: Tensor, role: Tensor) -> None:
         """See `Probe.see`."""
-        for half in (0, 1):
-            x = tokens_of(x_out)[(row >= 0) & (role == half)].flatten(0, 1).float()
-            error = self.sae.decode(self.sae.encode(x)) - x
-            self.count[half] += len(x)
-            self.sums[half] += x.sum(0).double().cpu()
-            self.squares[half] += x.square().sum().double().cpu()
-            self.errors[half] += error.square().sum().double().cpu()
+        x = tokens_of(x_out).float()
+        error = self.sae.decode(self.sae.encode(x)) - x
+        weight = torch.stack([(row >= 0) & (role == half) for half in (0, 1)]).double()  # [2, S]
+        self.count += weight.sum(1) * x.shape[1]
+        self.sums += weight @ x.sum(1).double()
+        self.squares += weight @ x.square().sum((1, 2)).double()
+        self.errors += weight @ error.square().sum((1, 2)).double()
 
     @property
     def fvu(self) -> list[float]:

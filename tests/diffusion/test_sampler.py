@@ -70,6 +70,8 @@ def rows_of_all_kinds(context: FitContext) -> list[Row]:
         for name in ("saeuron", "saeuron-detect"):
             kind = method(name)
             fitted.append(kind(kind.Config(detection=detection)).fit(context, [Concept("object", "fish")]))
+    wide = method("saeuron")
+    fitted.append(wide(wide.Config(detection="saeuron-code", features=8)).fit(context, [Concept("object", "fish")]))
     edits = [*fitted, Erasure(activations=(Shift(0.5),)), Erasure(activations=(Shift(2.0),))]
     return [Row(request_of(style, obj, seed), edit) for edit in edits for style, obj, seed in (("neon", "fish", 1), ("pop", "key", 2))]
 

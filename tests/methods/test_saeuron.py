@@ -101,6 +101,11 @@ def test_several_concepts_at_once(context: FitContext) -> None:
         fit(context, "saeuron", [FISH, Concept("object", "star")], alpha=0.0012)
 
 
+def test_hook_points_are_given_as_text() -> None:
+    config = method_config("saeuron", method("saeuron").Config, {"hookpoints": "+".join(HOOKPOINTS["object"])})
+    assert config.hookpoints == HOOKPOINTS["object"]
+
+
 def test_a_percentile_is_checked() -> None:
     with pytest.raises(BenchError, match="percentile"):
         method_config("saeuron", method("saeuron").Config, {"percentile": 100})
