@@ -90,10 +90,15 @@ class ActivationEdit(ABC):
     """int64 [T], the timesteps that its tables were made for. A sampling step takes the nearest; one that is farther from
     it than half of the tables' widest spacing is refused. None: the edit is the same at every step."""
 
+    @property
+    def bank(self) -> str:
+        """Edits of a class are stacked together if this is the same."""
+        return ""
+
     @classmethod
     @abstractmethod
     def stack(cls, edits: Sequence[ActivationEdit]) -> EditBank:
-        """One module for many edits of this class."""
+        """One module for many edits of this class, all with the same `bank`."""
 
 
 class Probe(ABC):

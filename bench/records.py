@@ -77,7 +77,7 @@ def _record(
         method=spec.name, label=spec.label, version=spec.version, config=dict(spec.config), card=spec.card, protocol=session.protocol,
         numerics=session.numerics, outcomes={name: _plain(outcomes[name]) for name in COLUMNS},
         distances=_distances(session, outcomes, reference, spec.name == BASE), cost=cost, missing=missing, provenance=provenance,
-        tuning=tuning, detection=_detection(session, outcomes),
+        tuning=tuning, inputs={target: dict(own) for target, own in spec.inputs.items() if own}, detection=_detection(session, outcomes),
     )  # fmt: skip
 
 

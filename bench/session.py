@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 
 from bench.config import DTypeName, RunConfig, method_config, parse_targets, parse_variant
 from bench.diffusion.model import DiffusionModel, load_model
 from bench.diffusion.numerics import describe, pick_device, pick_dtype
 from bench.errors import BenchError
+from bench.interfaces import UnlearningMethod
 from bench.plan import BASE, Identity, MethodSpec, Plan, make_plan
 from bench.registry import method
 from bench.registry import suite as find_suite
 from bench.scoring import Scorer
 from bench.suites.suite import Suite, Tuned
+from bench.tuned import inputs_digest
 from bench.types import Target, canonical_json
 
 
@@ -62,7 +63,7 @@ def _spec(
     kind = method(name)
     usual = suite.method_settings.get(name, {})
     if tuned:
-        _check_tuned(name, kind, method_config(name, kind.Config, usual), tuned)
+        _check_tuned(suite, kind(method_config(name, kind.Config, usual)), name, tuned)
     resolved = method_config(name, kind.Config, {**usual, **given})
     own = {key: method_config(name, kind.Config, {**usual, **values, **given}) for key, values in (tuned.concepts if tuned else {}).items()}
     made = {str(target): kind(own.get(str(target), resolved)) for target in targets}
@@ -75,12 +76,15 @@ def _spec(
     )  # fmt: skip
 
 
-def _check_tuned(name: str, kind: Any, untuned: BaseModel, tuned: Tuned) -> None:
+def _check_tuned(suite: Suite, untuned: UnlearningMethod, name: str, tuned: Tuned) -> None:
     """Tuned values are differences to the untuned configuration of their time: with another one they would mean something else."""
-    now = (kind.version, canonical_json(untuned.model_dump(mode="json")))
-    if (tuned.budget.get("method_version"), tuned.budget.get("untuned")) != now:
+    config = canonical_json(untuned.config.model_dump(mode="json"))
+    now = {"method_version": untuned.version, "untuned": config, "inputs": inputs_digest(untuned, suite)}
+    names = {"method_version": "another version of it", "untuned": "other defaults", "inputs": "other files that it reads, such as SAEs"}
+    other = [names[key] for key, value in now.items() if tuned.budget.get(key) != value]
+    if other:
         raise BenchError(
-            f"The tuned parameters of {name} are of another version of it or of other defaults: tune it again"
+            f"The tuned parameters of {name} are of {' and '.join(other)}: tune it again"
             f" (python -m bench tune {name} --again) or run it with --tuning untuned."
         )
 

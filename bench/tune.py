@@ -30,7 +30,7 @@ from bench.metrics.unlearning import ranking_score, scores
 from bench.registry import method
 from bench.scoring import judge_all, load_judge
 from bench.suites.suite import Suite
-from bench.tuned import check_same, toml
+from bench.tuned import check_same, inputs_digest, toml
 from bench.types import Concept, GenerationRequest, Target, canonical_json, content_hash
 
 if TYPE_CHECKING:
@@ -157,7 +157,8 @@ class Tuner:
         dtype = str(self.dtype).removeprefix("torch.")
         return {
             **asdict(self.budget), "split": "tune", "steps": self.steps, "tried": len(self.settings), "judge": self.judge.digest,
-            "method_version": kind.version, "model": self.model.digest, "dtype": dtype, "grid": canonical_json(dict(kind.tuning)),
+            "method_version": kind.version, "model": self.model.digest, "inputs": inputs_digest(kind(self.settings[0]), self.suite),
+            "dtype": dtype, "grid": canonical_json(dict(kind.tuning)),
             "untuned": canonical_json(self.settings[0].model_dump(mode="json")),
             "command": f"python -m bench tune {self.name} --suite {self.suite.name} --settings {self.budget.settings}"
             f" --pictures {self.budget.pictures} --steps {self.steps} --dtype {dtype} --batch-size {self.slots // 2}",

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+from bench.interfaces import UnlearningMethod
+from bench.suites.suite import Suite
+from bench.types import content_hash
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -36,6 +39,12 @@ def check_same(kept: Mapping[str, Any], budget: Mapping[str, Any], path: Path) -
                 f"{path} was tuned with {key} = {known.get(key)}, this command has {budget.get(key)}:"
                 " pass --again to start it anew, or another --out."
             )
+
+
+def inputs_digest(made: UnlearningMethod, suite: Suite) -> str:
+    """Of the files that the method reads for the suite's concepts: parameters tuned with other SAEs, say, are other parameters."""
+    own = [concept for concept in suite.concepts if concept.kind in made.card.supports]
+    return content_hash({str(concept): dict(made.inputs(suite.assets, [concept])) for concept in own})
 
 
 def toml(body: Mapping[str, Mapping[str, Any]]) -> str:

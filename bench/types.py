@@ -175,6 +175,8 @@ class Record:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     tuning: Mapping[str, Any] | None = None
     """What tuning was allowed and what it found per target: {"budget": …, "configs": …}; None for an untuned row."""
+    inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Per target, digests of the files that the fit read beside the model."""
     detection: Mapping[str, Any] | None = None
     """Of a method with activation edits: how often they act on pictures that do not show the target."""
     schema: int = 1

@@ -18,17 +18,17 @@ class PERConfig(SAEMethodConfig):
     source: Literal["random", "nearest", "mean"] = Field(
         "random", description="What takes a detected patch's place: a random or the nearest undetected patch of the map, or their mean."
     )
-    dilation: int = Field(0, ge=0, le=8, description="Cells by which the detected region is grown.")
+    dilation: int = Field(0, ge=0, le=8, description="Cells by which the detected region is grown, as far as an undetected one is left.")
 
 
 class SAEDetect(UnlearningMethod):
     """`y_p = x_q(p)` for detected patches p, q(p) undetected in the same map; all other patches stay bit for bit.
 
-    Each guidance half has its own mask and its own draw, a function of the request and the step. Where nothing or everything
+    Each guidance half has its own mask and its own draw, a function of request, step and hook point. Where nothing or everything
     is detected the map stays as it is. After the project page of PER; its code was not public.
     """
 
-    version = 1
+    version = 2
     card = Card(
         title="PER (patch embedding replacement): Look But Don't Touch with Sparse Autoencoders for Unlearning in Diffusion Models",
         paper="arXiv:2606.31699",

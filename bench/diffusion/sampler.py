@@ -194,16 +194,16 @@ class _Batch:
 
 
 def _stack_edits(rows: Sequence[Row], owner: Sequence[int], slots: int, device: torch.device) -> list[tuple[EditBank, set[str], Tensor]]:
-    """(bank, hook points, which [slots]) per class of activation edit; a row has at most one edit of a class."""
-    classes = {type(edit) for row in rows for edit in row.erasure.activations}
+    """(bank, hook points, which [slots]) per class and bank of activation edits; a row has at most one edit in each."""
+    kinds = {(type(edit), edit.bank) for row in rows for edit in row.erasure.activations}
     banks = []
-    for kind in sorted(classes, key=lambda c: (c.__module__, c.__qualname__)):
+    for kind, bank in sorted(kinds, key=lambda k: (k[0].__module__, k[0].__qualname__, k[1])):
         edits: list[ActivationEdit] = []
         number: dict[int, int] = {}
         which = [-1] * slots
         for slot, index in enumerate(owner):
             for edit in rows[index].erasure.activations:
-                if type(edit) is kind:
+                if type(edit) is kind and edit.bank == bank:
                     if which[slot] >= 0:
                         raise BenchError(f"An erasure has two {kind.__name__} parts: make one part that names both hook points.")
                     if id(edit) not in number:

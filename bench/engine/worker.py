@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -72,22 +72,26 @@ class Worker:
 
     def _try_erasure(self, fit: Fit) -> Erasure | None:
         """A method that cannot remove one target must not end the run: the pair becomes a hole with its reason."""
-        if fit.id not in self.failed and not self._fitted(fit):
-            try:
-                self.fit(fit)
-            except BenchError as error:
-                self.failed[fit.id] = str(error)
-        return None if fit.id in self.failed else self.erasure(fit)
-
-    def _fitted(self, fit: Fit) -> bool:
-        whole = (self.store.folder / "erasures" / fit.id / "erasure.json").exists()
-        return whole and self.store.read_json(f"cost/fit-{fit.id}.json", FIT_COST) is not None
+        if fit.id in self.failed:
+            return None
+        try:
+            return self.erasure(fit)
+        except BenchError as error:
+            self.failed[fit.id] = str(error)
+            return None
 
     def erasure(self, fit: Fit) -> Erasure:
-        """Read back what this run fitted."""
+        """What this run fitted before; fitted now if it is not there, is damaged or is of files that have moved."""
+        if self.store.read_json(f"cost/fit-{fit.id}.json", FIT_COST) is not None:
+            with suppress(BenchError):
+                return self._load(fit)
+        self._fit(fit)
+        return self._load(fit)
+
+    def _load(self, fit: Fit) -> Erasure:
         return load_erasure(self.store.folder / "erasures" / fit.id, method(fit.spec.name).parts, self.model.device)
 
-    def fit(self, fit: Fit) -> None:
+    def _fit(self, fit: Fit) -> None:
         """Fit and save one erasure and what the fit cost."""
         kind = method(fit.spec.name)
         concepts = fit.target.concepts if fit.target else ()

@@ -8,6 +8,7 @@ Edits of a batch are one module per class: every row looks its own tables up, no
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,11 @@ class LatentEdit(ActivationEdit):
     """int64 [H, T, G]; G = 0: the gate is always open."""
     gate_thresholds: Tensor
     """float32 [H, T, G]."""
+
+    @property
+    def bank(self) -> str:
+        """SAEs of one folder share a bank, as no two of them are at one hook point."""
+        return str(Path(self.saes[0]).parent)
 
     def __post_init__(self) -> None:
         """The erasure was fitted with the SAEs of these digests: others would make it another erasure."""
@@ -100,7 +106,7 @@ class Found(NamedTuple):
 
 
 class LatentBank(EditBank):
-    """Tables of many edits. Edits of one bank share the SAE of a hook point, or name different hook points."""
+    """Tables of many edits whose SAEs are of one folder (`LatentEdit.bank`)."""
 
     def __init__(self, edits: Sequence[LatentEdit]) -> None:
         super().__init__()
@@ -108,8 +114,7 @@ class LatentBank(EditBank):
         self.saes: dict[str, str] = {}
         for edit in edits:
             for name, folder in zip(edit.hookpoints, edit.saes, strict=True):
-                if self.saes.setdefault(name, folder) != folder:
-                    raise BenchError(f"Two SAEs at {name} in one run ({self.saes[name]}, {folder}): run them apart.")
+                self.saes[name] = folder
         steps = max(len(edit.timesteps) for edit in edits)
         self.register_buffer("timesteps", torch.stack([_pad(edit.timesteps, (steps,), -(10**6)) for edit in edits]))
         self.names = sorted(self.saes)
@@ -217,10 +222,10 @@ class ReplaceBank(LatentBank):
         edit = found.place[0]
         seen = self._dilated(found.fires.any(2), x_out.shape[2:], self.dilation[edit])
         seen = seen & ~seen.all(1, keepdim=True)  # nothing is left to take an embedding from
-        size, source = seen.shape[1], self.source[edit][:, None]
+        source = self.source[edit][:, None]
         new = found.tokens
         if "random" in self.sources:
-            taken = take(found.tokens, random_source(seen, key, timestep, size))
+            taken = take(found.tokens, random_source(seen, key + name_seed(hookpoint), timestep))
             new = torch.where((seen & (source == 0))[..., None], taken, new)
         if "nearest" in self.sources:
             taken = take(found.tokens, nearest_source(seen, x_out.shape[2:]))
@@ -232,11 +237,11 @@ class ReplaceBank(LatentBank):
         return new.transpose(1, 2).reshape(x_out.shape)
 
     def _dilated(self, seen: Tensor, size: torch.Size, radius: Tensor) -> Tensor:
-        """Mask [S, P], grown by each slot's `radius` cells (a square)."""
+        """Mask [S, P], grown by each slot's `radius` cells (a square), or by as many as leave a token outside."""
         grown = seen
         for r in range(1, self.widest + 1):
             square = torch.nn.functional.max_pool2d(seen.view(-1, 1, *size).float(), 2 * r + 1, 1, r).flatten(1) > 0
-            grown = torch.where((radius >= r)[:, None], square, grown)
+            grown = torch.where(((radius >= r) & ~square.all(1))[:, None], square, grown)
         return grown
 
 
@@ -251,16 +256,21 @@ def take(tokens: Tensor, source: Tensor) -> Tensor:
     return tokens.gather(1, source[..., None].expand(-1, -1, tokens.shape[2]))
 
 
-def random_source(seen: Tensor, key: Tensor, timestep: Tensor, size: int) -> Tensor:
+def random_source(seen: Tensor, key: Tensor, timestep: Tensor) -> Tensor:
     """int64 [S, P]: for every token one of its map's unseen tokens, uniformly and independently, a function of (key, timestep, token).
 
     The same on every device: integer hashing, no generator.
     """
-    token = torch.arange(size, device=seen.device)
+    token = torch.arange(seen.shape[1], device=seen.device)
     draw = _mixed(_mixed(key[:, None] + timestep[:, None] * 0x2545F491) + token)
     unseen = seen.int().sort(dim=1, stable=True).indices  # unseen tokens first, in order
     count = (~seen).sum(1, keepdim=True).clamp(min=1)
     return unseen.gather(1, (draw & 0x7FFFFFFF) % count)
+
+
+def name_seed(name: str) -> int:
+    """A number in [0, 2**62) for a hook point, so that two of them draw differently for one key."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 2
 
 
 def _mixed(value: Tensor) -> Tensor:

@@ -226,6 +226,14 @@ def test_mean_replacement_and_dilation(folder: Path) -> None:
     assert torch.equal(grown, expected)
 
 
+def test_dilation_stops_before_it_swallows_the_map(folder: Path) -> None:
+    x, features = maps(1, size=6), {3: (0.8, 0.0)}
+    changed = [(apply([replace(folder, features, "mean", radius)], x, [0])[0] != x[0]).any(0) for radius in range(9)]
+    sizes = [int(mask.sum()) for mask in changed]
+    assert sizes == sorted(sizes)
+    assert 0 < sizes[0] < sizes[1] <= sizes[-1] < 36
+
+
 def test_all_detected_is_the_identity(folder: Path) -> None:
     x = maps(1)
     everything = replace(folder, dict.fromkeys(range(N), (-1.0, 0.0)))
@@ -236,12 +244,12 @@ def test_random_sources_are_uniform_and_depend_on_key_and_step() -> None:
     seen = torch.zeros(4000, 8, dtype=torch.bool)
     seen[:, :4] = True
     key = torch.arange(4000) * 7919 + 2**62
-    drawn = random_source(seen, key, torch.full((4000,), 501), 8)[:, :4]
+    drawn = random_source(seen, key, torch.full((4000,), 501))[:, :4]
     counts = torch.bincount(drawn.flatten(), minlength=8)
     assert counts[:4].sum() == 0
     assert ((counts[4:] - 4000).abs() < 5 * math.sqrt(4000)).all()
-    assert torch.equal(drawn, random_source(seen, key, torch.full((4000,), 501), 8)[:, :4])
-    for other in (random_source(seen, key, torch.full((4000,), 451), 8), random_source(seen, key + 1, torch.full((4000,), 501), 8)):
+    assert torch.equal(drawn, random_source(seen, key, torch.full((4000,), 501))[:, :4])
+    for other in (random_source(seen, key, torch.full((4000,), 451)), random_source(seen, key + 1, torch.full((4000,), 501))):
         assert 0.2 < (other[:, :4] == drawn).float().mean() < 0.3
 
 
