@@ -103,15 +103,17 @@ def study(
     suite: SuiteName = "minicanvas",
     concepts: Annotated[str, typer.Option(help="For activations and pictures; detectors are measured for all.")] = "fish,umbrella,neon",
     pictures: Annotated[int, typer.Option(min=6, max=1000, help="Pictures per concept for activations.")] = 16,
+    verify: Annotated[int, typer.Option(min=240, max=100_000, help="Pictures for detectors at single steps.")] = 1320,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset quick's.")] = None,
     device: Device = "auto", dtype: DType = "auto", batch_size: BatchSize = BATCH_SIZE,
     folder: Annotated[Path, typer.Option("--out", help="Tables and pictures go here.")] = Path("results/studies/minicanvas"),
 ) -> None:  # fmt: skip
     """Measure what SAE methods rest on: do latents detect a concept, do they find its place, what do edits do to activations.
 
-    Writes detectors.csv (recall and false positives over whole trajectories), detectors-steps.csv (AUROC per step), localisation.csv
-    (IoU with the true place of the object), activations.csv (shift under steering at each strength and under replacement), and for each
-    concept look-CONCEPT.png: the patches that are detected at some steps and the pictures with and without the edits.
+    Writes detectors.csv (recall and false positives over whole trajectories), detectors-steps.csv (AUROC and recall per step),
+    localisation.csv (IoU with the true place of the object), activations.csv (shift under steering at each strength and under
+    replacement), and for each concept look-CONCEPT.png: the patches that are detected at some steps and the pictures with and
+    without the edits.
     """
     from bench.config import parse_targets
     from bench.diffusion.model import load_model
@@ -125,11 +127,11 @@ def study(
     with err.status("study") as status:
         tables = Study(
             chosen, targets, model, precision, 2 * batch_size, steps or chosen.presets["quick"].steps, pictures, folder,
-            lambda text: status.update(text),
+            verify, lambda text: status.update(text),
         ).run()  # fmt: skip
     for name, columns in (
-        ("detectors", ["hookpoint", "concept", "features", "recall", "false_positives", "worst_concept", "worst_rate"]),
-        ("activations", ["concept", "edit", "mean_shift", "outside", "norm_ratio", "norm_outside", "far", "artifact_auroc"]),
+        ("detectors", ["hookpoint", "concept", "recall", "false_positives", "worst_concept", "worst_rate"]),
+        ("activations", ["concept", "hookpoint", "edit", "mean_shift", "outside", "norm_ratio", "norm_outside", "far", "artifact_auroc"]),
     ):
         shown = Table(*columns, title=name)
         rows = tables[name].query("features == 2") if name == "detectors" else tables[name]

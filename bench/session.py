@@ -42,6 +42,7 @@ def method_specs(config: RunConfig, suite: Suite) -> list[MethodSpec]:
     """The run's methods with their configurations resolved; `none` is always among them, first.
 
     A method that the suite has tuned values for has two rows, with them and without; given parameters count in both.
+    The second is always labelled as untuned, so that a label means the same in every run.
     """
     specs: dict[str, MethodSpec] = {}
     targets = parse_targets(",".join(config.targets), suite)
@@ -52,7 +53,7 @@ def method_specs(config: RunConfig, suite: Suite) -> list[MethodSpec]:
         if tuned is not None and config.tuning != "untuned":
             specs[label] = _spec(suite, name, label, given, targets, tuned)
         if tuned is None or config.tuning != "tuned":
-            label += " (untuned)" if tuned is not None and config.tuning == "both" else ""
+            label += " (untuned)" if tuned is not None else ""
             specs[label] = _spec(suite, name, label, given, targets)
     return list(specs.values())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,13 @@ from bench.diffusion.schedule import DDIMSchedule
 from bench.files import write_atomic
 from bench.interfaces import Erasure, FitContext
 from bench.metrics.artifacts import ArtifactReference, auroc
+from bench.metrics.resampling import wilson
 from bench.registry import load_object, method
 from bench.scoring import judge_all, load_judge
 from bench.suites.suite import Suite
 from bench.types import Concept, GenerationRequest, Target
 
+ALPHA, GATE_FEATURES = 0.01, (1, 2, 4, 8)
 MULTIPLIERS = (-1.0, -5.0, -10.0, -20.0, -30.0)
 
 
@@ -36,6 +39,8 @@ class Study:
     steps: int
     pictures: int
     out: Path
+    verify_pictures: int
+    """For detectors at single steps."""
     say: Callable[[str], None]
 
     def run(self) -> dict[str, pd.DataFrame]:
@@ -64,19 +69,26 @@ class Study:
         return [r for r in everything if Target((concept,)).involves(r.style, r.object)][start : start + self.pictures]
 
     def detectors(self) -> dict[str, pd.DataFrame]:
-        """From the files beside the SAEs: no sampling."""
-        self.say("detectors")
-        folder_of, load = load_object("methods.sae.autoencoder:folder_of"), load_object("methods.sae.calibration:load_detectors")
-        digest, tables = load_object("methods.sae.autoencoder:sae_digest"), load_object("methods.sae.study:detector_tables")
-        steps, whole = [], []
-        for name in dict.fromkeys(name for names in self.suite.assets.hookpoints.values() for name in names):
-            folder = folder_of(self.suite.assets.sae_folder, name)
-            found = load(folder, digest(folder), self.model.digest)
-            for features in (1, 2, 4, 8):
-                a, b = tables(found, name, features, 0.01)
-                steps.append(a)
-                whole.append(b)
-        return {"detectors-steps": pd.concat(steps), "detectors": pd.concat(whole)}
+        """Whole trajectories from the files beside the SAEs; single steps on the verify split, sampled again."""
+        folder_of, load_sae = load_object("methods.sae.autoencoder:folder_of"), load_object("methods.sae.autoencoder:load_sae")
+        load = load_object("methods.sae.calibration:load_detectors")
+        gates, saes, detectors = [], {}, {}
+        for names in self.suite.assets.hookpoints.values():
+            for name in names:
+                folder = folder_of(self.suite.assets.sae_folder, name)
+                saes[name] = load_sae(folder, self.model.device)
+                detectors[name] = load(folder, saes[name].digest, self.model.digest)
+            own = {name: detectors[name] for name in names}
+            gates += [load_object("methods.sae.quality:gate_table")(own, features, ALPHA) for features in GATE_FEATURES]
+        gate = pd.concat(gates)
+        for share, fired, n in (("recall", "fired", "n"), ("false_positives", "fired_unrelated", "n_unrelated")):
+            intervals = [wilson(*counts) or (math.nan, math.nan) for counts in zip(gate[fired], gate[n], strict=True)]
+            gate[f"{share}_low"], gate[f"{share}_high"] = zip(*intervals, strict=True)
+        self.say(f"detectors, {self.verify_pictures} pictures")
+        timesteps = next(iter(detectors.values())).timesteps
+        requests = self.suite.split_requests("verify", self.verify_pictures, len(timesteps))
+        steps = load_object("methods.sae.quality:step_table")(self.model, saes, detectors, requests, ALPHA, self.dtype, self.slots)
+        return {"detectors": gate, "detectors-steps": steps}
 
     def localisation(self) -> dict[str, pd.DataFrame]:
         """Against the place where the object really is, of the rule that says where; the gate before it has no place."""
@@ -102,11 +114,11 @@ class Study:
             edits = {f"steering ×{g:g}": self.erase("saeuron", concept, multiplier=g) for g in MULTIPLIERS}
             if concept.kind in method("saeuron-detect").card.supports:
                 edits["replacement"] = self.erase("saeuron-detect", concept)
-            hookpoint = self.suite.assets.hookpoints[concept.kind][0]
             table, latents = load_object("methods.sae.study:activation_shift")(
-                self.model, hookpoint, edits, self.own(concept), self.own(concept, self.pictures), self.dtype, self.slots
-            )
-            found.append(table.assign(concept=str(concept), hookpoint=hookpoint, **self.artifacts(latents, table["edit"])))
+                self.model, self.suite.assets.hookpoints[concept.kind], edits, self.own(concept), self.own(concept, self.pictures),
+                self.dtype, self.slots,
+            )  # fmt: skip
+            found.append(table.assign(concept=str(concept), **self.artifacts(latents, table["edit"])))
         return {"activations": pd.concat(found)}
 
     def artifacts(self, latents: Mapping[str, torch.Tensor], edits: Iterable[str]) -> dict[str, list[float | None]]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
 from bench.errors import BenchError
+from bench.leaderboard.notes import Entry, footnotes_of, kind_of
 from bench.leaderboard.table import COST, TABLES, Cell, Leaderboard, Row, kind_columns
 from bench.metrics import artifacts, unlearning
 from bench.metrics.unlearning import CELL, METRICS, NONE
@@ -22,28 +22,6 @@ from bench.types import Floors, MetricRules, Record, Target, content_hash
 OUTCOMES = ["target", *CELL, "style_pred", "object_pred"]
 FAR = "far"
 """A column of outcomes that older records lack."""
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A record with what is derived from it alone. `targets` have judged pictures; `missing` maps the others to the reason."""
-
-    record: Record
-    targets: list[str]
-    missing: Mapping[str, str]
-    means: Mapping[str, Mapping[str, Any]]
-    """Its row of `unlearning.aggregate` and of `artifacts.aggregate` by kind."""
-
-    def targets_of(self, kind: str) -> list[str]:
-        return [target for target in self.targets if _kind(target) == kind]
-
-    def lacks(self, kind: str) -> list[str]:
-        return [target for target in sorted(self.missing) if _kind(target) == kind]
-
-    def distances(self, kind: str, name: str) -> list[float]:
-        """Those there are over its targets of this kind."""
-        found = [self.record.distances.get(target, {}).get(name) for target in self.targets_of(kind)]
-        return [float(value) for value in found if value is not None]
 
 
 def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Leaderboard:
@@ -56,9 +34,9 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     frames = {key: _frame(record) for key, record in by_key.items()}
     per_target, means = _metrics(frames, rules)
     wanted = sorted({*per_target["target"], *(target for record in records for target in record.missing)})
-    kinds = [kind for kind in TABLES if kind in {_kind(target) for target in wanted}]
+    kinds = [kind for kind in TABLES if kind in {kind_of(target) for target in wanted}]
     entries = {key: _entry(key, record, wanted, per_target, means) for key, record in by_key.items()}
-    footnotes = _footnotes(entries, per_target, kinds)
+    footnotes = footnotes_of(entries, per_target, kinds)
     rows = _rows(entries, kinds, footnotes)
     made_from = {"records": sorted(row.record for row in rows), "rules": asdict(rules), "floors": asdict(floors)}
     return Leaderboard(
@@ -126,11 +104,7 @@ def _digest(record: Record) -> str:
         raise BenchError(f'The record "{record.label}" is not plain JSON ({error}): make the record again.') from error
 
 
-def _kind(target: str) -> str:
-    return Target.parse(target).kind
-
-
-def _entry(key: str, record: Record, wanted: Sequence[str], per_target: pd.DataFrame, means: pd.DataFrame) -> _Entry:
+def _entry(key: str, record: Record, wanted: Sequence[str], per_target: pd.DataFrame, means: pd.DataFrame) -> Entry:
     targets = sorted(per_target.loc[per_target["method"] == key, "target"])
     tried = set(record.outcomes["target"])
     # `none` is judged on the pictures of others' targets: where those have none, it lacks nothing.
@@ -141,10 +115,10 @@ def _entry(key: str, record: Record, wanted: Sequence[str], per_target: pd.DataF
         if target not in targets
     }
     own = means[means["method"] == key].to_dict("records") if len(means) else []
-    return _Entry(record, targets, missing, {str(row["kind"]): {str(name): value for name, value in row.items()} for row in own})
+    return Entry(record, targets, missing, {str(row["kind"]): {str(name): value for name, value in row.items()} for row in own})
 
 
-def _rows(entries: Mapping[str, _Entry], kinds: Sequence[str], footnotes: Sequence[tuple[str, set[str]]]) -> tuple[Row, ...]:
+def _rows(entries: Mapping[str, Entry], kinds: Sequence[str], footnotes: Sequence[tuple[str, set[str]]]) -> tuple[Row, ...]:
     cells = {key: _cells(entry, kinds) for key, entry in entries.items()}
     ranks = {kind: _ranks(entries, cells, kind) for kind in kinds}
     return tuple(
@@ -167,7 +141,7 @@ def _labelled(table: pd.DataFrame, by_key: Mapping[str, Record]) -> pd.DataFrame
     return table.assign(method=table["method"].map({key: record.label for key, record in by_key.items()}))
 
 
-def _cells(entry: _Entry, kinds: Sequence[str]) -> dict[tuple[str, str], Cell]:
+def _cells(entry: Entry, kinds: Sequence[str]) -> dict[tuple[str, str], Cell]:
     cells = {(column.table, column.key): Cell(entry.record.cost.get(column.key)) for column in COST}
     for kind in kinds:
         means = entry.means.get(kind, {})
@@ -195,7 +169,7 @@ def _or_none(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else float(value)
 
 
-def _ranks(entries: Mapping[str, _Entry], cells: Mapping[str, Mapping[tuple[str, str], Cell]], kind: str) -> dict[str, int]:
+def _ranks(entries: Mapping[str, Entry], cells: Mapping[str, Mapping[tuple[str, str], Cell]], kind: str) -> dict[str, int]:
     """Rank by label from 1, ties sharing the better one."""
     scored: dict[str, float] = {}
     for key, entry in entries.items():
@@ -203,46 +177,6 @@ def _ranks(entries: Mapping[str, _Entry], cells: Mapping[str, Mapping[tuple[str,
         if key != NONE and not entry.record.card.control and not entry.lacks(kind) and score is not None:
             scored[key] = score
     return {key: 1 + sum(other > score for other in scored.values()) for key, score in scored.items()}
-
-
-def _footnotes(entries: Mapping[str, _Entry], per_target: pd.DataFrame, kinds: Sequence[str]) -> list[tuple[str, set[str]]]:
-    """Texts in a fixed order, each with the labels it concerns."""
-    notes: list[tuple[str, set[str]]] = []
-    for key, entry in entries.items():
-        name = entry.record.label
-        texts = [_missing_note(entry, kind) for kind in kinds if entry.lacks(kind)]
-        unscored = per_target[(per_target["method"] == key) & (per_target["unscored"] > 0)]
-        if len(unscored):
-            pictures = int(unscored["unscored"].sum())
-            texts.append(f"{pictures} pictures of {len(unscored)} targets are missing or unjudged; its shares are over the rest")
-        for kind in kinds:
-            n, targets = len(entry.distances(kind, "kernel")), len(entry.targets_of(kind))
-            if 0 < n < targets:
-                texts.append(f"its distances are means over {n} of its {targets} {kind} targets")
-        notes += [(f"{name}: {text}.", {key}) for text in texts]
-    return notes + _numerics_note(entries)
-
-
-def _missing_note(entry: _Entry, kind: str) -> str:
-    lacking, have = entry.lacks(kind), len(entry.targets_of(kind))
-    reasons: dict[str, list[str]] = {}
-    for target in lacking:
-        reasons.setdefault(" ".join(entry.missing[target].split()), []).append(target)
-    # Names matter only where some targets are there: an unsupported kind needs the reason alone.
-    why = "; ".join(f"{reason}: {', '.join(targets)}" if have else reason for reason, targets in sorted(reasons.items()))
-    return f"{len(lacking)} of {len(lacking) + have} {kind} targets are missing ({why})"
-
-
-def _numerics_note(entries: Mapping[str, _Entry]) -> list[tuple[str, set[str]]]:
-    groups: dict[str, list[str]] = {}
-    for key, entry in entries.items():
-        groups.setdefault(content_hash(dict(entry.record.numerics)), []).append(key)
-    if len(groups) == 1:
-        return []
-    labels = {digest: ", ".join(entries[key].record.label for key in keys) for digest, keys in sorted(groups.items())}
-    lists = "; ".join(f"{digest} ({names})" for digest, names in labels.items())
-    text = f"Numerics differ, so that pictures from the same noise may differ between methods: {lists}."
-    return [(text, {key for keys in groups.values() if NONE not in keys for key in keys})]
 
 
 def _citations(records: Sequence[Record]) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class SparseAutoencoder(nn.Module):
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Rows of `W_dec` to unit length."""
-        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True) + torch.finfo(torch.float32).eps
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True) + torch.finfo(torch.float32).eps)
 
     def pre(self, x: Tensor) -> Tensor:
         """[…, d_in] of any dtype → float32 […, latents] after the ReLU, before the TopK."""

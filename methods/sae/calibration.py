@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +57,7 @@ class MaximaCollector(Probe):
         return self.found[:, :-1].view(steps, rows - 1, *self.shape).permute(1, 2, 0, 3).cpu()
 
 
-class Choice(NamedTuple):
+class Selection(NamedTuple):
     """What the `select` split decides; each [C, T, K], latents by falling recall."""
 
     latents: Tensor
@@ -67,7 +67,7 @@ class Choice(NamedTuple):
     """Of the latents among the candidates."""
 
 
-def select(maxima: Tensor, shows: Tensor, candidates: Tensor) -> Choice:
+def select(maxima: Tensor, shows: Tensor, candidates: Tensor) -> Selection:
     """`maxima` [R, C, T, M] of the select split, `shows` bool [R, C].
 
     Scale: `QUANTILE` of the latent's maxima in unrelated pictures, at least `FLOOR` of its largest anywhere (a latent that
@@ -81,13 +81,17 @@ def select(maxima: Tensor, shows: Tensor, candidates: Tensor) -> Choice:
         brightness = (own / scale).mean(0)
         order = (recall + brightness / (1e3 * (1 + brightness))).argsort(stable=True, dim=-1, descending=True)[:, :KEPT]
         found.append((candidates[c].gather(-1, order), scale.gather(-1, order), recall.gather(-1, order), order))
-    return Choice(*(torch.stack(tables) for tables in zip(*found, strict=True)))
+    return Selection(*(torch.stack(tables) for tables in zip(*found, strict=True)))
 
 
-def step_statistics(maxima: Tensor, choice: Choice) -> Tensor:
-    """float32 [R, C, T, K]: per step, the largest scaled activation of the first k latents."""
-    own = maxima.gather(-1, choice.places[None].expand(len(maxima), -1, -1, -1))
-    return (own / choice.scales).cummax(-1).values
+def step_statistics(maxima: Tensor, choice: Selection) -> Tensor:
+    """float32 [R, C, T, K] of `maxima` [R, C, T, M] of all candidates: per step, the largest scaled activation of the first k latents."""
+    return scaled(maxima.gather(-1, choice.places[None].expand(len(maxima), -1, -1, -1)), choice.scales)
+
+
+def scaled(maxima: Tensor, scales: Tensor) -> Tensor:
+    """float32 [R, C, T, K] of the chosen latents' `maxima` [R, C, T, K]: the largest of the first k in units of its scale."""
+    return (maxima / scales).cummax(-1).values
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,15 +110,13 @@ class Detectors:
     """bool [C, N]."""
     verify: Tensor
     verify_shows: Tensor
-    auroc: Tensor
-    """float32 [C, T, K] of each single step on the verify split."""
     sae: str
     model: str
 
     def save(self, folder: Path) -> None:
         """Write the file beside the SAE, statistics in half precision, rounded towards firing less (up)."""
         tensors = {
-            "timesteps": self.timesteps, "latents": self.latents.int(), "scales": self.scales, "auroc": self.auroc.half(),
+            "timesteps": self.timesteps, "latents": self.latents.int(), "scales": self.scales,
             "calibrate": _half_up(self.calibrate), "verify": _half_up(self.verify),
             "calibrate_shows": self.calibrate_shows, "verify_shows": self.verify_shows,
         }  # fmt: skip
@@ -150,29 +152,10 @@ def order_statistic(values: Tensor, alpha: float) -> float:
 def load_detectors(folder: Path, sae: str, model: str) -> Detectors:
     """Read what `Detectors.save` wrote; BenchError where it is missing or of another SAE or model."""
     about, tensors = read_tensors(folder / FILE, sae, model)
-    tensors = {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}
-    tensors["latents"] = tensors["latents"].long()
-    return Detectors(concepts=tuple(about["concepts"].split("\n")), sae=sae, model=model, **tensors)
-
-
-def step_auroc(steps: Tensor, shows: Tensor) -> Tensor:
-    """`steps` [R, C, T, K], `shows` [R, C] → float32 [C, T, K], chance that a picture with the concept exceeds one without."""
-    found = []
-    for c in range(steps.shape[1]):
-        order = steps[:, c].flatten(1)
-        ranks = _ranks(order)
-        n, m = int(shows[:, c].sum()), int((~shows[:, c]).sum())
-        found.append(((ranks[shows[:, c]].sum(0) - n * (n + 1) / 2) / (n * m)).view(steps.shape[2:]))
-    return torch.stack(found).float()
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """[R, F] → float64 ranks 1 … R down each column, ties averaged."""
-    order = values.sort(0).values.T.contiguous()
-    columns = values.T.contiguous()
-    low = torch.searchsorted(order, columns, right=False)
-    high = torch.searchsorted(order, columns, right=True)
-    return ((low + high + 1).double() / 2).T
+    own = {field.name: tensors[field.name] for field in fields(Detectors) if field.name in tensors}
+    own = {name: value.float() if value.dtype == torch.float16 else value for name, value in own.items()}
+    own["latents"] = own["latents"].long()
+    return Detectors(concepts=tuple(about["concepts"].split("\n")), sae=sae, model=model, **own)
 
 
 def _half_up(values: Tensor) -> Tensor:
@@ -190,5 +173,5 @@ def make_detectors(statistics: Statistics, candidates: Tensor, splits: Sequence[
     return Detectors(
         statistics.concepts, statistics.timesteps, choice.latents, choice.scales,
         calibrate.amax(2).permute(1, 2, 0), calibrate_shows.T, verify.amax(2).permute(1, 2, 0), verify_shows.T,
-        step_auroc(verify, verify_shows), statistics.sae, statistics.model,
+        statistics.sae, statistics.model,
     )  # fmt: skip

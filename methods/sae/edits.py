@@ -9,6 +9,7 @@ Edits of a batch are one module per class: every row looks its own tables up, no
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,11 @@ class LatentEdit(ActivationEdit):
         """SAEs of one folder share a bank, as no two of them are at one hook point."""
         return str(Path(self.saes[0]).parent)
 
+    @classmethod
+    @abstractmethod
+    def stack(cls, edits: Sequence[ActivationEdit]) -> LatentBank:
+        """See `ActivationEdit.stack`."""
+
     def __post_init__(self) -> None:
         """The erasure was fitted with the SAEs of these digests: others would make it another erasure."""
         for folder, digest in zip(self.saes, self.digests, strict=True):
@@ -66,7 +72,7 @@ class SteerLatents(LatentEdit):
     code's sign (x̂ + δ + x̂ − x)."""
 
     @classmethod
-    def stack(cls, edits: Sequence[ActivationEdit]) -> EditBank:
+    def stack(cls, edits: Sequence[ActivationEdit]) -> LatentBank:
         """See `ActivationEdit.stack`."""
         return SteerBank([edit for edit in edits if isinstance(edit, cls)])
 
@@ -79,7 +85,7 @@ class ReplacePatches(LatentEdit):
     dilation: int = 0
 
     @classmethod
-    def stack(cls, edits: Sequence[ActivationEdit]) -> EditBank:
+    def stack(cls, edits: Sequence[ActivationEdit]) -> LatentBank:
         """See `ActivationEdit.stack`."""
         return ReplaceBank([edit for edit in edits if isinstance(edit, cls)])
 
@@ -107,6 +113,13 @@ class Found(NamedTuple):
 
 class LatentBank(EditBank):
     """Tables of many edits whose SAEs are of one folder (`LatentEdit.bank`)."""
+
+    timesteps: Tensor
+    latents: Tensor
+    thresholds: Tensor
+    gate_latents: Tensor
+    gate_thresholds: Tensor
+    gated: Tensor
 
     def __init__(self, edits: Sequence[LatentEdit]) -> None:
         super().__init__()
@@ -180,6 +193,8 @@ class SteerBank(LatentBank):
     """Many `SteerLatents`."""
 
     edits: Sequence[SteerLatents]
+    factors: Tensor
+    missing: Tensor
 
     def __init__(self, edits: Sequence[SteerLatents]) -> None:
         super().__init__(edits)
@@ -208,6 +223,8 @@ class ReplaceBank(LatentBank):
     """Many `ReplacePatches`."""
 
     edits: Sequence[ReplacePatches]
+    source: Tensor
+    dilation: Tensor
 
     def __init__(self, edits: Sequence[ReplacePatches]) -> None:
         super().__init__(edits)

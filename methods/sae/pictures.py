@@ -48,7 +48,6 @@ def look_inside(
     hook points there is one such row for each.
     """
     bank = type(edit).stack([edit]).to(model.device)
-    assert isinstance(bank, LatentBank)
     probes = [DetectionRecorder(bank, name, timesteps, len(requests)) for name in edit.hookpoints]
     base = model.decode(sample(model, [Row(r, Erasure()) for r in requests], dtype, slots, probes=probes).latents).numpy()
     results = {

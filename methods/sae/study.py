@@ -1,4 +1,4 @@
-"""What the papers claim, measured: do the latents detect a concept, do they find its place, what do edits do to activations."""
+"""Where latents see a concept and what edits do to activations."""
 
 from __future__ import annotations
 
@@ -11,41 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from bench.api import DDIMSchedule, DiffusionModel, Erasure, GenerationRequest, Probe, Row, sample
-from methods.sae.calibration import Detectors, order_statistic
 from methods.sae.edits import LatentBank, LatentEdit
 from methods.sae.training import tokens_of
 
 COVERED = 0.25
 """A token is the object's where at least this share of its area is: a thin object covers no token of a 4 × 4 map by half."""
-
-
-def detector_tables(detectors: Detectors, hookpoint: str, features: int, alpha: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(per concept and step: AUROC on the verify split; per concept: recall and false positives over the whole trajectory).
-
-    The second table's threshold is that of the calibrate split for a false-positive rate `alpha`; `worst` is the other
-    concept of the same kind with the highest rate.
-    """
-    steps, whole = [], []
-    for c, concept in enumerate(detectors.concepts):
-        for t, timestep in enumerate(detectors.timesteps.tolist()):
-            place = {"hookpoint": hookpoint, "concept": concept, "step": t, "timestep": timestep}
-            steps.append({**place, "features": features, "auroc": float(detectors.auroc[c, t, features - 1])})
-        shows, statistic = detectors.verify_shows, detectors.verify[c, features - 1]
-        fires = statistic > detectors.threshold(c, features, alpha)
-        kind = concept.partition(":")[0]
-        others = [o for o, name in enumerate(detectors.concepts) if o != c and name.startswith(f"{kind}:")]
-        rates = {o: float(fires[shows[o] & ~shows[c]].float().mean()) for o in others}
-        worst = max(rates, key=lambda o: rates[o])
-        # In hindsight: the threshold that this very lot would have given.
-        own_threshold = order_statistic(statistic[~shows[c]].sort().values, alpha)
-        whole.append({
-            "hookpoint": hookpoint, "concept": concept, "features": features, "alpha": alpha,
-            "recall": float(fires[shows[c]].float().mean()), "n": int(shows[c].sum()),
-            "recall_at_own_threshold": float((statistic > own_threshold)[shows[c]].float().mean()),
-            "false_positives": float(fires[~shows[c]].float().mean()), "n_unrelated": int((~shows[c]).sum()),
-            "worst_concept": detectors.concepts[worst], "worst_rate": rates[worst],
-        })  # fmt: skip
-    return pd.DataFrame(steps), pd.DataFrame(whole)
 
 
 @torch.no_grad()
@@ -71,7 +41,7 @@ def localisation(
             noisy = abar**0.5 * latents[own] + (1 - abar) ** 0.5 * noise[own]
             masks = _detect(unet, bank, edit.hookpoints, noisy, states, timestep, dtype, slots)
             for hookpoint, mask in masks.items():
-                truth = (adaptive_avg_pool2d(coverage[own][:, None], mask.shape[1:])[:, 0] >= COVERED).flatten(1)
+                truth = (adaptive_avg_pool2d(coverage[own][:, None], (mask.shape[1], mask.shape[2]))[:, 0] >= COVERED).flatten(1)
                 seen = mask.flatten(1).cpu()
                 order = torch.rand(seen.shape, generator=generator).argsort(1)
                 found.append({
@@ -136,10 +106,10 @@ class _Keeper(Probe):
 
 
 def activation_shift(
-    model: DiffusionModel, hookpoint: str, erasures: Mapping[str, Erasure], requests: Sequence[GenerationRequest],
+    model: DiffusionModel, hookpoints: Sequence[str], erasures: Mapping[str, Erasure], requests: Sequence[GenerationRequest],
     control: Sequence[GenerationRequest], dtype: torch.dtype, slots: int,
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:  # fmt: skip
-    """How far activations at a hook point move under each edit, against the un-edited model on the same requests.
+    """How far activations at hook points move under each edit, against the un-edited model on the same requests.
 
     Per step, channels are put in units of the un-edited standard deviation. `mean_shift`: mean absolute shift of a channel's
     mean; `spread`: mean ratio of standard deviations; `outside`: share of values outside the un-edited 0.1 … 99.9 %;
@@ -148,18 +118,20 @@ def activation_shift(
     returns the latents of each row, and those of the un-edited pictures under "un-edited".
     """
     steps = len(DDIMSchedule.of(model.scheduler, requests[0].steps).timesteps)
-
     latents: dict[str, Tensor] = {}
 
-    def tokens(name: str, erasure: Erasure, own: Sequence[GenerationRequest]) -> Tensor:
-        keeper = _Keeper(hookpoint, steps)
-        latents[name] = sample(model, [Row(request, erasure) for request in own], dtype, slots, probes=[keeper]).latents
-        return keeper.tokens
+    def tokens(name: str, erasure: Erasure, own: Sequence[GenerationRequest]) -> list[Tensor]:
+        keepers = [_Keeper(hookpoint, steps) for hookpoint in hookpoints]
+        latents[name] = sample(model, [Row(request, erasure) for request in own], dtype, slots, probes=keepers).latents
+        return [keeper.tokens for keeper in keepers]
 
-    base = tokens("un-edited", Erasure(), requests)
+    bases = tokens("un-edited", Erasure(), requests)
     jobs = {"un-edited, other noise": (Erasure(), control), **{name: (edit, requests) for name, edit in erasures.items()}}
-    table = pd.DataFrame([{"edit": name, **_shift(base, tokens(name, *job))} for name, job in jobs.items()])
-    return table, latents
+    rows = []
+    for name, job in jobs.items():
+        for hookpoint, base, new in zip(hookpoints, bases, tokens(name, *job), strict=True):
+            rows.append({"edit": name, "hookpoint": hookpoint, **_shift(base, new)})
+    return pd.DataFrame(rows), latents
 
 
 def _shift(base: Tensor, new: Tensor) -> dict[str, float]:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from bench.errors import BenchError
 from methods.sae.autoencoder import SAEConfig, SparseAutoencoder, load_sae, sae_digest
-from methods.sae.calibration import order_statistic, select, step_auroc, step_statistics
+from methods.sae.calibration import Detectors, order_statistic, select, step_statistics
 from methods.sae.edits import ReplacePatches, SteerLatents, nearest_source, random_source
 from methods.sae.features import Features, by_percentile, published_features, scores, top, union
+from methods.sae.quality import gate_table, step_auroc, step_recall
 from methods.sae.statistics import Statistics
 
 HOOK, D, N, K, T = "up_blocks.1.attentions.1", 8, 32, 4, 3
@@ -318,6 +319,40 @@ def test_selection_prefers_the_planted_latent() -> None:
     steps = step_statistics(maxima, choice)
     assert (step_auroc(steps, shows)[0, :, 0] == 1).all()
     assert (steps.diff(dim=-1) >= 0).all()
+
+
+def test_recall_at_a_false_positive_rate_by_hand() -> None:
+    others, own = torch.arange(100.0), torch.tensor([98.0, 98.5, 99.0, 120.0])
+    steps = torch.cat([others, own]).view(-1, 1, 1, 1)
+    shows = torch.arange(104)[:, None] >= 100
+    for alpha, expected in ((0.0, 1 / 4), (0.01, 3 / 4), (0.02, 1.0)):  # thresholds 99, 98, 97
+        assert step_recall(steps, shows, alpha).item() == expected
+
+
+def detectors(seed: int, shift: float) -> Detectors:
+    """Of two concepts, 50 pictures each, and 1,900 that show neither; a concept's own are `shift` higher."""
+    generator = torch.Generator().manual_seed(seed)
+    shows = torch.zeros(2, 2000, dtype=torch.bool)
+    shows[0, :50] = shows[1, 50:100] = True
+
+    def lot() -> Tensor:
+        return torch.rand(2, 1, 2000, generator=generator) + shift * shows[:, None]
+
+    latents, scales = torch.zeros(2, T, 1, dtype=torch.int64), torch.ones(2, T, 1)
+    return Detectors(("object:a", "object:b"), TIMESTEPS, latents, scales, lot(), shows, lot(), shows, "sae", "model")
+
+
+def test_gates_alone_and_together() -> None:
+    table = gate_table({"x": detectors(0, 2.0), "y": detectors(1, 0.0)}, 1, 0.02).set_index(["hookpoint", "concept"])
+    assert len(table) == 6
+    assert table.loc[("x", "object:a"), "recall"] == 1
+    assert table.loc[("y", "object:a"), "recall"] < 0.2
+    assert table.loc[("x + y", "object:a"), "recall"] == 1
+    for place in table.index:  # five standard deviations of a share of 2 % in 1,950, and what the threshold's own noise adds
+        assert abs(table.loc[place, "false_positives"] - 0.02) < 5 * math.sqrt(2 * 0.02 * 0.98 / 1950)
+    other = replace_fields(detectors(1, 0.0), concepts=("object:a", "object:c"))
+    with pytest.raises(BenchError, match="different pictures"):
+        gate_table({"x": detectors(0, 2.0), "y": other}, 1, 0.02)
 
 
 def test_full_size_builds_and_round_trips(tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""Footnotes: all that is missing from a table or differs between its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.metrics.resampling import wilson
+from bench.metrics.unlearning import NONE
+from bench.types import Record, Target, content_hash
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record with what is derived from it alone. `targets` have judged pictures; `missing` maps the others to the reason."""
+
+    record: Record
+    targets: list[str]
+    missing: Mapping[str, str]
+    means: Mapping[str, Mapping[str, Any]]
+    """Its row of `unlearning.aggregate` and of `artifacts.aggregate` by kind."""
+
+    def targets_of(self, kind: str) -> list[str]:
+        """Judged ones of a kind."""
+        return [target for target in self.targets if kind_of(target) == kind]
+
+    def lacks(self, kind: str) -> list[str]:
+        """Missing ones of a kind."""
+        return [target for target in sorted(self.missing) if kind_of(target) == kind]
+
+    def distances(self, kind: str, name: str) -> list[float]:
+        """Those there are over its targets of this kind."""
+        found = [self.record.distances.get(target, {}).get(name) for target in self.targets_of(kind)]
+        return [float(value) for value in found if value is not None]
+
+
+def kind_of(target: str) -> str:
+    """Of a target as records name it: style, object or mixed."""
+    return Target.parse(target).kind
+
+
+def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: Sequence[str]) -> list[tuple[str, set[str]]]:
+    """Texts in a fixed order, each with the labels it concerns."""
+    notes: list[tuple[str, set[str]]] = []
+    for key, entry in entries.items():
+        name = entry.record.label
+        texts = [_missing_note(entry, kind) for kind in kinds if entry.lacks(kind)]
+        unscored = per_target[(per_target["method"] == key) & (per_target["unscored"] > 0)]
+        if len(unscored):
+            pictures = int(unscored["unscored"].sum())
+            texts.append(f"{pictures} pictures of {len(unscored)} targets are missing or unjudged; its shares are over the rest")
+        for kind in kinds:
+            n, targets = len(entry.distances(kind, "kernel")), len(entry.targets_of(kind))
+            if 0 < n < targets:
+                texts.append(f"its distances are means over {n} of its {targets} {kind} targets")
+        if entry.record.tuning:
+            texts.append(_tuning_note(entry.record.tuning["budget"]))
+        if entry.record.detection:
+            texts.append(_detection_note(entry.record.detection))
+        notes += [(f"{name}: {text}.", {key}) for text in texts]
+    return notes + _untuned_note(entries) + _numerics_note(entries)
+
+
+def _tuning_note(budget: Mapping[str, Any]) -> str:
+    return (
+        f"its parameters were tuned per concept, with up to {budget['settings']} settings and {budget['pictures']} pictures, on"
+        " another judge, other noise and other prompts"
+    )
+
+
+def _untuned_note(entries: Mapping[str, Entry]) -> list[tuple[str, set[str]]]:
+    """Beside tuned rows, those of methods that have none."""
+    tuned = {entry.record.method for entry in entries.values() if entry.record.tuning}
+    others = {key for key, entry in entries.items() if key != NONE and entry.record.method not in tuned}
+    if not tuned or not others:
+        return []
+    names = ", ".join(entries[key].record.label for key in sorted(others))
+    return [(f"Not tuned, unlike {', '.join(sorted(tuned))}: {names}. Ranks between the two say less.", others)]
+
+
+def _detection_note(detection: Mapping[str, Mapping[str, Any]]) -> str:
+    """Over all targets, each with the pictures that were sampled for it."""
+    n = sum(int(found["n"]) for found in detection.values())
+    acted = sum(round(found["unrelated"] * found["n"]) for found in detection.values())
+    target, worst = max(((target, found["worst"]) for target, found in detection.items()), key=lambda pair: (pair[1]["share"], pair[0]))
+    pooled, single = _share(acted, n), _share(round(worst["share"] * worst["n"]), worst["n"])
+    return f"it changed {pooled} that do not show the target; most of another concept, {single} of {worst['concept']} with {target} erased"
+
+
+def _share(some: int, n: int) -> str:
+    low, high = wilson(some, n) or (0.0, 1.0)
+    return f"{100 * some / n:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {n:,} pictures"
+
+
+def _missing_note(entry: Entry, kind: str) -> str:
+    lacking, have = entry.lacks(kind), len(entry.targets_of(kind))
+    reasons: dict[str, list[str]] = {}
+    for target in lacking:
+        reasons.setdefault(" ".join(entry.missing[target].split()), []).append(target)
+    # Names matter only where some targets are there: an unsupported kind needs the reason alone.
+    why = "; ".join(f"{reason}: {', '.join(targets)}" if have else reason for reason, targets in sorted(reasons.items()))
+    return f"{len(lacking)} of {len(lacking) + have} {kind} targets are missing ({why})"
+
+
+def _numerics_note(entries: Mapping[str, Entry]) -> list[tuple[str, set[str]]]:
+    groups: dict[str, list[str]] = {}
+    for key, entry in entries.items():
+        groups.setdefault(content_hash(dict(entry.record.numerics)), []).append(key)
+    if len(groups) == 1:
+        return []
+    labels = {digest: ", ".join(entries[key].record.label for key in keys) for digest, keys in sorted(groups.items())}
+    lists = "; ".join(f"{digest} ({names})" for digest, names in labels.items())
+    text = f"Numerics differ, so that pictures from the same noise may differ between methods: {lists}."
+    return [(text, {key for keys in groups.values() if NONE not in keys for key in keys})]
