@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from bench.diffusion.model import DiffusionModel
+from bench.diffusion.model import DiffusionModel, attention_blocks
 from bench.diffusion.sampler import Row, sample
 from bench.diffusion.text import PlainText
 from bench.interfaces import Classifier, Cond, Erasure, Role, TextEdit
@@ -38,13 +37,6 @@ class _TwoTexts(TextEdit):
         own = PlainText().encode(model, texts, role, steps)
         other = PlainText().encode(model, [self.other.get(text, text) for text in texts], role, steps)
         return [Cond(torch.cat([a.embeds, b.embeds], 1), a.variant_at) for a, b in zip(own, other, strict=True)]
-
-
-def attention_blocks(unet: nn.Module) -> list[str]:
-    """Names of the blocks that read text, in the order of the forward pass."""
-    order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
-    names = [name for name, module in unet.named_modules() if isinstance(module, Transformer2DModel)]
-    return sorted(names, key=lambda name: order[name.partition(".")[0]])
 
 
 @contextmanager

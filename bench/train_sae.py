@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from bench.config import method_config
-from bench.diffusion.model import load_model
+from bench.diffusion.model import attention_blocks, load_model
 from bench.diffusion.numerics import pick_dtype
 from bench.errors import BenchError, unknown
 from bench.registry import load_object
@@ -40,7 +40,7 @@ def train_sae(
     blocks = dict(model.unet.named_modules())
     for name in names:
         if name not in blocks:
-            raise unknown("block of the UNet", name, [block for block in blocks if block.endswith(("attentions.0", "attentions.1"))])
+            raise unknown("block of the UNet", name, attention_blocks(model.unet))
     precision = pick_dtype(cast(Any, dtype), model, slots)
 
     def requests(split: str, count: int, start: int) -> tuple[GenerationRequest, ...]:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bench.suites.minicanvas import HOOKPOINTS, SUITE
+
 SMOKE = ("run", "--preset", "smoke", "--methods", "uce,esd,sld,negative-prompt", "--set", "esd.iterations=2", "--set", "esd.trajectories=2")
 
 
@@ -132,8 +134,10 @@ def test_sae_methods_tell_how_often_they_act_and_leave_styles_to_others(tmp_path
     assert found.returncode == 0, found.stderr
     records = [json.loads(path.read_text()) for path in (tmp_path / "run" / "records").glob("*.json")]
     by_label = {record["label"]: record for record in records}
-    assert by_label.keys() == {"none", "saeuron-detect", "saeuron:error=none"}
-    detect, steer = by_label["saeuron-detect"], by_label["saeuron:error=none"]
+    assert by_label.keys() == {"none", "saeuron-detect (untuned)", "saeuron:error=none (untuned)"}
+    detect, steer = by_label["saeuron-detect (untuned)"], by_label["saeuron:error=none (untuned)"]
+    assert set(steer["inputs"]["style:neon"]) >= set(HOOKPOINTS["style"])
+    assert "pictures that do not show the target" in " ".join(found.stdout.split())
     assert "does not support concepts of kind style" in detect["missing"]["style:neon"]
     assert detect["detection"].keys() == {"object:fish"}
     assert detect["detection"]["object:fish"]["target"] > 0.5
@@ -143,6 +147,21 @@ def test_sae_methods_tell_how_often_they_act_and_leave_styles_to_others(tmp_path
         assert one["worst"]["share"] >= one["unrelated"]
     assert steer["config"]["error"] == "none"
     assert by_label["none"]["detection"] is None
+
+
+def test_an_erasure_whose_sae_has_moved_is_fitted_again(tmp_path: Path) -> None:
+    def run(saes: str) -> set[str]:
+        arguments = ("--methods", "saeuron", "--set", f"saeuron.sae={saes}", "--concepts", "fish", "--tuning", "untuned", "--out", "run")
+        found = bench("run", "--preset", "smoke", *arguments, cwd=tmp_path)
+        assert found.returncode == 0, found.stderr
+        return {path.name for path in (tmp_path / "run" / "units").iterdir()}
+
+    shutil.copytree(SUITE.assets.sae_folder, tmp_path / "here")
+    before = run("here")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    for path in (tmp_path / "run" / "units").iterdir():
+        path.unlink()
+    assert run("there") == before
 
 
 @pytest.mark.parametrize(

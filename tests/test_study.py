@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.diffusion.model import DiffusionModel
-from bench.locate import attention_blocks, heat_map, hookpoints, locate
+from bench.diffusion.model import DiffusionModel, attention_blocks
+from bench.locate import heat_map, hookpoints, locate
 from bench.scoring import load_judge
 from bench.study import Study
 from bench.suites.minicanvas import HOOKPOINTS, SUITE, MiniCanvas

@@ -13,6 +13,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -182,3 +183,10 @@ def model_digest(folder: Path) -> str:
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json") and p.name != "model_index.json")
     table = {str(p.relative_to(folder)): sha256_file(p) for p in files}
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def attention_blocks(unet: nn.Module) -> list[str]:
+    """Names of the blocks that read text, in the order of the forward pass."""
+    order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
+    names = [name for name, module in unet.named_modules() if isinstance(module, Transformer2DModel)]
+    return sorted(names, key=lambda name: order[name.partition(".")[0]])

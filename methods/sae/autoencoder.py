@@ -82,6 +82,18 @@ class SparseAutoencoder(nn.Module):
         write_atomic(folder / WEIGHTS, save({key: value.detach().cpu().half().contiguous() for key, value in self.state_dict().items()}))
 
 
+def check_width(unet: nn.Module, hookpoint: str, config: SAEConfig) -> None:
+    """BenchError for another width; known beforehand where the block says how many channels it puts out, as attention blocks do."""
+    block = dict(unet.named_modules()).get(hookpoint)
+    if block is None:
+        raise BenchError(f'The UNet has no block "{hookpoint}": `python -m bench locate` names those that read text.')
+    width = getattr(block, "out_channels", None) or getattr(block, "in_channels", config.d_in)
+    if width != config.d_in:
+        raise BenchError(
+            f"The SAE for {hookpoint} takes {config.d_in} channels, the block puts out {width}: use one that was trained there."
+        )
+
+
 def folder_of(saes: Path, hookpoint: str) -> Path:
     """Where the SAE of a hook point is published: `unet.up_blocks.1.attentions.1` below the folder of SAEs."""
     return saes / f"unet.{hookpoint}"

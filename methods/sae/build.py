@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.api import Concept, DDIMSchedule, DiffusionModel, Erasure, GenerationRequest, Probe, Row, sample, write_atomic
-from methods.sae.autoencoder import SparseAutoencoder, folder_of, load_sae
+from bench.api import BenchError, Concept, DDIMSchedule, DiffusionModel, Erasure, GenerationRequest, Probe, Row, sample, write_atomic
+from methods.sae.autoencoder import SparseAutoencoder, check_width, folder_of, load_sae
 from methods.sae.calibration import MaximaCollector, candidates_of, make_detectors
 from methods.sae.statistics import MeanCollector, load_statistics, membership_of
 from methods.sae.training import Curves, SAERecipe, SAETraining, tokens_of
@@ -106,6 +106,12 @@ class SAEBuild:
     def calibration(self) -> None:
         """Detectors: latents and scales from one split, thresholds from the second, checked on the third."""
         stats = {name: load_statistics(folder_of(self.folder, name), self._sae(name).digest, self.model.digest) for name in self.concepts}
+        for found in stats.values():
+            if len(found.timesteps) != self.steps:
+                raise BenchError(
+                    f"The statistics are of {len(found.timesteps)} steps, this command has {self.steps}: gather them again"
+                    " (--part statistics,calibration) or give --steps."
+                )
         candidates = {name: candidates_of(own) for name, own in stats.items()}
         splits: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.concepts}
         for split in ("select", "calibrate", "verify"):
@@ -118,7 +124,9 @@ class SAEBuild:
             make_detectors(stats[name], candidates[name], own).save(folder_of(self.folder, name))
 
     def _sae(self, name: str) -> SparseAutoencoder:
-        return load_sae(folder_of(self.folder, name), self.model.device)
+        sae = load_sae(folder_of(self.folder, name), self.model.device)
+        check_width(self.model.unet, name, sae.config)
+        return sae
 
     def _split(self, split: str) -> Sequence[GenerationRequest]:
         return self.requests(split, self.pictures[split], 0)

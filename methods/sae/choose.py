@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from bench.api import Assets, BenchError, Concept, FitContext, MethodConfig, sha256_file
 from methods.sae import calibration, statistics
-from methods.sae.autoencoder import folder_of, load_sae, sae_digest
+from methods.sae.autoencoder import check_width, folder_of, load_sae, sae_digest
 from methods.sae.features import Features, by_percentile, published_features, scores, top, union
 
 
@@ -92,7 +92,7 @@ def choose(config: SAEMethodConfig, context: FitContext, concepts: Sequence[Conc
     known: list[statistics.Statistics] = []
     for name, (folder, own) in where.items():
         sae = load_sae(folder, context.model.device)
-        _check_width(context, name, sae.config.d_in)
+        check_width(context.model.unet, name, sae.config)
         found = statistics.load_statistics(folder, sae.digest, context.model.digest)
         known.append(found)
         indices = [found.index(str(concept)) for concept in own]
@@ -111,16 +111,6 @@ def choose(config: SAEMethodConfig, context: FitContext, concepts: Sequence[Conc
     return Choice(tables, _stack([one.factors for one in features], 1.0), {"latents": chosen})
 
 
-def _check_width(context: FitContext, hookpoint: str, d_in: int) -> None:
-    """Known before anything is sampled where the block says how many channels it puts out, as attention blocks do."""
-    block = dict(context.model.unet.named_modules()).get(hookpoint)
-    if block is None:
-        raise BenchError(f'The UNet has no block "{hookpoint}": `python -m bench locate` names those that read text.')
-    width = getattr(block, "out_channels", None) or getattr(block, "in_channels", d_in)
-    if width != d_in:
-        raise BenchError(f"The SAE for {hookpoint} takes {d_in} channels, the block puts out {width}: use one that was trained there.")
-
-
 def _features(config: SAEMethodConfig, found: statistics.Statistics, index: int, multiplier: float) -> Features:
     score = scores(found, index)
     chosen = by_percentile(score, config.percentile) if config.percentile is not None else top(score, config.features)
@@ -135,6 +125,11 @@ def _gate(
         empty = torch.zeros(len(found.timesteps), 0)
         return empty.long(), empty
     detectors = calibration.load_detectors(folder, found.sae, found.model)
+    if not torch.equal(detectors.timesteps, found.timesteps):
+        raise BenchError(
+            f"The detectors in {folder} are of {len(detectors.timesteps)} steps, its statistics of {len(found.timesteps)}:"
+            " calibrate again (python -m bench train-sae --part calibration)."
+        )
     parts = [detectors.gate(index, config.gate_features, alpha) for index in indices]
     return torch.cat([latents for latents, _ in parts], 1), torch.cat([thresholds for _, thresholds in parts], 1)
 

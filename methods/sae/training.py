@@ -225,13 +225,20 @@ class SAETraining:
                 trainer.step(x[indices].float())
 
     @property
+    def _made_from(self) -> dict[str, Any]:
+        """All that a continued training must share."""
+        (first,) = self.requests(1, 0)
+        return {"recipe": self.recipe.model_dump(), "model": self.model.digest, "hookpoints": sorted(self.hookpoints),
+                "first": first.id, "dtype": str(self.dtype)}  # fmt: skip
+
+    @property
     def _checkpoint(self) -> Path:
         return self.work / "sae-training.ckpt"
 
     def _save(self, trainers: Mapping[str, SAETrainer], rounds: int) -> None:
         buffer = io.BytesIO()
-        torch.save({"rounds": rounds, "recipe": self.recipe.model_dump(), "model": self.model.digest,
-                    "trainers": {name: t.state() for name, t in trainers.items()}}, buffer)  # fmt: skip
+        states = {name: trainer.state() for name, trainer in trainers.items()}
+        torch.save({"rounds": rounds, "made_from": self._made_from, "trainers": states}, buffer)
         write_atomic(self._checkpoint, buffer.getvalue())
 
     def _resume(self, trainers: dict[str, SAETrainer]) -> int:
@@ -242,9 +249,10 @@ class SAETraining:
             state = torch.load(self._checkpoint, weights_only=True, map_location="cpu")
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise BenchError(f"{self._checkpoint} is damaged: delete it, and the training starts anew.") from error
-        own = (self.recipe.model_dump(), self.model.digest, set(self.hookpoints))
-        if (state["recipe"], state["model"], set(state["trainers"])) != own:
-            raise BenchError(f"{self._checkpoint} is of another model, other hook points or other parameters: choose another --out.")
+        if state.get("made_from") != self._made_from:
+            raise BenchError(
+                f"{self._checkpoint} is of another model, other hook points, steps, dtype or parameters: choose another --out."
+            )
         for name, one in state["trainers"].items():
             trainers[name] = SAETrainer(one["sae"]["b_dec"].numel(), self.recipe, self.model.device)
             trainers[name].restore(one)

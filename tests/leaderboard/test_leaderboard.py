@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import re
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
+from made_up import FLOORS, STYLE_TARGETS, everything, half, lines, made, none, record, row, whole, wreck
 from rich.console import Console
 
 from bench.errors import BenchError
 from bench.leaderboard import export
 from bench.leaderboard.build import build
-from bench.leaderboard.table import Leaderboard, Row
+from bench.leaderboard.table import Leaderboard
 from bench.types import Card, Floors, MetricRules, Record, content_hash
 
-STYLES, OBJECTS, SEEDS = ("a", "b", "c"), ("x", "y", "z"), (1, 2)
-RULES, FLOORS = MetricRules(cra_includes_target=True), Floors(style=0.9, object=0.9)
-STYLE_TARGETS = tuple(f"style:{name}" for name in STYLES)
-ALL_TARGETS = (*STYLE_TARGETS, *(f"object:{name}" for name in OBJECTS))
 EXPORTS: dict[str, Callable[[Leaderboard], str]] = {
     "leaderboard.csv": export.to_csv,
     "leaderboard.md": export.to_markdown,
@@ -33,84 +27,6 @@ EXPORTS: dict[str, Callable[[Leaderboard], str]] = {
     "targets.csv": export.targets_csv,
     "became.csv": export.became_csv,
 }
-
-Judge = Callable[[str, str, str, int], tuple[str | None, str | None]]
-
-
-def perfect(target: str, style: str, obj: str, seed: int) -> tuple[str, str]:
-    """The erased concept is gone, all else is as asked."""
-    erased = target.split("+")
-    return ("gone" if f"style:{style}" in erased else style), ("no object" if f"object:{obj}" in erased else obj)
-
-
-def half(target: str, style: str, obj: str, seed: int) -> tuple[str, str]:
-    """Works on the first of two seeds."""
-    return perfect(target, style, obj, seed) if seed == 1 else (style, obj)
-
-
-def wreck(target: str, style: str, obj: str, seed: int) -> tuple[str, str]:
-    """Erases everything."""
-    return "gone", "no object"
-
-
-def record(label: str, judge: Judge = perfect, targets: tuple[str, ...] = STYLE_TARGETS, **changes: Any) -> Record:
-    cells = list(itertools.product(targets, STYLES, OBJECTS, SEEDS))
-    verdicts = [judge(*cell) for cell in cells]
-    names = ("target", "style", "object", "seed")
-    outcomes: dict[str, list[Any]] = {name: [cell[i] for cell in cells] for i, name in enumerate(names)}
-    outcomes |= {f"{kind}_pred": [verdict[i] for verdict in verdicts] for i, kind in enumerate(("style", "object"))}
-    fields: dict[str, Any] = {
-        "method": label.lower(),
-        "version": 1,
-        "config": {},
-        "card": Card(label, "", f"@article{{{label.lower()}, title={{On {label}}}}}", ("style", "object")),
-        "protocol": "mini@v1",
-        "numerics": {"dtype": "float32"},
-        "distances": {target: {"kernel": 0.001 * (i + 1), "frechet": None, "n": 12} for i, target in enumerate(targets)},
-        "cost": {"fit_seconds": 1.25, "seconds_per_image": 0.5, "ratio_to_none": 1.0, "peak_memory_mb": 700.0, "stored_mb": None},
-    }
-    return Record(label=label, **{"outcomes": outcomes, **fields, **changes})
-
-
-def none(label: str = "none", **changes: Any) -> Record:
-    card = Card("Unedited", "", "", ("style", "object"), control=True)
-    fixed = {"method": "none", "card": card, "cost": {"fit_seconds": 0.0}, "distances": {}}
-    return record(label, targets=("",), **{**fixed, **changes})
-
-
-def made(*records: Record, floors: Floors = FLOORS) -> Leaderboard:
-    return build(records, RULES, floors)
-
-
-def row(leaderboard: Leaderboard, label: str) -> Row:
-    return next(row for row in leaderboard.rows if row.label == label)
-
-
-def lines(leaderboard: Leaderboard, **where: str) -> list[dict[str, str]]:
-    """Lines of the CSV file with these fields."""
-    found = csv.DictReader(io.StringIO(export.to_csv(leaderboard)))
-    return [line for line in found if all(line[name] == value for name, value in where.items())]
-
-
-def everything() -> list[Record]:
-    """Records that show most of what can happen, with every character that LaTeX or Markdown would trip over."""
-    odd = record("[α] 50% & $2_{x}^2 #1 ~ \\ <b>|é", half, ALL_TARGETS, numerics={"dtype": "bfloat16"}, method="odd")
-    short = record("Short", targets=ALL_TARGETS[:-1], missing={"object:z": "out of\nmemory & time_100%"})
-    return [
-        none(),
-        record("Good", targets=ALL_TARGETS),
-        odd,
-        short,
-        record("Wreck", wreck, ALL_TARGETS),
-        record("Blur", targets=ALL_TARGETS, card=Card("Blur", "", "", ("style", "object"), control=True)),
-        record("Styles", half, missing=dict.fromkeys(ALL_TARGETS[3:], "does not support objects")),
-        record("Pair", perfect, ("style:a+object:x",)),
-    ]
-
-
-@cache
-def whole() -> Leaderboard:
-    return made(*everything())
 
 
 def test_values_and_ranks_by_hand() -> None:
@@ -146,73 +62,6 @@ def test_controls_are_shown_and_not_ranked() -> None:
     assert (row(found, "Blur").ranks, row(found, "Half").ranks) == ({}, {"style": 1})
     assert "Blur (control)" in export.to_markdown(found)
     assert found.places(next(c for c in found.columns if c.key == "ua")) == {"Half": 1}
-
-
-def test_missing_targets_cost_the_rank_and_get_a_footnote() -> None:
-    short = record("Short", targets=STYLE_TARGETS[:2], missing={"style:c": "out of memory"})
-    lost = record("Lost", targets=STYLE_TARGETS[1:])
-    found = made(none(), record("Half", half), short, lost)
-    assert found.footnotes == (
-        "Lost: 1 of 3 style targets are missing (not run: style:a).",
-        "Short: 1 of 3 style targets are missing (out of memory: style:c).",
-    )
-    assert {r.label: (r.ranks, r.footnotes) for r in found.rows} == {
-        "Half": ({"style": 1}, ()),
-        "Lost": ({}, (1,)),
-        "Short": ({}, (2,)),
-        "none": ({}, ()),
-    }
-    # What is there is shown all the same.
-    assert row(found, "Short").cells["style", "score"].value == pytest.approx(1.0)
-    assert all(text in export.to_markdown(found) for text in ("Lost <sup>1</sup>", "2. Short: 1 of 3 style targets"))
-
-
-def test_an_unsupported_kind_is_empty_with_its_reason() -> None:
-    reasons = dict.fromkeys(ALL_TARGETS[3:], "does not support objects")
-    found = made(none(), record("Good", targets=ALL_TARGETS), record("Styles", missing=reasons))
-    assert found.footnotes == ("Styles: 3 of 3 object targets are missing (does not support objects).",)
-    assert row(found, "Styles").ranks == {"style": 1}
-    assert {name: row(found, "Styles").cells["object", name].value for name in ("ua", "score", "average", "kernel", "targets")} == {
-        "ua": None,
-        "score": None,
-        "average": None,
-        "kernel": None,
-        "targets": 0,
-    }
-    assert [line["value"] for line in lines(found, label="Styles", table="object", column="ua")] == [""]
-
-
-def test_unjudged_pictures_get_a_footnote() -> None:
-    def holes(target: str, style: str, obj: str, seed: int) -> tuple[str | None, str | None]:
-        return (None, None) if (target, style, seed) == ("style:a", "a", 2) else perfect(target, style, obj, seed)
-
-    found = made(none(), record("Holes", holes), record("Good"))
-    assert found.footnotes == ("Holes: 3 pictures of 1 targets are missing or unjudged; its shares are over the rest.",)
-    cell = row(found, "Holes").cells["style", "ua"]
-    assert (cell.value, cell.n) == (1.0, 15)
-    gone = made(none(), record("Gone", lambda *_: (None, None)), record("Good"))
-    assert gone.footnotes == ("Gone: 3 of 3 style targets are missing (no picture was judged).",)
-
-
-def test_distances_of_some_targets_get_a_footnote() -> None:
-    some = record("Some", distances={"style:a": {"kernel": 0.004, "frechet": 2.0, "n": 12}})
-    found = made(none(), some)
-    assert found.footnotes == ("Some: its distances are means over 1 of its 3 style targets.",)
-    (line,) = lines(found, label="Some", table="style", column="kernel")
-    assert (line["value"], line["n"], line["unit"], line["direction"]) == ("0.004", "1", "squared MMD", "lower")
-    # 0.004 is shown as 4.00 in units of 0.001, beside the Fréchet distance.
-    assert "| 4.00 | 2.00 |" in export.to_markdown(found).replace("**", "")
-
-
-def test_different_numerics_get_a_footnote() -> None:
-    other = record("Other", numerics={"dtype": "bfloat16"})
-    found = made(none(), record("Good"), other)
-    (note,) = found.footnotes
-    base, changed = content_hash({"dtype": "float32"}), content_hash({"dtype": "bfloat16"})
-    assert f"{base} (Good, none)" in note
-    assert f"{changed} (Other)" in note
-    assert (row(found, "Good").footnotes, row(found, "Other").footnotes) == ((), (1,))
-    assert {line["numerics"] for line in lines(found, label="Other")} == {changed}
 
 
 @pytest.mark.parametrize(
@@ -385,7 +234,7 @@ def test_terminal_shows_every_method_and_footnote() -> None:
     for table in export.terminal(whole()):
         console.print(table)
     text = console.export_text()
-    for label in (record.label for record in everything()):
+    for label in [one.label for one in everything()]:
         assert text.count(label) >= 4
     assert "[α] 50% & $2_{x}^2 #1 ~" in text
 

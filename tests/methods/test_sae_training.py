@@ -94,8 +94,10 @@ def test_an_interrupted_training_gives_the_same_sae(model: DiffusionModel, tmp_p
     again = broken.run()[HOOK]
     assert again.done == whole.done == RECIPE.steps
     assert torch.equal(again.sae.W_dec, whole.sae.W_dec)
-    with pytest.raises(BenchError, match="other parameters"):
+    with pytest.raises(BenchError, match="of another model"):
         training(model, tmp_path / "whole", RECIPE.model_copy(update={"k": 5})).run()
+    with pytest.raises(BenchError, match="other hook points, steps, dtype"):
+        replace(training(model, tmp_path / "whole"), dtype=torch.bfloat16).run()
 
 
 class _Recorder(Probe):

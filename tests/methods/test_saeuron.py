@@ -18,10 +18,12 @@ from bench.errors import BenchError
 from bench.interfaces import Erasure, FitContext
 from bench.registry import method
 from bench.suites.minicanvas import HOOKPOINTS, SUITE
-from bench.types import Assets, Concept
+from bench.types import Assets, Concept, GenerationRequest
 from methods.sae.autoencoder import SAEConfig, SparseAutoencoder, folder_of, load_sae, sae_digest
+from methods.sae.build import SAEBuild
 from methods.sae.calibration import load_detectors
 from methods.sae.statistics import load_statistics
+from methods.sae.training import SAERecipe
 
 CPU = torch.device("cpu")
 FISH, NEON = Concept("object", "fish"), Concept("style", "neon")
@@ -64,7 +66,7 @@ def test_calibrated_detectors_keep_their_promise_on_the_verify_split(model: Diff
         unrelated += int((~detectors.verify_shows[c]).sum())
         recalls.append(float(fires[detectors.verify_shows[c]].float().mean()))
     assert unrelated > 1000 * len(detectors.concepts)
-    assert fired / unrelated < 0.03
+    assert fired / unrelated < 0.02
     assert sorted(recalls)[len(recalls) // 2] > 0.5
 
 
@@ -150,7 +152,49 @@ def test_an_sae_of_another_width_is_refused(context: FitContext, tmp_path: Path,
         sample(model, [Row(SUITE.request("neon", "fish", 1, 4), Erasure(activations=(wrong,)))], torch.float32, 2)
 
 
-def test_statistics_of_other_steps_are_refused(context: FitContext, model: DiffusionModel) -> None:
+def test_statistics_of_other_steps_are_refused(context: FitContext, copied: Path, model: DiffusionModel) -> None:
     erasure = fit(context, "saeuron", [FISH])
     with pytest.raises(BenchError, match="statistics of 20 steps"):
         sample(model, [Row(SUITE.request("neon", "fish", 1, 100), erasure)], torch.float32, 2)
+    folder = folder_of(copied, HOOKPOINTS["object"][0])
+    detectors = load_detectors(folder, sae_digest(folder), model.digest)
+    replace(detectors, timesteps=detectors.timesteps[::2]).save(folder)
+    with pytest.raises(BenchError, match="of 10 steps, its statistics of 20"):
+        fit(context, "saeuron", [FISH], sae=copied)
+
+
+def test_a_build_checks_what_it_finds(copied: Path, model: DiffusionModel) -> None:
+    block = HOOKPOINTS["object"][0]
+
+    def build(steps: int) -> SAEBuild:
+        def requests(split: str, count: int, start: int) -> tuple[GenerationRequest, ...]:
+            return SUITE.split_requests(split, count, steps, start)
+
+        pictures = dict.fromkeys(("statistics", "select", "calibrate", "verify"), 12)
+        return SAEBuild(model, {block: [FISH]}, requests, SAERecipe(), copied, torch.float32, 8, steps, pictures, lambda text: None)
+
+    with pytest.raises(BenchError, match="statistics are of 20 steps, this command has 4"):
+        build(4).run(["calibration"])
+    SparseAutoencoder(SAEConfig(64, 4, num_latents=32)).save(folder_of(copied, block))
+    with pytest.raises(BenchError, match="takes 64 channels, the block puts out 128"):
+        build(20).run(["statistics"])
+
+
+def test_saes_of_two_folders_act_in_one_batch(context: FitContext, copied: Path, model: DiffusionModel) -> None:
+    """As two rows of a table with other SAEs do: each picture is the one that it is alone."""
+    for name in HOOKPOINTS["object"]:
+        body = load_sae(folder_of(copied, name), CPU)
+        scaled = SparseAutoencoder(body.config)
+        scaled.load_state_dict(body.state_dict())
+        with torch.no_grad():
+            scaled.W_dec.mul_(0.5)
+        scaled.save(folder_of(copied, name))
+    own = fit(context, "saeuron", [FISH], detection="saeuron-code").activations[0]
+    folders = [folder_of(copied, name) for name in own.hookpoints]
+    other = replace(own, saes=tuple(map(str, folders)), digests=tuple(map(sae_digest, folders)))
+    rows = [Row(SUITE.request("neon", "fish", 1, 4), Erasure(activations=(edit,))) for edit in (own, other)]
+    together = sample(model, rows, torch.float32, 4).latents
+    alone = [sample(model, [row], torch.float32, 4).latents[0] for row in rows]
+    assert torch.equal(together[0], alone[0])
+    assert torch.equal(together[1], alone[1])
+    assert not torch.equal(alone[0], alone[1])
