@@ -112,8 +112,8 @@ def study(
 
     Writes detectors.csv (recall and false positives over whole trajectories), detectors-steps.csv (AUROC and recall per step),
     localisation.csv (IoU with the true place of the object), activations.csv (shift under steering at each strength and under
-    replacement), and for each concept look-CONCEPT.png: the patches that are detected at some steps and the pictures with and
-    without the edits.
+    replacement), and for each concept latents-CONCEPT.png (the chosen latents per step) and look-CONCEPT.png (the patches that each edit
+    changes at some steps, and the pictures with and without it). Methods have their tuned parameters, steering each strength.
     """
     from bench.config import parse_targets
     from bench.diffusion.model import load_model

@@ -12,15 +12,13 @@ import torch
 from bench.config import DTypeName, RunConfig, method_config, parse_targets, parse_variant
 from bench.diffusion.model import DiffusionModel, load_model
 from bench.diffusion.numerics import describe, pick_device, pick_dtype
-from bench.errors import BenchError
-from bench.interfaces import UnlearningMethod
 from bench.plan import BASE, Identity, MethodSpec, Plan, make_plan
 from bench.registry import method
 from bench.registry import suite as find_suite
 from bench.scoring import Scorer
 from bench.suites.suite import Suite, Tuned
-from bench.tuned import inputs_digest
-from bench.types import Target, canonical_json
+from bench.tuned import check_fresh
+from bench.types import Target
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def _spec(
     kind = method(name)
     usual = suite.method_settings.get(name, {})
     if tuned:
-        _check_tuned(suite, kind(method_config(name, kind.Config, usual)), name, tuned)
+        check_fresh(suite, kind(method_config(name, kind.Config, usual)), name, tuned)
     resolved = method_config(name, kind.Config, {**usual, **given})
     own = {key: method_config(name, kind.Config, {**usual, **values, **given}) for key, values in (tuned.concepts if tuned else {}).items()}
     made = {str(target): kind(own.get(str(target), resolved)) for target in targets}
@@ -75,19 +73,6 @@ def _spec(
         inputs={str(target): made[str(target)].inputs(suite.assets, target.concepts) for target in targets
                 if all(concept.kind in kind.card.supports for concept in target.concepts)},
     )  # fmt: skip
-
-
-def _check_tuned(suite: Suite, untuned: UnlearningMethod, name: str, tuned: Tuned) -> None:
-    """Tuned values are differences to the untuned configuration of their time: with another one they would mean something else."""
-    config = canonical_json(untuned.config.model_dump(mode="json"))
-    now = {"method_version": untuned.version, "untuned": config, "inputs": inputs_digest(untuned, suite)}
-    names = {"method_version": "another version of it", "untuned": "other defaults", "inputs": "other files that it reads, such as SAEs"}
-    other = [names[key] for key, value in now.items() if tuned.budget.get(key) != value]
-    if other:
-        raise BenchError(
-            f"The tuned parameters of {name} are of {' and '.join(other)}: tune it again"
-            f" (python -m bench tune {name} --again) or run it with --tuning untuned."
-        )
 
 
 def prepare(config: RunConfig, device: str, dtype: DTypeName, kept: Mapping[str, Any] | None = None) -> Session:

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 import torch
 
+from bench.config import method_config
 from bench.diffusion.model import DiffusionModel
-from bench.diffusion.schedule import DDIMSchedule
 from bench.files import write_atomic
 from bench.interfaces import Erasure, FitContext
 from bench.metrics.artifacts import ArtifactReference, auroc
@@ -21,6 +21,7 @@ from bench.metrics.resampling import wilson
 from bench.registry import load_object, method
 from bench.scoring import judge_all, load_judge
 from bench.suites.suite import Suite
+from bench.tuned import check_fresh
 from bench.types import Concept, GenerationRequest, Target
 
 ALPHA, GATE_FEATURES = 0.01, (1, 2, 4, 8)
@@ -54,12 +55,14 @@ class Study:
         return tables
 
     def erase(self, name: str, concept: Concept, **settings: Any) -> Erasure:
-        """A method's erasure with some settings changed."""
-        kind = method(name)
-        config = kind.Config.model_validate({**self.suite.method_settings.get(name, {}), **settings})
-        context = FitContext(
-            self.model, self.suite.texts, 0, self.steps, self.suite.guidance_scale, self.dtype, self.suite.assets
-        )  # fmt: skip
+        """A method's erasure as it was tuned for the concept, with some settings changed."""
+        kind, usual = method(name), self.suite.method_settings.get(name, {})
+        tuned = self.suite.tuned(name)
+        if tuned:
+            check_fresh(self.suite, kind(method_config(name, kind.Config, usual)), name, tuned)
+        own = tuned.concepts.get(str(concept), {}) if tuned else {}
+        config = method_config(name, kind.Config, {**usual, **own, **settings})
+        context = FitContext(self.model, self.suite.texts, 0, self.steps, self.suite.guidance_scale, self.dtype, self.suite.assets)
         return kind(config).fit(context, [concept])
 
     def own(self, concept: Concept, start: int = 0) -> list[GenerationRequest]:
@@ -137,8 +140,7 @@ class Study:
         }
 
     def looks(self) -> None:
-        """Pictures of what is detected and what becomes of it."""
-        timesteps = DDIMSchedule.of(self.model.scheduler, self.steps).timesteps.tolist()
+        """Pictures of the chosen latents, of what is changed at each step, and of what becomes of it."""
         for concept in self.concepts:
             self.say(f"a look at {concept}")
             steered = self.erase("saeuron", concept)
@@ -147,9 +149,10 @@ class Study:
                 erasures["saeuron-detect"] = self.erase("saeuron-detect", concept)
             other = [r for r in self.suite.split_requests("verify", 60, self.steps) if not Target((concept,)).involves(r.style, r.object)]
             requests = [*self.own(concept)[:4], *other[7:9]]
-            image = load_object("methods.sae.pictures:look_inside")(
-                self.model, steered.activations[0], erasures, requests, timesteps, self.dtype, self.slots
-            )
-            buffer = io.BytesIO()
-            image.save(buffer, "png", optimize=True)
-            write_atomic(self.out / f"look-{concept.name}.png", buffer.getvalue())
+            look = load_object("methods.sae.pictures:look_inside")(self.model, erasures, requests, self.dtype, self.slots)
+            edit: Any = steered.activations[0]
+            chart = load_object("methods.sae.pictures:latents_chart")(edit, edit.factors.abs())
+            for name, image in (("look", look), ("latents", chart)):
+                buffer = io.BytesIO()
+                image.save(buffer, "png", optimize=True)
+                write_atomic(self.out / f"{name}-{concept.name}.png", buffer.getvalue())

@@ -10,8 +10,8 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.interfaces import UnlearningMethod
-from bench.suites.suite import Suite
-from bench.types import content_hash
+from bench.suites.suite import Suite, Tuned
+from bench.types import canonical_json, content_hash
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -45,6 +45,19 @@ def inputs_digest(made: UnlearningMethod, suite: Suite) -> str:
     """Of the files that the method reads for the suite's concepts: parameters tuned with other SAEs, say, are other parameters."""
     own = [concept for concept in suite.concepts if concept.kind in made.card.supports]
     return content_hash({str(concept): dict(made.inputs(suite.assets, [concept])) for concept in own})
+
+
+def check_fresh(suite: Suite, untuned: UnlearningMethod, name: str, tuned: Tuned) -> None:
+    """BenchError for values of another time: differences to another configuration would mean something else."""
+    config = canonical_json(untuned.config.model_dump(mode="json"))
+    now = {"method_version": untuned.version, "untuned": config, "inputs": inputs_digest(untuned, suite)}
+    names = {"method_version": "another version of it", "untuned": "other defaults", "inputs": "other files that it reads, such as SAEs"}
+    other = [names[key] for key, value in now.items() if tuned.budget.get(key) != value]
+    if other:
+        raise BenchError(
+            f"The tuned parameters of {name} are of {' and '.join(other)}: tune it again"
+            f" (python -m bench tune {name} --again) or run it with --tuning untuned."
+        )
 
 
 def toml(body: Mapping[str, Mapping[str, Any]]) -> str:

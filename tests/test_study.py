@@ -60,7 +60,7 @@ def test_strong_steering_moves_activations_more_than_replacement(study: tuple[Pa
 
 def test_everything_is_written(study: tuple[Path, dict[str, pd.DataFrame]]) -> None:
     names = {path.name for path in study[0].iterdir()}
-    assert names == {"detectors.csv", "detectors-steps.csv", "localisation.csv", "activations.csv", "look-fish.png"}
+    assert names == {"detectors.csv", "detectors-steps.csv", "localisation.csv", "activations.csv", "look-fish.png", "latents-fish.png"}
 
 
 def test_locate_finds_where_objects_are_decided(model: DiffusionModel) -> None:

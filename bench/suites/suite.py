@@ -143,7 +143,10 @@ class Suite(ABC):
         return tuple(found.values())
 
     def request(self, style: str, obj: str, seed: int, steps: int, split: Split | None = None) -> GenerationRequest:
-        """A picture of a cell: an evaluation's own, or one of a `split` that evaluation never uses, with its own noise and prompts."""
+        """A picture of a cell: an evaluation's own, or one of a `split`, with noise that evaluation never uses.
+
+        Splits word their prompts otherwise than the evaluation does, but for "locate" (`split_prompt`).
+        """
         height, width = self.size
         prompt = self.prompt(style, obj) if split is None else self.split_prompt(style, obj, seed, split)
         key = f"{style}/{obj}" if split is None else f"{split}/{style}/{obj}"

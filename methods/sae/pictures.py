@@ -1,79 +1,146 @@
-"""A look inside: which patches a concept's latents see at each step, and what the edits make of the picture."""
+"""A look inside: which latents stand for a concept, which patches the edits change at each step, and what becomes of the picture."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from bench.api import DiffusionModel, Erasure, GenerationRequest, Probe, Row, sample
+from bench.api import ActivationEdit, DiffusionModel, EditBank, Erasure, GenerationRequest, Row, sample
 from methods.sae.edits import LatentBank, LatentEdit
 
-TILE, GAP, LEFT = 96, 6, 150
+TILE, GAP, LEFT, TOP, CELL = 96, 6, 150, 40, 22
 
 
-class DetectionRecorder(Probe):
-    """The masks of one edit on the trajectories it watches, per step and half of guidance."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Watched(ActivationEdit):
+    """An edit, and at each hook point a bool [S, h, w] per call: the tokens that it changed."""
 
-    def __init__(self, bank: LatentBank, hookpoint: str, timesteps: Sequence[int], rows: int) -> None:
-        self.hookpoints, self.bank, self.timesteps = (hookpoint,), bank, timesteps
-        self.rows = rows
-        self.found: list[Tensor] = []
+    inner: LatentEdit
+    hookpoints: tuple[str, ...]
+    timesteps: Tensor
+    changed: dict[str, list[Tensor]]
 
-    def see(self, hookpoint: str, x_in: Tensor, x_out: Tensor, step: int, row: Tensor, role: Tensor) -> None:
-        """See `Probe.see`; one full batch is enough for a picture."""
-        t = torch.full((len(row),), self.timesteps[step], device=row.device)
-        seen = self.bank.detected(hookpoint, x_out, t, torch.zeros_like(row))
-        if len(self.found) <= step:
-            self.found.append(torch.zeros(self.rows, 2, *seen.shape[1:], dtype=torch.bool))
-        kept = (row >= 0) & (role < 2)
-        self.found[step][row[kept].cpu(), role[kept].cpu()] = seen[kept].cpu()
+    @classmethod
+    def of(cls, inner: LatentEdit) -> Watched:
+        """Nothing seen yet."""
+        changed: dict[str, list[Tensor]] = {name: [] for name in inner.hookpoints}
+        return cls(inner=inner, hookpoints=inner.hookpoints, timesteps=inner.timesteps, changed=changed)
 
-    @property
-    def masks(self) -> Tensor:
-        """Bool [T, R, 2, h, w]."""
-        return torch.stack(self.found)
+    @classmethod
+    def stack(cls, edits: Sequence[ActivationEdit]) -> EditBank:
+        """See `ActivationEdit.stack`; one edit is watched at a time."""
+        (one,) = edits
+        assert isinstance(one, Watched)
+        return _WatchedBank(type(one.inner).stack([one.inner]), one.changed)
+
+    def masks(self, hookpoint: str, rows: int, slots: int) -> Tensor:
+        """Bool [T, rows, 2, h, w], halves of guidance unconditional first, after `rows` were sampled in calls of `slots`."""
+        calls, batch = self.changed[hookpoint], slots // 2
+        batches = -(-rows // batch)
+        steps = len(calls) // batches
+        halves = [torch.cat([calls[b * steps + t][: 2 * batch] for b in range(batches)])[: 2 * rows] for t in range(steps)]
+        return torch.stack(halves).unflatten(1, (rows, 2))
+
+
+class _WatchedBank(EditBank):
+    def __init__(self, inner: LatentBank, changed: dict[str, list[Tensor]]) -> None:
+        super().__init__()
+        self.inner, self.changed = inner, changed
+
+    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor, row: Tensor) -> Tensor:
+        """See `EditBank.edit`."""
+        new = self.inner.edit(hookpoint, x_in, x_out, timestep, which, key, row)
+        self.changed[hookpoint].append((new != x_out).any(1).cpu())
+        return new
 
 
 def look_inside(
-    model: DiffusionModel, edit: LatentEdit, erasures: Mapping[str, Erasure], requests: Sequence[GenerationRequest],
-    timesteps: Sequence[int], dtype: torch.dtype, slots: int, shown: int = 5,
+    model: DiffusionModel, erasures: Mapping[str, Erasure], requests: Sequence[GenerationRequest], dtype: torch.dtype, slots: int,
+    shown: int = 5,
 ) -> Image.Image:  # fmt: skip
-    """One row per request: the un-edited picture, the patches detected on its way at some steps, the picture under each erasure.
+    """One row per request and hook point: the un-edited picture; for each erasure what it changed at some steps, and its picture.
 
-    A detected patch is red in the conditional half of guidance, blue in the unconditional one, violet in both. With several
-    hook points there is one such row for each.
+    A changed patch is red in the conditional half of guidance, blue in the unconditional one, violet in both. Erasures have one
+    activation edit each, all at the same hook points.
     """
-    bank = type(edit).stack([edit]).to(model.device)
-    probes = [DetectionRecorder(bank, name, timesteps, len(requests)) for name in edit.hookpoints]
-    base = model.decode(sample(model, [Row(r, Erasure()) for r in requests], dtype, slots, probes=probes).latents).numpy()
-    results = {
-        name: model.decode(sample(model, [Row(r, erasure) for r in requests], dtype, slots).latents).numpy()
-        for name, erasure in erasures.items()
-    }
-    steps = np.linspace(0, len(timesteps) - 1, shown).round().astype(int).tolist()
-    titles = ["un-edited", *(f"step {step + 1}" for step in steps), *results]
-    height = (TILE + GAP) * len(requests) * len(probes) + 24
-    canvas = Image.new("RGB", (LEFT + (TILE + GAP) * len(titles), height), "white")
+    base = model.decode(sample(model, [Row(r, Erasure()) for r in requests], dtype, slots).latents).numpy()
+    masks: dict[str, dict[str, Tensor]] = {}
+    results: dict[str, np.ndarray] = {}
+    for name, erasure in erasures.items():
+        (edit,) = erasure.activations
+        assert isinstance(edit, LatentEdit)
+        watched = Watched.of(edit)
+        rows = [Row(request, replace(erasure, activations=(watched,))) for request in requests]
+        results[name] = model.decode(sample(model, rows, dtype, slots).latents).numpy()
+        masks[name] = {hookpoint: watched.masks(hookpoint, len(requests), slots) for hookpoint in edit.hookpoints}
+    hookpoints = list(next(iter(masks.values())))
+    steps = np.linspace(0, requests[0].steps - 1, shown).round().astype(int).tolist()
+    titles = ["un-edited", *(title for name in erasures for title in (*(f"{name}\nstep {step + 1}" for step in steps), f"{name}\nresult"))]
+    canvas = Image.new("RGB", (LEFT + (TILE + GAP) * len(titles), TOP + (TILE + GAP) * len(requests) * len(hookpoints)), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
     for x, title in enumerate(titles):
-        draw.text((LEFT + x * (TILE + GAP) + TILE / 2, 12), title, "black", font, anchor="mm")
+        draw.multiline_text((LEFT + x * (TILE + GAP) + TILE / 2, TOP / 2), title, "black", font, anchor="mm", align="center")
     for r, request in enumerate(requests):
-        for p, probe in enumerate(probes):
-            y = 24 + (r * len(probes) + p) * (TILE + GAP)
-            block = probe.hookpoints[0].replace("_blocks", "").replace("_block", "").replace("attentions", "attn")
-            draw.multiline_text((4, y + TILE / 2), f"{request.style}\n{request.object}\n{block}", "black", font, anchor="lm")
-            tiles = [base[r], *(_overlay(base[r], probe.masks[step, r]) for step in steps), *(own[r] for own in results.values())]
+        for p, hookpoint in enumerate(hookpoints):
+            y = TOP + (r * len(hookpoints) + p) * (TILE + GAP)
+            draw.multiline_text((4, y + TILE / 2), f"{request.style}\n{request.object}\n{_short(hookpoint)}", "black", font, anchor="lm")
+            tiles = [base[r]]
+            for name, own in results.items():
+                tiles += [*(_overlay(base[r], masks[name][hookpoint][step, r]) for step in steps), own[r]]
             for x, tile in enumerate(tiles):
                 canvas.paste(Image.fromarray(tile).resize((TILE, TILE), Image.Resampling.BICUBIC), (LEFT + x * (TILE + GAP), y))
     return canvas
 
 
+def latents_chart(edit: LatentEdit, strengths: Tensor) -> Image.Image:
+    """Which latents stand for the concept at each step: a row per latent and hook point, a column per step.
+
+    The darker, the stronger; `strengths` [H, T, F] belong to `edit.latents`. White: not chosen at that step.
+    """
+    charts = [_rows(edit, h, strengths) for h in range(len(edit.hookpoints))]
+    steps, count = len(edit.timesteps), sum(len(rows) for rows in charts)
+    canvas = Image.new("RGB", (LEFT + CELL * steps + GAP, TOP + CELL * (count + len(charts))), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
+    for step in range(steps):
+        draw.text((LEFT + (step + 0.5) * CELL, TOP / 2), str(step + 1), "black", font, anchor="mm")
+    draw.text((4, TOP / 2), "step", "black", font, anchor="lm")
+    y = TOP
+    for hookpoint, rows in zip(edit.hookpoints, charts, strict=True):
+        draw.text((4, y + CELL / 2), _short(hookpoint), "black", font, anchor="lm")
+        y += CELL
+        for latent, values in rows.items():
+            draw.text((LEFT - 8, y + CELL / 2), f"latent {latent}", "black", font, anchor="rm")
+            for step, value in enumerate(values):
+                left = LEFT + step * CELL
+                shade = round(225 * (1 - value))
+                colour = (shade, shade, 255) if value > 0 else (255, 255, 255)
+                draw.rectangle((left, y, left + CELL - 1, y + CELL - 1), colour, "lightgrey")
+            y += CELL
+    return canvas
+
+
+def _rows(edit: LatentEdit, hookpoint: int, strengths: Tensor) -> dict[int, list[float]]:
+    """Latent → strength in (0, 1] at every step, 0 where it is not chosen, by the step of its first choice."""
+    chosen = edit.thresholds[hookpoint].isfinite()
+    largest = float(strengths[hookpoint][chosen].max())
+    found: dict[int, list[float]] = {}
+    for step, f in chosen.nonzero().tolist():
+        row = found.setdefault(int(edit.latents[hookpoint, step, f]), [0.0] * len(chosen))
+        row[step] = max(0.05, float(strengths[hookpoint, step, f]) / largest)
+    return found
+
+
+def _short(hookpoint: str) -> str:
+    return hookpoint.replace("_blocks", "").replace("_block", "").replace("attentions", "attn")
+
+
 def _overlay(picture: np.ndarray, mask: Tensor) -> np.ndarray:
-    """The picture, greyed, with detected patches coloured; mask bool [2, h, w]."""
+    """The picture, greyed, with changed patches coloured; mask bool [2, h, w]."""
     size = picture.shape[:2]
     halves = [
         np.asarray(Image.fromarray(half.numpy().astype(np.uint8) * 255).resize(size[::-1], Image.Resampling.NEAREST)) for half in mask
