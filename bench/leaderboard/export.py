@@ -27,7 +27,7 @@ TITLES = {
     "mixed": "Unlearning of styles and objects at once",
     "cost": "Cost",
 }
-BRIEF = ("ua", "ira", "cra", "score", "kernel")
+BRIEF = ("ua", "ira", "cra", "score", "ar_target")
 CSV_FIELDS = "protocol provenance status table label method version control rank column value low high n unit direction resampled"
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
@@ -122,7 +122,8 @@ def terminal(leaderboard: Leaderboard, brief: bool = False) -> list[Table]:
         table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for text in _header(name, columns):
             justify: Literal["left", "right"] = "left" if text == "Method" else "right"
-            table.add_column(escape_rich(text), justify=justify, no_wrap=text.startswith(("Method", "Score")), min_width=6)
+            width = 16 if brief and text == "Method" else None  # a long label takes more lines, not the others' space
+            table.add_column(escape_rich(text), justify=justify, no_wrap=text.startswith("Score"), min_width=6, width=width)
         for group in _groups(leaderboard, name, markup, brief):
             for cells in group:
                 table.add_row(*cells)

@@ -241,7 +241,7 @@ def test_terminal_shows_every_method_and_footnote() -> None:
 
 def test_terminal_fits_80_characters() -> None:
     console = Console(width=80, file=io.StringIO(), record=True)
-    found = made(none(), record("negative-prompt", half))
+    found = made(none(), record("negative-prompt", half), record("saeuron-detect:features=4 (untuned)", half))
     for table in export.terminal(found, brief=True):
         console.print(table)
     text = console.export_text()
