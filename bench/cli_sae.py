@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 
 from bench import registry
 from bench.cli_options import BATCH_SIZE, BatchSize, Device, DType, SuiteName, err, out
 from bench.errors import BenchError
 from bench.files import write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def locate(
@@ -129,19 +133,24 @@ def study(
             chosen, targets, model, precision, 2 * batch_size, steps or chosen.presets["quick"].steps, pictures, folder,
             verify, lambda text: status.update(text),
         ).run()  # fmt: skip
-    for name, columns in (
-        ("detectors", ["hookpoint", "concept", "recall", "false_positives", "worst_concept", "worst_rate"]),
-        ("activations", ["concept", "hookpoint", "edit", "mean_shift", "outside", "norm_ratio", "norm_outside", "far", "artifact_auroc"]),
-    ):
-        shown = Table(*columns, title=name)
-        rows = tables[name].query("features == 2") if name == "detectors" else tables[name]
-        for row in rows[columns].itertuples(index=False):
-            shown.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
-        out.print(shown)
+    gates, shifts = tables["detectors"].query("features == 2"), tables["activations"]
+    for hookpoint, rows in gates.groupby("hookpoint", sort=False):
+        _show(f"Detectors at {hookpoint}", rows[["concept", "recall", "false_positives", "worst_concept", "worst_rate"]])
+    for (concept, hookpoint), rows in shifts.groupby(["concept", "hookpoint"], sort=False):
+        columns = ["edit", "mean_shift", "outside", "norm_ratio", "norm_outside", "far", "artifact_auroc"]
+        _show(f"{concept} at {hookpoint}", rows[[name for name in columns if name in rows]])
     if "localisation" in tables:
         mean = tables["localisation"].groupby("hookpoint")[["iou", "iou_shuffled", "detected", "object"]].mean()
         out.print("localisation, mean over concepts and steps:", mean.round(3).to_string())
     err.print(f"Tables and pictures: {folder}", highlight=False, soft_wrap=True)
+
+
+def _show(title: str, frame: pd.DataFrame) -> None:
+    table = Table(*(name.replace("_", " ") for name in frame.columns), title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+    out.print(table)
 
 
 def _show_recipe(values: dict[str, object]) -> None:
