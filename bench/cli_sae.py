@@ -146,7 +146,7 @@ def study(
 
 
 def _show(title: str, frame: pd.DataFrame) -> None:
-    table = Table(*(name.replace("_", " ") for name in frame.columns), title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(*(name.replace("_", " ") for name in frame.columns), title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.columns[0].no_wrap = True
     for row in frame.itertuples(index=False):
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
