@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from bench import cli_sae, registry
+from bench import cli_compare, cli_sae, registry
 from bench.cli_options import BATCH_SIZE, BatchSize, Device, DType, SuiteName, err, out
 from bench.config import DEFAULT_METHODS, DTypeName, Images, RunConfig, Tuning, parse_settings, parse_targets, parse_variant
 from bench.errors import BenchError, unknown
@@ -268,34 +268,6 @@ def report(
 
 
 @app.command()
-def matched(
-    folder: Annotated[Path, typer.Argument(help="A run's folder.")],
-    method: Annotated[str, typer.Option(help="A method with several variants in the run.")],
-    by: Annotated[str, typer.Option(help="The parameter whose two values are compared; the others make each family's curve.")],
-) -> None:
-    """Compare two settings of a method at the same UA, with paired intervals: who erases less also damages less.
-
-    The run needs variants of both settings at several strengths, such as
-    `--methods saeuron:multiplier=-1,saeuron:multiplier=-5,saeuron:detection=saeuron-code:multiplier=-1`.
-
-    Example: `python -m bench matched results/runs/minicanvas-quick --method saeuron --by detection`
-    """
-    from bench.files import write_atomic
-    from bench.leaderboard.matched import compare
-    from bench.store import Store
-
-    store = Store.open(folder)
-    table = compare(store.records(), method, by, registry.suite(store.config()["suite"]).rules)
-    shown = Table(*table.columns)
-    for row in table.itertuples(index=False):
-        shown.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
-    out.print(shown)
-    place = folder / f"matched-{method}-{by}.csv"
-    write_atomic(place, table.to_csv(index=False).encode())
-    err.print(f"Table: {place}", highlight=False, soft_wrap=True)
-
-
-@app.command()
 def tune(
     name: Annotated[str, typer.Argument(metavar="METHOD", help="What to tune; `list methods` names it.")],
     suite: SuiteName = "minicanvas",
@@ -352,6 +324,8 @@ def _print_tuned(name: str, body: dict[str, dict[str, Any]], concepts: list[str]
     out.print(table)
 
 
+app.command()(cli_compare.compare)
+app.command()(cli_compare.matched)
 app.command()(cli_sae.locate)
 app.command("train-sae")(cli_sae.train_sae)
 app.command()(cli_sae.study)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from bench.config import DTypeName
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 out, err = Console(emoji=False), Console(stderr=True, emoji=False)  # "style:sunset" is no emoji
 BATCH_SIZE = 16
@@ -16,3 +21,12 @@ SuiteName = Annotated[str, typer.Option("--suite", help="Protocol; `list suites`
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 DType = Annotated[DTypeName, typer.Option(help="auto measures and takes bfloat16 only where it is faster.")]
 BatchSize = Annotated[int, typer.Option(min=2, max=4_096, help="Pictures (two conditions each) in one UNet call.")]
+
+
+def show_frame(frame: pd.DataFrame, title: str) -> None:
+    """Print a table, shares and distances with three digits."""
+    table = Table(*(name.replace("_", " ") for name in frame.columns), title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap = True
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+    out.print(table)

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.table import Table
 
 from bench import registry
-from bench.cli_options import BATCH_SIZE, BatchSize, Device, DType, SuiteName, err, out
+from bench.cli_options import BATCH_SIZE, BatchSize, Device, DType, SuiteName, err, out, show_frame
 from bench.errors import BenchError
 from bench.files import write_atomic
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 def locate(
@@ -135,22 +134,14 @@ def study(
         ).run()  # fmt: skip
     gates, shifts = tables["detectors"].query("features == 2"), tables["activations"]
     for hookpoint, rows in gates.groupby("hookpoint", sort=False):
-        _show(f"Detectors at {hookpoint}", rows[["concept", "recall", "false_positives", "worst_concept", "worst_rate"]])
+        show_frame(f"Detectors at {hookpoint}", rows[["concept", "recall", "false_positives", "worst_concept", "worst_rate"]])
     for (concept, hookpoint), rows in shifts.groupby(["concept", "hookpoint"], sort=False):
         columns = ["edit", "mean_shift", "outside", "norm_ratio", "norm_outside", "far", "artifact_auroc"]
-        _show(f"{concept} at {hookpoint}", rows[[name for name in columns if name in rows]])
+        show_frame(f"{concept} at {hookpoint}", rows[[name for name in columns if name in rows]])
     if "localisation" in tables:
         mean = tables["localisation"].groupby("hookpoint")[["iou", "iou_shuffled", "detected", "object"]].mean()
         out.print("localisation, mean over concepts and steps:", mean.round(3).to_string())
     err.print(f"Tables and pictures: {folder}", highlight=False, soft_wrap=True)
-
-
-def _show(title: str, frame: pd.DataFrame) -> None:
-    table = Table(*(name.replace("_", " ") for name in frame.columns), title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.columns[0].no_wrap = True
-    for row in frame.itertuples(index=False):
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
-    out.print(table)
 
 
 def _show_recipe(values: dict[str, object]) -> None:

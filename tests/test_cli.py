@@ -116,6 +116,18 @@ def test_one_folder_holds_one_design(smoke: Path, tmp_path: Path) -> None:
     assert "different plans" in found.stderr
 
 
+def test_two_rows_are_compared(smoke: Path) -> None:
+    found = bench("compare", str(smoke), "uce", "none", cwd=smoke)
+    assert found.returncode == 0, found.stderr
+    assert "uce − none" in found.stdout
+    wrong = bench("compare", str(smoke), "uce", "ucd", cwd=smoke)
+    assert wrong.returncode == 2
+    assert 'did you mean "uce"' in wrong.stderr
+    wrong = bench("matched", str(smoke), "--method", "uce", "--by", "tokens", cwd=smoke)
+    assert wrong.returncode == 2
+    assert "1 values of tokens" in wrong.stderr
+
+
 def test_a_target_that_a_method_cannot_remove_is_a_hole_with_its_reason(tmp_path: Path) -> None:
     styles = "+".join(("photo", "neon", "blueprint", "mosaic", "sketch", "sunset", "halftone", "stripes", "frost", "pop"))
     found = bench("run", "--preset", "smoke", "--methods", "uce,negative-prompt", "--concepts", styles, "--out", "run", cwd=tmp_path)

@@ -84,7 +84,7 @@ def ranking_score(ua: float | None, ira: float | None, cra: float | None, ira_no
 
     Takes means over the targets of one kind. Unlike their plain mean it is won neither by doing nothing nor by erasing all.
     """
-    return _or_none(_ranking(*(np.array([part], dtype=np.float64) for part in (ua, ira, cra, ira_none, cra_none)))[0])
+    return _or_none(ranking_scores(*(np.array([part], dtype=np.float64) for part in (ua, ira, cra, ira_none, cra_none)))[0])
 
 
 def per_target(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> pd.DataFrame:
@@ -123,7 +123,7 @@ def aggregate(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> pd.Da
         nothing = np.full_like(own, np.nan)
         base = resampling.mean(np.stack([values.get((NONE, target), nothing) for target in targets]), axis=0)
         row: dict[str, Any] = {"method": method, "kind": kind}
-        for name, draws in zip((*METRICS, "score"), (*own, _ranking(own[0], own[1], own[2], base[1], base[2])), strict=True):
+        for name, draws in zip((*METRICS, "score"), (*own, ranking_scores(own[0], own[1], own[2], base[1], base[2])), strict=True):
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), resampling.interval(draws), strict=True))
         counts = np.sum([sizes[method, target] for target in targets], axis=0)
         row |= {f"{metric}_n": int(n) for metric, n in zip(METRICS, counts, strict=True)}
@@ -264,7 +264,8 @@ def _values(tallies: list[Array], weights: Array) -> Array:
     return np.stack([1 - rates[0], rates[1], rates[2]])
 
 
-def _ranking(ua: Array, ira: Array, cra: Array, ira_none: Array, cra_none: Array) -> Array:
+def ranking_scores(ua: Array, ira: Array, cra: Array, ira_none: Array, cra_none: Array) -> Array:
+    """`ranking_score` of every draw, NaN for None."""
     with np.errstate(divide="ignore", invalid="ignore"):
         parts = np.stack([ua, np.minimum(1, ira / ira_none), np.minimum(1, cra / cra_none)])
         # A part of 0 gives 3 / ∞ = 0, which is the limit of the harmonic mean; a NaN stays one.

@@ -1,4 +1,4 @@
-"""What two families of variants keep at the same unlearning accuracy: a method that erases less also damages less."""
+"""Two methods against each other, with the noise that they share taken out: every draw resamples both jointly."""
 
 from __future__ import annotations
 
@@ -9,8 +9,30 @@ import numpy as np
 
 from bench.metrics import resampling
 from bench.metrics.resampling import Array
+from bench.metrics.unlearning import METRICS, NONE, ranking_scores
 
 RETAINED = ("ira", "cra")
+
+
+def differences(draws: Mapping[tuple[str, str], Array], first: str, second: str, kind: str) -> list[dict[str, Any]]:
+    """UA, IRA, CRA and the score of two methods on the targets of a kind, and first minus second.
+
+    `draws` as `bench.metrics.unlearning.draws` gives them, with "none". Keys of a row: kind, metric, first, second, difference,
+    low, high (95 %). Metrics that one of them has not are left out.
+    """
+    base = draws[NONE, kind]
+
+    def values(method: str) -> Array:
+        ua, ira, cra = draws[method, kind]
+        return np.stack([ua, ira, cra, ranking_scores(ua, ira, cra, base[1], base[2])])
+
+    rows = []
+    for name, ours, theirs in zip((*METRICS, "score"), values(first), values(second), strict=True):
+        difference, low, high = resampling.interval(ours - theirs)
+        if not np.isnan(difference):
+            found = {"first": float(ours[0]), "second": float(theirs[0]), "difference": difference, "low": low, "high": high}
+            rows.append({"kind": kind, "metric": name, **found})
+    return rows
 
 
 def at_matched_ua(
@@ -18,6 +40,7 @@ def at_matched_ua(
 ) -> dict[str, Any] | None:
     """What each family keeps at best among its settings that erase at least `ua`, and the paired difference.
 
+    A method that erases less also damages less: families compare where they erase alike.
     `draws` as `bench.metrics.unlearning.draws` gives them: every draw resamples both families jointly and chooses anew. Keys:
     kind, ua; for each of ira and cra: <m>_first, <m>_second, <m>_difference (first minus second) with _low and _high (95 %);
     missed: the share of draws in which a family does not reach `ua`, left out of the intervals. None if the data do not.

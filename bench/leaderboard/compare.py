@@ -1,4 +1,4 @@
-"""From a run's records to the comparison of two settings of a method at the same UA."""
+"""From a run's records to comparisons of two of its rows, or of two settings of a method at the same UA."""
 
 from __future__ import annotations
 
@@ -6,16 +6,37 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.errors import BenchError
+from bench.errors import BenchError, unknown
 from bench.leaderboard.build import outcome_frames
-from bench.metrics.matched import at_matched_ua
+from bench.leaderboard.notes import kind_of
+from bench.metrics.paired import at_matched_ua, differences
 from bench.metrics.unlearning import draws
 from bench.types import KINDS, MetricRules, Record
 
 LEVELS = (0.5, 0.7, 0.8, 0.9)
 
 
-def compare(records: Sequence[Record], method: str, by: str, rules: MetricRules) -> pd.DataFrame:
+def compare(records: Sequence[Record], first: str, second: str, rules: MetricRules) -> pd.DataFrame:
+    """One row per kind and metric of two rows of the table; see `differences`. Means are over the targets that a row has.
+
+    BenchError for labels that are not there or rows with different targets of a kind.
+    """
+    by_label = {record.label: record for record in records}
+    for label in (first, second):
+        if label not in by_label:
+            raise unknown("row", label, sorted(by_label))
+    drawn = draws(outcome_frames(records), rules)
+    rows = []
+    for kind in KINDS:
+        targets = [{target for target in by_label[label].outcomes["target"] if kind_of(target) == kind} for label in (first, second)]
+        if targets[0] != targets[1] and all(targets):
+            raise BenchError(f"{first} and {second} have different {kind} targets: their means do not compare.")
+        if all((label, kind) in drawn for label in (first, second)):
+            rows += differences(drawn, first, second, kind)
+    return pd.DataFrame(rows)
+
+
+def matched(records: Sequence[Record], method: str, by: str, rules: MetricRules) -> pd.DataFrame:
     """One row per kind and UA level that both families reach; see `at_matched_ua`.
 
     A family is all untuned records of the method with one value of the parameter `by` (a tuned one has other values per

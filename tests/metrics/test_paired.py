@@ -1,4 +1,4 @@
-"""Families at matched UA, by hand and with a planted difference."""
+"""Paired differences of rows, and of families at matched UA: by hand and with a planted difference."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.metrics.matched import at_matched_ua
+from bench.metrics.paired import at_matched_ua, differences
 from bench.metrics.unlearning import aggregate, draws
 from bench.types import MetricRules
 
@@ -61,3 +61,34 @@ def test_a_planted_difference_is_found() -> None:
     assert found["cra_difference"] == pytest.approx(0)
     table = aggregate(frames, RULES).set_index("method")
     assert table.loc["good0.9", "ua"] == pytest.approx(drawn["good0.9", "object"][0, 0])
+
+
+def test_differences_by_hand() -> None:
+    none = np.array([[0.0], [1.0], [0.8]])
+    drawn = {("none", "style"): none, ("a", "style"): np.array([[0.9], [0.5], [0.8]]), ("b", "style"): np.array([[0.6], [1.0], [np.nan]])}
+    doubled = {key: np.repeat(value, 3, axis=1) for key, value in drawn.items()}
+    rows = {row["metric"]: row for row in differences(doubled, "a", "b", "style")}
+    assert rows.keys() == {"ua", "ira"}, "what one of them has not is left out"
+    assert rows["ua"]["difference"] == pytest.approx(0.3)
+    assert rows["ira"]["difference"] == pytest.approx(-0.5)
+    # Relative to none: 0.9, 0.5, 1.0.
+    doubled["b", "style"] = doubled["a", "style"]
+    score = differences(doubled, "a", "b", "style")[-1]
+    assert score["metric"] == "score"
+    assert score["first"] == pytest.approx(3 / (1 / 0.9 + 1 / 0.5 + 1))
+    assert (score["difference"], score["low"], score["high"]) == (0, 0, 0)
+
+
+def test_pairing_finds_what_single_intervals_hide() -> None:
+    """Both rows fail on the same pictures; one fails on few more."""
+    rng = np.random.default_rng(1)
+    base = outcomes(rng, 0.5, 1.0)
+    own = base[base["object"] == "a"].index
+    better = base.copy()
+    gone = [i for i in own if base.loc[i, "object_pred"] == "a"][:4]
+    better.loc[gone, "object_pred"] = "b"
+    frames = {"none": outcomes(rng, 0.0, 1.0).assign(target=""), "worse": base, "better": better}
+    table = aggregate(frames, RULES).set_index("method")
+    assert table.loc["better", "ua_low"] < table.loc["worse", "ua_high"]
+    (ua,) = [row for row in differences(draws(frames, RULES), "better", "worse", "object") if row["metric"] == "ua"]
+    assert 0 < ua["low"] < ua["difference"] < ua["high"]

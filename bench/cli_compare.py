@@ -1,0 +1,59 @@
+"""Commands that compare rows of a run with paired intervals: `compare`, `matched`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench import registry
+from bench.cli_options import err, show_frame
+from bench.files import write_atomic
+
+if TYPE_CHECKING:
+    pass
+
+Folder = Annotated[Path, typer.Argument(help="A run's folder.")]
+
+
+def compare(
+    folder: Folder,
+    first: Annotated[str, typer.Argument(help="A row, as the table labels it.")],
+    second: Annotated[str, typer.Argument(help="Another.")],
+) -> None:
+    """Compare two rows of a run's table: UA, IRA, CRA and score, first minus second, with paired intervals.
+
+    Intervals of two rows may overlap although one is surely better: both meet the same easy and hard pictures.
+
+    Example: `python -m bench compare results/runs/minicanvas-quick saeuron "saeuron (untuned)"`
+    """
+    from bench.leaderboard import compare as leaderboard
+    from bench.store import Store
+
+    store = Store.open(folder)
+    table = leaderboard.compare(store.records(), first, second, registry.suite(store.config()["suite"]).rules)
+    show_frame(table, f"{first} − {second}")
+
+
+def matched(
+    folder: Folder,
+    method: Annotated[str, typer.Option(help="A method with several variants in the run.")],
+    by: Annotated[str, typer.Option(help="The parameter whose two values are compared; the others make each family's curve.")],
+) -> None:
+    """Compare two settings of a method at the same UA, with paired intervals: who erases less also damages less.
+
+    The run needs variants of both settings at several strengths, such as
+    `--methods saeuron:multiplier=-1,saeuron:multiplier=-5,saeuron:detection=saeuron-code:multiplier=-1`.
+
+    Example: `python -m bench matched results/runs/minicanvas-quick --method saeuron --by detection`
+    """
+    from bench.leaderboard import compare as leaderboard
+    from bench.store import Store
+
+    store = Store.open(folder)
+    table = leaderboard.matched(store.records(), method, by, registry.suite(store.config()["suite"]).rules)
+    show_frame(table, f"{method} by {by}")
+    place = folder / f"matched-{method}-{by}.csv"
+    write_atomic(place, table.to_csv(index=False).encode())
+    err.print(f"Table: {place}", highlight=False, soft_wrap=True)
