@@ -28,9 +28,8 @@ def compare(records: Sequence[Record], first: str, second: str, rules: MetricRul
     drawn = draws(outcome_frames(records), rules)
     rows = []
     for kind in KINDS:
-        targets = [
-            {target for target in by_label[label].outcomes["target"] if target and kind_of(target) == kind} for label in (first, second)
-        ]
+        named = [by_label[label].outcomes["target"] for label in (first, second)]
+        targets = [{target for target in own if target and kind_of(target) == kind} for own in named]
         if targets[0] != targets[1] and all(targets):
             raise BenchError(f"{first} and {second} have different {kind} targets: their means do not compare.")
         if all((label, kind) in drawn for label in (first, second)):
