@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from bench import registry
 from bench.cli_options import err, show_frame
 from bench.files import write_atomic
-
-if TYPE_CHECKING:
-    pass
 
 Folder = Annotated[Path, typer.Argument(help="A run's folder.")]
 

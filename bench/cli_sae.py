@@ -1,7 +1,8 @@
-"""Commands that look into a model: `locate`, `train-sae`."""
+"""Commands that look into a model: `locate`, `train-sae`, `study`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from bench.errors import BenchError
 from bench.files import write_atomic
 
 if TYPE_CHECKING:
-    pass
+    import pandas as pd
 
 
 def locate(
@@ -71,12 +72,14 @@ def train_sae(
     show: Annotated[bool, typer.Option("--show", help="Only show the parameters of the training and their values here.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset quick's.")] = None,
     device: Device = "auto", dtype: DType = "auto", batch_size: BatchSize = BATCH_SIZE,
+    model: Annotated[Path | None, typer.Option(help="A diffusers folder. Default: the suite's model.")] = None,
     folder: Annotated[Path, typer.Option("--out", help="Holds a folder unet.BLOCK per SAE.")] = Path("saes"),
 ) -> None:  # fmt: skip
     """Train sparse autoencoders on a model's activations, gather statistics per concept, calibrate detectors.
 
     Activations are streamed from sampling; nothing large is written. The same command again continues after the last whole
-    round. For a published SAE put its folders into --out and give `--part statistics,calibration`.
+    round. For a published SAE put its folders into --out and give `--part statistics,calibration`. At blocks named by
+    --hookpoints every concept gets statistics, at the suite's own those of the kind that they decide.
 
     Use the result with `python -m bench run --methods saeuron --set saeuron.sae=saes`.
     """
@@ -97,7 +100,7 @@ def train_sae(
     parts = [name for name in part.split(",") if name]
     make(
         chosen, names, parts, given, folder, pick_device(device), dtype, 2 * batch_size, steps or chosen.presets["quick"].steps,
-        lambda text: err.print(text, highlight=False),
+        lambda text: err.print(text, highlight=False), model,
     )  # fmt: skip
     err.print(f"SAEs: {folder}", highlight=False, soft_wrap=True)
 
@@ -109,7 +112,7 @@ def study(
     verify: Annotated[int, typer.Option(min=240, max=100_000, help="Pictures for detectors at single steps.")] = 1320,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset quick's.")] = None,
     device: Device = "auto", dtype: DType = "auto", batch_size: BatchSize = BATCH_SIZE,
-    folder: Annotated[Path, typer.Option("--out", help="Tables and pictures go here.")] = Path("results/studies/minicanvas"),
+    folder: Annotated[Path | None, typer.Option("--out", help="Tables and pictures go here. Default: results/studies/SUITE.")] = None,
 ) -> None:  # fmt: skip
     """Measure what SAE methods rest on: do latents detect a concept, do they find its place, what do edits do to activations.
 
@@ -126,22 +129,27 @@ def study(
     chosen, where = registry.suite(suite), pick_device(device)
     targets = [concept for target in parse_targets(concepts, chosen) for concept in target.concepts]
     model = load_model(chosen.model_folder(), where)
-    precision = pick_dtype(dtype, model, 2 * batch_size)
+    precision, folder = pick_dtype(dtype, model, 2 * batch_size), folder or Path("results/studies") / chosen.name
     with err.status("study") as status:
         tables = Study(
             chosen, targets, model, precision, 2 * batch_size, steps or chosen.presets["quick"].steps, pictures, folder,
             verify, lambda text: status.update(text),
         ).run()  # fmt: skip
+    show_study(tables)
+    err.print(f"Tables and pictures: {folder}", highlight=False, soft_wrap=True)
+
+
+def show_study(tables: Mapping[str, pd.DataFrame]) -> None:
+    """Print what a study found, of `bench.study.Study.run`."""
     gates, shifts = tables["detectors"].query("features == 2"), tables["activations"]
     for hookpoint, rows in gates.groupby("hookpoint", sort=False):
-        show_frame(f"Detectors at {hookpoint}", rows[["concept", "recall", "false_positives", "worst_concept", "worst_rate"]])
+        show_frame(rows[["concept", "recall", "false_positives", "worst_concept", "worst_rate"]], f"Detectors at {hookpoint}")
     for (concept, hookpoint), rows in shifts.groupby(["concept", "hookpoint"], sort=False):
         columns = ["edit", "mean_shift", "outside", "norm_ratio", "norm_outside", "far", "artifact_auroc"]
-        show_frame(f"{concept} at {hookpoint}", rows[[name for name in columns if name in rows]])
+        show_frame(rows[[name for name in columns if name in rows]], f"{concept} at {hookpoint}")
     if "localisation" in tables:
         mean = tables["localisation"].groupby("hookpoint")[["iou", "iou_shuffled", "detected", "object"]].mean()
         out.print("localisation, mean over concepts and steps:", mean.round(3).to_string())
-    err.print(f"Tables and pictures: {folder}", highlight=False, soft_wrap=True)
 
 
 def _show_recipe(values: dict[str, object]) -> None:

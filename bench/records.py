@@ -14,7 +14,7 @@ import torch
 from bench.cost import FIT_COST, SAMPLING_COST
 from bench.errors import BenchError
 from bench.metrics.artifacts import ArtifactReference
-from bench.metrics.detection import false_positives
+from bench.metrics.detection import detection
 from bench.metrics.distance import frechet_distance, kernel_distance
 from bench.metrics.unlearning import shows
 from bench.plan import BASE, MethodSpec, Plan, Unit
@@ -73,23 +73,18 @@ def _record(
     missing |= {str(unit.fit.target): failed[unit.fit.id] for unit in session.plan.units if unit.fit.id in failed and unit.fit.spec == spec}
     configs = {str(target): dict(spec.config_for(target)) for target in session.targets}
     tuning = {"budget": dict(spec.budget), "configs": configs} if spec.budget else None
+    inputs = {target: dict(own) for target, own in spec.inputs.items() if own}
     return Record(
         method=spec.name, label=spec.label, version=spec.version, config=dict(spec.config), card=spec.card, protocol=session.protocol,
         numerics=session.numerics, outcomes={name: _plain(outcomes[name]) for name in COLUMNS},
         distances=_distances(session, outcomes, reference, spec.name == BASE), cost=cost, missing=missing, provenance=provenance,
-        tuning=tuning, inputs={target: dict(own) for target, own in spec.inputs.items() if own}, detection=_detection(session, outcomes),
+        tuning=tuning, inputs=inputs, detection=detection(outcomes, session.targets),
     )  # fmt: skip
 
 
 def _plain(column: pd.Series) -> list[Any]:
     """Values that JSON knows, null for what is missing."""
     return column.astype(object).where(column.notna(), None).tolist()
-
-
-def _detection(session: Session, outcomes: pd.DataFrame) -> dict[str, Any] | None:
-    """Per target, where there was anything to watch."""
-    watched = {str(t): false_positives(outcomes[outcomes["target"] == str(t)], t) for t in session.targets}
-    return {target: found for target, found in watched.items() if found} or None
 
 
 def _distances(

@@ -18,27 +18,38 @@ from bench.types import KINDS, Concept, GenerationRequest
 
 
 def concepts_at(suite: Suite, hookpoints: Sequence[str]) -> dict[str, list[Concept]]:
-    """Hook point → the concepts whose statistics are gathered there: those of the kinds it decides, all at any other block."""
-    own = {name: [kind for kind in KINDS if name in suite.assets.hookpoints.get(kind, ())] for name in hookpoints}
-    return {name: [c for c in suite.concepts if c.kind in (kinds or KINDS)] for name, kinds in own.items()}
+    """Hook point → the concepts whose statistics are gathered there.
+
+    All at the hook points that are named; at the suite's own, those of the kinds that they decide.
+    """
+    if hookpoints:
+        return {name: list(suite.concepts) for name in hookpoints}
+    found: dict[str, list[Concept]] = {}
+    for kind in KINDS:
+        for name in suite.assets.hookpoints.get(kind, ()):
+            found.setdefault(name, []).extend(concept for concept in suite.concepts if concept.kind == kind)
+    return found
 
 
 def train_sae(
     suite: Suite, hookpoints: Sequence[str], parts: Sequence[str], settings: Mapping[str, Any], out: Path, device: torch.device,
-    dtype: str, slots: int, steps: int, say: Callable[[str], None],
+    dtype: str, slots: int, steps: int, say: Callable[[str], None], folder: Path | None = None,
 ) -> None:  # fmt: skip
-    """Train, gather statistics, calibrate: `parts` of these, into `out`. The same call again continues."""
+    """Train, gather statistics, calibrate: `parts` of these, into `out`. The same call again continues.
+
+    `folder`: another model than the suite's, a diffusers folder.
+    """
     known = load_object("methods.sae.build:PARTS")
     for part in parts:
         if part not in known:
             raise unknown("part", part, known)
-    names = tuple(hookpoints) or tuple(dict.fromkeys(name for kind in KINDS for name in suite.assets.hookpoints.get(kind, ())))
-    if not names:
+    concepts = concepts_at(suite, hookpoints)
+    if not concepts:
         raise BenchError(f"{suite.name} names no hook points: find them (python -m bench locate) and give --hookpoints.")
     recipe = method_config("train-sae", load_object("methods.sae.training:SAERecipe"), {**suite.sae_settings, **settings})
-    model = load_model(suite.model_folder(), device)
+    model = load_model(folder or suite.model_folder(), device)
     blocks = dict(model.unet.named_modules())
-    for name in names:
+    for name in concepts:
         if name not in blocks:
             raise unknown("block of the UNet", name, attention_blocks(model.unet))
     precision = pick_dtype(cast(Any, dtype), model, slots)
@@ -48,5 +59,5 @@ def train_sae(
 
     build = load_object("methods.sae.build:SAEBuild")
     build(
-        model, concepts_at(suite, names), requests, recipe, out, precision, slots, steps, suite.sae_pictures, say
+        model, concepts, requests, recipe, out, precision, slots, steps, suite.sae_pictures, say
     ).run(parts)  # fmt: skip

@@ -178,7 +178,7 @@ class Record:
     inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Per target, digests of the files that the fit read beside the model."""
     detection: Mapping[str, Any] | None = None
-    """Of a method with activation edits: how often they act on pictures that do not show the target."""
+    """Of a method with activation edits: how often they act on pictures that do not show the target (`bench.metrics.detection`)."""
     schema: int = 1
 
     def to_json(self) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from bench.cli_sae import show_study
 from bench.diffusion.model import DiffusionModel, attention_blocks
 from bench.locate import heat_map, hookpoints, locate
 from bench.scoring import load_judge
@@ -56,6 +57,14 @@ def test_strong_steering_moves_activations_more_than_replacement(study: tuple[Pa
     assert shift["far"].between(0, 1).all()
     assert shift["artifact_auroc"].between(0, 1).all()
     assert shift.loc["steering ×-30", "mean_shift"] > shift.loc["steering ×-1", "mean_shift"]
+
+
+def test_what_is_found_is_printed(study: tuple[Path, dict[str, pd.DataFrame]], capsys: pytest.CaptureFixture[str]) -> None:
+    show_study(study[1])
+    text = capsys.readouterr().out
+    assert all(f"Detectors at {name}" in text for name in HOOKPOINTS["style"])
+    assert "object:fish at mid_block.attentions.0" in text
+    assert "localisation" in text
 
 
 def test_everything_is_written(study: tuple[Path, dict[str, pd.DataFrame]]) -> None:

@@ -9,9 +9,10 @@ import pandas as pd
 from bench.errors import BenchError, unknown
 from bench.leaderboard.build import outcome_frames
 from bench.leaderboard.notes import kind_of
+from bench.leaderboard.table import TABLES
 from bench.metrics.paired import at_matched_ua, differences
-from bench.metrics.unlearning import draws
-from bench.types import KINDS, MetricRules, Record
+from bench.metrics.unlearning import NONE, draws
+from bench.types import MetricRules, Record
 
 LEVELS = (0.5, 0.7, 0.8, 0.9)
 
@@ -21,19 +22,22 @@ def compare(records: Sequence[Record], first: str, second: str, rules: MetricRul
 
     BenchError for labels that are not there or rows with different targets of a kind.
     """
-    by_label = {record.label: record for record in records}
+    by_label = {NONE if record.method == NONE else record.label: record for record in records}
+    first, second = (label.removesuffix(" (ceiling)").removesuffix(" (control)") for label in (first, second))
     for label in (first, second):
         if label not in by_label:
             raise unknown("row", label, sorted(by_label))
     drawn = draws(outcome_frames(records), rules)
     rows = []
-    for kind in KINDS:
+    for kind in TABLES:
         named = [by_label[label].outcomes["target"] for label in (first, second)]
         targets = [{target for target in own if target and kind_of(target) == kind} for own in named]
         if targets[0] != targets[1] and all(targets):
             raise BenchError(f"{first} and {second} have different {kind} targets: their means do not compare.")
         if all((label, kind) in drawn for label in (first, second)):
             rows += differences(drawn, first, second, kind)
+    if not rows:
+        raise BenchError(f"{first} and {second} have no judged pictures of the same kind of target: there is nothing to compare.")
     return pd.DataFrame(rows)
 
 
@@ -44,19 +48,28 @@ def matched(records: Sequence[Record], method: str, by: str, rules: MetricRules)
     target); their order in the rows is that of the values.
     BenchError unless there are two values.
     """
+    variants = [record for record in records if record.method == method]
+    if not variants:
+        raise unknown("method", method, sorted({record.method for record in records}))
+    if by not in variants[0].config:
+        raise unknown(f"parameter of {method}", by, sorted(variants[0].config))
     families: dict[str, list[Record]] = {}
-    for record in records:
-        if record.method == method and by in record.config and record.tuning is None:
+    for record in variants:
+        if record.tuning is None:
             families.setdefault(str(record.config[by]), []).append(record)
     if len(families) != 2:
-        values = ", ".join(sorted(families)) or "none"
-        raise BenchError(f"The run's variants of {method} have {len(families)} values of {by} ({values}), not two: run both in it.")
+        raise BenchError(
+            f"The run has untuned rows of {method} with {len(families)} values of {by}{''.join(f' {value}' for value in sorted(families))},"
+            f" not two: run both, such as {method}:{by}=…, with --tuning untuned."
+        )
     first, second = sorted(families)
     drawn = draws(outcome_frames(records), rules)
     rows = []
-    for kind in KINDS:
+    for kind in TABLES:
         ours, theirs = ([r.label for r in families[value] if (r.label, kind) in drawn] for value in (first, second))
         for level in LEVELS if ours and theirs else ():
             found = at_matched_ua(drawn, ours, theirs, kind, level)
             rows += [{"first": f"{by}={first}", "second": f"{by}={second}", **found}] if found else []
-    return pd.DataFrame(rows).drop_duplicates()
+    if not rows:
+        raise BenchError(f"No setting of both {by}={first} and {by}={second} reaches UA {LEVELS[0]}: run stronger ones.")
+    return pd.DataFrame(rows)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from bench.metrics.resampling import wilson
 from bench.metrics.unlearning import NONE
 from bench.types import Record, Target, content_hash
 
@@ -61,7 +60,7 @@ def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: 
         if entry.record.detection:
             texts.append(_detection_note(entry.record.detection))
         notes += [(f"{name}: {text}.", {key}) for text in texts]
-    return notes + _untuned_note(entries) + _numerics_note(entries)
+    return notes + _untuned_note(entries) + _choice_note(entries) + _numerics_note(entries)
 
 
 def _tuning_note(budget: Mapping[str, Any]) -> str:
@@ -81,18 +80,32 @@ def _untuned_note(entries: Mapping[str, Entry]) -> list[tuple[str, set[str]]]:
     return [(f"Not tuned, unlike {', '.join(sorted(tuned))}: {names}. Ranks between the two say less.", others)]
 
 
-def _detection_note(detection: Mapping[str, Mapping[str, Any]]) -> str:
-    """Over all targets, each with the pictures that were sampled for it."""
-    n = sum(int(found["n"]) for found in detection.values())
-    acted = sum(round(found["unrelated"] * found["n"]) for found in detection.values())
-    target, worst = max(((target, found["worst"]) for target, found in detection.items()), key=lambda pair: (pair[1]["share"], pair[0]))
-    pooled, single = _share(acted, n), _share(round(worst["share"] * worst["n"]), worst["n"])
-    return f"it changed {pooled} that do not show the target; most of another concept, {single} of {worst['concept']} with {target} erased"
+def _choice_note(entries: Mapping[str, Entry]) -> list[tuple[str, set[str]]]:
+    """Parameters that name one of several ways, so that the table says which."""
+    told = []
+    for key, entry in entries.items():
+        record, ways = entry.record, []
+        configs = list(record.tuning["configs"].values()) if record.tuning else []
+        for name in sorted(name for name, value in record.config.items() if key != NONE and isinstance(value, str)):
+            values = {record.config[name], *(config.get(name) for config in configs)}
+            ways.append(f"{name}={values.pop() if len(values) == 1 else 'tuned'}")
+        told += [f"{record.label} with {', '.join(ways)}"] if ways else []
+    return [(f"Of several ways: {'; '.join(told)}.", set())] if told else []
 
 
-def _share(some: int, n: int) -> str:
-    low, high = wilson(some, n) or (0.0, 1.0)
-    return f"{100 * some / n:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {n:,} pictures"
+def _detection_note(detection: Mapping[str, Any]) -> str:
+    pooled, by_target = detection["pooled"], detection["targets"]
+    target = max(sorted(by_target), key=lambda name: by_target[name]["worst"]["share"])
+    worst = by_target[target]["worst"]
+    return (
+        f"it changed {_percent(pooled, pooled['unrelated'])} of the pictures that do not show the target (95 % interval from resampling"
+        f" {pooled['pictures']:,} pictures); the worst pair of concepts is {worst['concept']} with {target} erased,"
+        f" {_percent(worst, worst['share'])} of {worst['n']}"
+    )
+
+
+def _percent(found: Mapping[str, Any], share: float) -> str:
+    return f"{100 * share:.1f} % [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
 
 
 def _missing_note(entry: Entry, kind: str) -> str:

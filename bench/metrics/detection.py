@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from bench.metrics import resampling
 from bench.metrics.resampling import wilson
-from bench.metrics.unlearning import shows
+from bench.metrics.unlearning import CELL, shows
 from bench.types import KINDS, Target
 
 
-def false_positives(outcomes: pd.DataFrame, target: Target) -> dict[str, Any] | None:
-    """Shares of pictures in which an edit changed anything at any step; None if that was not watched.
+def detection(outcomes: pd.DataFrame, targets: Sequence[Target]) -> dict[str, Any] | None:
+    """{"pooled": …, "targets": {target: `false_positives`}}; None if nothing was watched.
 
-    `outcomes` of one target, with columns style, object, first_edit (−1: never, null: not watched). The result has `target`,
-    the share of pictures that show the target in which it acted (recall), and for those that do not: `unrelated`, `low`,
-    `high` (Wilson's 95 % interval), `n`, and `worst`, the other concept of the target's kinds with the largest share.
+    `outcomes` with columns target, style, object, seed, first_edit (−1: never, null: not watched). Pooled: `unrelated`, the share of
+    (target, picture without it) in which an edit changed anything, `n` of them, of `pictures` different ones, and `low`, `high`,
+    a 95 % interval from resampling pictures, as different targets are tried on the same noise.
+    """
+    own = {str(target): outcomes[outcomes["target"] == str(target)] for target in targets}
+    found = {str(target): rates for target in targets if (rates := false_positives(own[str(target)], target))}
+    if not found:
+        return None
+    unrelated = pd.concat([own[str(target)][~shows(own[str(target)], target)] for target in targets if str(target) in found])
+    counts = (unrelated.dropna(subset=["first_edit"])["first_edit"] >= 0).groupby([unrelated[name] for name in CELL]).agg(["sum", "count"])
+    drawn = resampling.weights(len(counts)) @ counts.to_numpy(dtype=np.float64)
+    share, low, high = resampling.interval(drawn[:, 0] / drawn[:, 1])
+    pooled = {"unrelated": share, "low": low, "high": high, "n": int(counts["count"].sum()), "pictures": len(counts)}
+    return {"pooled": pooled, "targets": found}
+
+
+def false_positives(outcomes: pd.DataFrame, target: Target) -> dict[str, Any] | None:
+    """Shares of one target's pictures in which an edit changed anything at any step; None if that was not watched.
+
+    The result has `target`, the share of pictures that show the target in which it acted (recall), and for those that do not:
+    `unrelated`, `low`, `high` (Wilson's 95 % interval), `n`, and `worst`, the other concept with the largest share, with its own
+    interval, which knows nothing of the choice.
     """
     seen = outcomes.dropna(subset=["first_edit"])
     if seen.empty:
@@ -26,14 +48,19 @@ def false_positives(outcomes: pd.DataFrame, target: Target) -> dict[str, Any] | 
     related, unrelated = acted[own], acted[~own]
     if unrelated.empty:
         return None
-    low, high = wilson(int(unrelated.sum()), len(unrelated)) or (0.0, 1.0)
-    kinds = [kind for kind in KINDS if target.names(kind)]
-    shares = {
-        f"{kind}:{name}": (float(group.mean()), len(group)) for kind in kinds for name, group in unrelated.groupby(seen.loc[~own, kind])
-    }
-    worst = max(shares, key=lambda name: shares[name][0])
+    others = [
+        {"concept": f"{kind}:{name}", **_share(group)}
+        for kind in KINDS
+        for name, group in unrelated.groupby(seen.loc[~own, kind])
+        if name not in target.names(kind)
+    ]
+    rates = _share(unrelated)
     return {
-        "target": float(related.mean()) if len(related) else None, "target_n": len(related), "unrelated": float(unrelated.mean()),
-        "low": low, "high": high, "n": len(unrelated),
-        "worst": {"concept": worst, "share": shares[worst][0], "n": shares[worst][1]},
+        "target": float(related.mean()) if len(related) else None, "target_n": len(related), "unrelated": rates.pop("share"), **rates,
+        "worst": max(others, key=lambda other: other["share"]),
     }  # fmt: skip
+
+
+def _share(acted: pd.Series) -> dict[str, Any]:
+    low, high = wilson(int(acted.sum()), len(acted)) or (0.0, 1.0)
+    return {"share": float(acted.mean()), "low": low, "high": high, "n": len(acted)}

@@ -38,16 +38,14 @@ def differences(draws: Mapping[tuple[str, str], Array], first: str, second: str,
 def at_matched_ua(
     draws: Mapping[tuple[str, str], Array], first: Sequence[str], second: Sequence[str], kind: str, ua: float
 ) -> dict[str, Any] | None:
-    """What each family keeps at best among its settings that erase at least `ua`, and the paired difference.
+    """What each family keeps with the one of its settings that keeps most of those that erase at least `ua`, and the paired difference.
 
     A method that erases less also damages less: families compare where they erase alike.
     `draws` as `bench.metrics.unlearning.draws` gives them: every draw resamples both families jointly and chooses anew. Keys:
     kind, ua; for each of ira and cra: <m>_first, <m>_second, <m>_difference (first minus second) with _low and _high (95 %);
     missed: the share of draws in which a family does not reach `ua`, left out of the intervals. None if the data do not.
     """
-    curves = [np.stack([draws[label, kind] for label in family]) for family in (first, second)]
-    best = [np.max(np.where(curve[:, :1] >= ua, curve[:, 1:], -np.inf), axis=0) for curve in curves]
-    ours, theirs = (np.where(np.isfinite(values), values, np.nan) for values in best)
+    ours, theirs = (_best(np.stack([draws[label, kind] for label in family]), ua) for family in (first, second))
     if np.isnan(ours[0, 0] + theirs[0, 0]):
         return None
     found: dict[str, Any] = {"kind": kind, "ua": ua, "missed": float(np.isnan(ours[0] + theirs[0]).mean())}
@@ -55,4 +53,12 @@ def at_matched_ua(
         found |= {f"{name}_first": float(ours[place, 0]), f"{name}_second": float(theirs[place, 0])}
         keys = (f"{name}_difference", f"{name}_low", f"{name}_high")
         found |= dict(zip(keys, resampling.interval(ours[place] - theirs[place]), strict=True))
+    return found
+
+
+def _best(curve: Array, ua: float) -> Array:
+    """IRA and CRA [2, draws] of one setting per draw: of those in `curve` [settings, 3, draws] that erase `ua`, the one that keeps most."""
+    kept = np.where(curve[:, 0] >= ua, np.nan_to_num(curve[:, 1:]).sum(axis=1), -np.inf)
+    chosen = np.take_along_axis(curve[:, 1:], kept.argmax(axis=0)[None, None, :], axis=0)[0]
+    found: Array = np.where(np.isfinite(kept.max(axis=0)), chosen, np.nan)
     return found

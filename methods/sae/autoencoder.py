@@ -82,12 +82,17 @@ class SparseAutoencoder(nn.Module):
         write_atomic(folder / WEIGHTS, save({key: value.detach().cpu().half().contiguous() for key, value in self.state_dict().items()}))
 
 
-def check_width(unet: nn.Module, hookpoint: str, config: SAEConfig) -> None:
-    """BenchError for another width; known beforehand where the block says how many channels it puts out, as attention blocks do."""
+def check_block(unet: nn.Module, hookpoint: str, config: SAEConfig) -> None:
+    """BenchError if there is no such block or it says that it puts out another number of channels, as attention blocks do."""
     block = dict(unet.named_modules()).get(hookpoint)
     if block is None:
         raise BenchError(f'The UNet has no block "{hookpoint}": `python -m bench locate` names those that read text.')
-    width = getattr(block, "out_channels", None) or getattr(block, "in_channels", config.d_in)
+    width: int = getattr(block, "out_channels", None) or getattr(block, "in_channels", config.d_in)
+    check_width(hookpoint, config, width)
+
+
+def check_width(hookpoint: str, config: SAEConfig, width: int) -> None:
+    """BenchError if the block's channels are not the SAE's."""
     if width != config.d_in:
         raise BenchError(
             f"The SAE for {hookpoint} takes {config.d_in} channels, the block puts out {width}: use one that was trained there."
@@ -113,7 +118,9 @@ def _stamp(folder: Path) -> tuple[int, ...]:
     """Changes when a file does."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise BenchError(f"{folder} holds no SAE ({name} is missing): train one (python -m bench train-sae) or name another folder.")
+            raise BenchError(
+                f"{folder} holds no SAE ({name} is missing): train one (python -m bench train-sae --hookpoints BLOCK) or name another folder or block."
+            )
     stats = [(folder / name).stat() for name in (CONFIG, WEIGHTS)]
     return tuple(value for stat in stats for value in (stat.st_mtime_ns, stat.st_size))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.api import BenchError, Concept, DDIMSchedule, DiffusionModel, Erasure, GenerationRequest, Probe, Row, sample, write_atomic
-from methods.sae.autoencoder import SparseAutoencoder, check_width, folder_of, load_sae
+from methods.sae.autoencoder import SparseAutoencoder, check_block, folder_of, load_sae
 from methods.sae.calibration import MaximaCollector, candidates_of, make_detectors
 from methods.sae.statistics import MeanCollector, load_statistics, membership_of
 from methods.sae.training import Curves, SAERecipe, SAETraining, tokens_of
@@ -84,7 +84,7 @@ class SAEBuild:
         for name, trainer in training.run().items():
             trainer.sae.save(folder_of(self.folder, name))
             self._note(name, {"recipe": self.recipe.model_dump(), "model": self.model.digest, "curves": vars(trainer.curves)})
-            _draw_curves(trainer.curves, folder_of(self.folder, name) / "curves.csv")
+            _write_curves(trainer.curves, folder_of(self.folder, name) / "curves.csv")
 
     def statistics(self) -> None:
         """Mean latents per concept and step, and the FVU on pictures that were not trained on."""
@@ -125,7 +125,7 @@ class SAEBuild:
 
     def _sae(self, name: str) -> SparseAutoencoder:
         sae = load_sae(folder_of(self.folder, name), self.model.device)
-        check_width(self.model.unet, name, sae.config)
+        check_block(self.model.unet, name, sae.config)
         return sae
 
     def _split(self, split: str) -> Sequence[GenerationRequest]:
@@ -149,7 +149,7 @@ class SAEBuild:
         write_atomic(path, (json.dumps({**notes, **note}, indent=1, sort_keys=True) + "\n").encode())
 
 
-def _draw_curves(curves: Curves, path: Path) -> None:
+def _write_curves(curves: Curves, path: Path) -> None:
     """The training's curves as a table."""
     lines = ["step,fvu,l0,dead", *(",".join(map(str, row)) for row in zip(*vars(curves).values(), strict=True))]
     write_atomic(path, ("\n".join(lines) + "\n").encode())

@@ -123,28 +123,31 @@ class Detectors:
         about = {"concepts": "\n".join(self.concepts), "sae": self.sae, "model": self.model}
         write_atomic(folder / FILE, save({key: value.cpu().contiguous() for key, value in tensors.items()}, about))
 
-    def threshold(self, concept: int, count: int, alpha: float) -> float:
+    def threshold(self, concept: int, count: int, alpha: float, shares: int = 1) -> float:
         """The order statistic ⌈(n + 1)(1 − α)⌉ of n unrelated calibration pictures, for the first `count` latents.
 
-        An unrelated picture exceeds it with probability at most α. BenchError if n is too small for α.
+        An unrelated picture exceeds it with probability at most α, divided by `shares` where so many detectors share it.
+        BenchError if n is too small for that.
         """
         unrelated = self.calibrate[concept, count - 1][~self.calibrate_shows[concept]].sort().values
-        return order_statistic(unrelated, alpha)
+        return order_statistic(unrelated, alpha, shares)
 
-    def gate(self, concept: int, count: int, alpha: float) -> tuple[Tensor, Tensor]:
-        """Latents int64 [T, G] and thresholds float32 [T, G] that anything exceeds in a share α of unrelated pictures."""
+    def gate(self, concept: int, count: int, alpha: float, shares: int = 1) -> tuple[Tensor, Tensor]:
+        """Latents int64 [T, G] and thresholds float32 [T, G]: anything exceeds them in at most α / `shares` of unrelated pictures."""
         kept = self.latents.shape[-1]
         if not 1 <= count <= kept:
             raise BenchError(f"A gate has 1 to {kept} latents a step, not {count}: choose gate_features among these.")
-        return self.latents[concept, :, :count], self.scales[concept, :, :count] * self.threshold(concept, count, alpha)
+        return self.latents[concept, :, :count], self.scales[concept, :, :count] * self.threshold(concept, count, alpha, shares)
 
 
-def order_statistic(values: Tensor, alpha: float) -> float:
-    """Sorted `values` [n] → the ⌈(n + 1)(1 − α)⌉-th. BenchError if there is no such one."""
-    rank = math.ceil((len(values) + 1) * (1 - alpha) - 1e-9)
+def order_statistic(values: Tensor, alpha: float, shares: int = 1) -> float:
+    """Sorted `values` [n] → the ⌈(n + 1)(1 − α / shares)⌉-th. BenchError if there is no such one."""
+    rank = math.ceil((len(values) + 1) * (1 - alpha / shares) - 1e-9)
     if not 1 <= rank <= len(values):
+        among = f", shared by {shares} detectors (concepts × hook points)" if shares > 1 else ""
         raise BenchError(
-            f"{len(values)} calibration pictures are too few for a false-positive rate of {alpha}: raise alpha or gather more."
+            f"{len(values)} calibration pictures are too few for a false-positive rate of alpha={alpha:g}{among}:"
+            f" take alpha={math.ceil(1e4 * shares / (len(values) + 1)) / 1e4:g} or more, or calibrate with more pictures."
         )
     return float(values[rank - 1])
 

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from bench.api import Assets, BenchError, Concept, FitContext, MethodConfig, sha256_file
 from methods.sae import calibration, statistics
-from methods.sae.autoencoder import check_width, folder_of, load_sae, sae_digest
+from methods.sae.autoencoder import check_block, folder_of, load_sae, sae_digest
 from methods.sae.features import Features, by_percentile, published_features, scores, top, union
 
 
@@ -86,18 +86,23 @@ def choose(config: SAEMethodConfig, context: FitContext, concepts: Sequence[Conc
     """Latents, thresholds and gates for all concepts at all of their hook points."""
     where = places(config, context.assets, concepts)
     # Any concept's detector may fire at any of its hook points: a union bound keeps the whole below alpha.
-    alpha = config.alpha / sum(len(own) for _, own in where.values())
+    shares = sum(len(own) for _, own in where.values())
     features: list[Features] = []
     gates: list[tuple[Tensor, Tensor]] = []
     known: list[statistics.Statistics] = []
     for name, (folder, own) in where.items():
         sae = load_sae(folder, context.model.device)
-        check_width(context.model.unet, name, sae.config)
+        check_block(context.model.unet, name, sae.config)
         found = statistics.load_statistics(folder, sae.digest, context.model.digest)
         known.append(found)
         indices = [found.index(str(concept)) for concept in own]
         features.append(union([_features(config, found, index, multiplier) for index in indices]))
-        gates.append(_gate(config, folder, found, indices, alpha))
+        gates.append(_gate(config, folder, found, indices, shares))
+    if config.detection == "calibrated" and context.steps > len(known[0].timesteps):
+        raise BenchError(
+            f"The detectors look at {len(known[0].timesteps)} steps; at {context.steps} they would fire more often than their rate says:"
+            " take fewer --steps, detection=saeuron-code, or calibrate for so many (python -m bench train-sae --steps)."
+        )
     if any(not torch.equal(one.timesteps, known[0].timesteps) for one in known):
         raise BenchError("The statistics of these hook points are of different steps: gather them together (python -m bench train-sae).")
     tables = {
@@ -113,12 +118,14 @@ def choose(config: SAEMethodConfig, context: FitContext, concepts: Sequence[Conc
 
 def _features(config: SAEMethodConfig, found: statistics.Statistics, index: int, multiplier: float) -> Features:
     score = scores(found, index)
+    if config.features > score.shape[-1]:
+        raise BenchError(f"features={config.features}, but the SAE has {score.shape[-1]} latents: choose fewer.")
     chosen = by_percentile(score, config.percentile) if config.percentile is not None else top(score, config.features)
     return published_features(found, index, chosen, multiplier)
 
 
 def _gate(
-    config: SAEMethodConfig, folder: Path, found: statistics.Statistics, indices: Sequence[int], alpha: float
+    config: SAEMethodConfig, folder: Path, found: statistics.Statistics, indices: Sequence[int], shares: int
 ) -> tuple[Tensor, Tensor]:
     """Latents and thresholds [T, G] of the concepts' detectors side by side; none where the gate is always open."""
     if config.detection == "saeuron-code":
@@ -128,9 +135,9 @@ def _gate(
     if not torch.equal(detectors.timesteps, found.timesteps):
         raise BenchError(
             f"The detectors in {folder} are of {len(detectors.timesteps)} steps, its statistics of {len(found.timesteps)}:"
-            " calibrate again (python -m bench train-sae --part calibration)."
+            " calibrate again (python -m bench train-sae --part calibration --out FOLDER)."
         )
-    parts = [detectors.gate(index, config.gate_features, alpha) for index in indices]
+    parts = [detectors.gate(index, config.gate_features, config.alpha, shares) for index in indices]
     return torch.cat([latents for latents, _ in parts], 1), torch.cat([thresholds for _, thresholds in parts], 1)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.api import ActivationEdit, BenchError, EditBank
-from methods.sae.autoencoder import SparseAutoencoder, load_sae, sae_digest
+from methods.sae.autoencoder import SparseAutoencoder, check_width, load_sae, sae_digest
 from methods.sae.training import tokens_of
 
 ErrorTerm = Literal["exact", "published-code", "none"]
@@ -161,9 +161,7 @@ class LatentBank(EditBank):
     def find(self, hookpoint: str, x_out: Tensor, timestep: Tensor, which: Tensor, row: Tensor | None = None) -> Found:
         """Encode every token and look at each slot's own latents. With `row`, what fires behind a closed gate does not count."""
         sae, tokens = self.sae(hookpoint), tokens_of(x_out)
-        if tokens.shape[2] != sae.config.d_in:
-            width = f"takes {sae.config.d_in} channels, the block puts out {tokens.shape[2]}"
-            raise BenchError(f"The SAE for {hookpoint} {width}: use one that was trained there.")
+        check_width(hookpoint, sae.config, tokens.shape[2])
         edit = which.clamp(min=0)
         place = edit, (self.timesteps[edit] - timestep[:, None]).abs().argmin(1)
         hook = self.names.index(hookpoint)

@@ -42,8 +42,8 @@ class Statistics:
         """Place of a concept. BenchError if there is none."""
         if concept not in self.concepts:
             raise BenchError(
-                f"The SAE's statistics know {len(self.concepts)} concepts but not {concept}: gather them again with it"
-                " (python -m bench train-sae --part statistics,calibration)."
+                f"The SAE's statistics know {len(self.concepts)} concepts but not {concept}: gather them in a copy"
+                " (python -m bench train-sae --hookpoints BLOCK --part statistics,calibration --out FOLDER)."
             )
         return self.concepts.index(concept)
 
@@ -72,7 +72,9 @@ def read_tensors(path: Path, sae: str, model: str) -> tuple[dict[str, str], dict
     for what, wanted in (("sae", sae), ("model", model)):
         if about.get(what) != wanted:
             other = "SAE" if what == "sae" else "model"
-            raise BenchError(f"{path} is of another {other}: gather it again (python -m bench train-sae --part statistics,calibration).")
+            raise BenchError(
+                f"{path} is of another {other}: gather it again (python -m bench train-sae --part statistics,calibration --out FOLDER)."
+            )
     return about, tensors
 
 
