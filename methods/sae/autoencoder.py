@@ -87,8 +87,7 @@ def check_block(unet: nn.Module, hookpoint: str, config: SAEConfig) -> None:
     block = dict(unet.named_modules()).get(hookpoint)
     if block is None:
         raise BenchError(f'The UNet has no block "{hookpoint}": `python -m bench locate` names those that read text.')
-    width: int = getattr(block, "out_channels", None) or getattr(block, "in_channels", config.d_in)
-    check_width(hookpoint, config, width)
+    check_width(hookpoint, config, int(getattr(block, "out_channels", None) or getattr(block, "in_channels", config.d_in)))
 
 
 def check_width(hookpoint: str, config: SAEConfig, width: int) -> None:
@@ -119,7 +118,8 @@ def _stamp(folder: Path) -> tuple[int, ...]:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise BenchError(
-                f"{folder} holds no SAE ({name} is missing): train one (python -m bench train-sae --hookpoints BLOCK) or name another folder or block."
+                f"{folder} holds no SAE ({name} is missing): train one (python -m bench train-sae --hookpoints BLOCK) or name another"
+                " folder or block."
             )
     stats = [(folder / name).stat() for name in (CONFIG, WEIGHTS)]
     return tuple(value for stat in stats for value in (stat.st_mtime_ns, stat.st_size))

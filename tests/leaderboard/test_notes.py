@@ -88,14 +88,22 @@ def test_tuned_rows_say_so_and_beside_them_those_that_are_not() -> None:
     assert made(none(), record("Good"), record("Half", half)).footnotes == ()
 
 
-def test_false_positives_are_pooled_over_targets() -> None:
-    worst = {"concept": "style:b", "share": 0.25, "n": 8}
-    other = {"concept": "style:a", "share": 0.5, "n": 8}
-    detection = {
-        "style:a": {"target": 1.0, "target_n": 9, "unrelated": 0.125, "low": 0.0, "high": 0.4, "n": 16, "worst": worst},
-        "style:b": {"target": 1.0, "target_n": 9, "unrelated": 0.25, "low": 0.0, "high": 0.5, "n": 48, "worst": other},
+def test_false_positives_are_told_with_the_worst_pair() -> None:
+    worst = {"concept": "style:b", "share": 0.25, "low": 0.1, "high": 0.5, "n": 8}
+    other = {"concept": "style:a", "share": 0.5, "low": 0.2, "high": 0.8, "n": 8}
+    targets = {"style:a": {"worst": worst}, "style:b": {"worst": other}}
+    pooled = {"unrelated": 0.21875, "low": 0.135, "high": 0.334, "n": 64, "pictures": 32}
+    (note,) = made(none(), record("Good", detection={"pooled": pooled, "targets": targets})).footnotes
+    assert "it changed 21.9 % [13.5, 33.4] of the pictures that do not show the target" in note
+    assert "style:a with style:b erased, 50.0 % [20.0, 80.0] of 8" in note
+
+
+def test_the_table_says_which_way_a_method_takes() -> None:
+    tuning = {
+        "budget": {"settings": 2, "pictures": 8},
+        "configs": {"style:a": {"way": "left", "n": 1}, "style:b": {"way": "right", "n": 2}},
     }
-    (note,) = made(none(), record("Good", detection=detection)).footnotes
-    # (2 + 12) / 64, Wilson's interval; 4 of 8.
-    assert "it changed 21.9 % [13.5, 33.4] of 64 pictures that do not show the target" in note
-    assert "50.0 % [21.5, 78.5] of 8 pictures of style:a with style:b erased" in note
+    found = made(none(config={"way": "no"}), record("A", config={"way": "left", "error": "exact", "n": 3}))
+    assert found.footnotes == ("Of several ways: A with error=exact, way=left.",)
+    (_, ways) = made(none(), record("A", config={"way": "left", "n": 0}, tuning=tuning)).footnotes
+    assert ways == "Of several ways: A with way=tuned."

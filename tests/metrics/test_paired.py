@@ -30,6 +30,14 @@ def test_by_hand() -> None:
     assert at_matched_ua(doubled, ["a1", "a2"], ["b1", "b2"], "object", 0.1)["ira_first"] == 1.0
 
 
+def test_ira_and_cra_are_of_one_setting() -> None:
+    points = {("a1", "style"): np.array([[0.9], [1.0], [0.2]]), ("a2", "style"): np.array([[0.9], [0.8], [0.9]])}
+    doubled = {key: np.repeat(value, 3, axis=1) for key, value in points.items()}
+    found = at_matched_ua(doubled, ["a1", "a2"], ["a1"], "style", 0.5)
+    assert (found["ira_first"], found["cra_first"]) == (0.8, 0.9)
+    assert (found["ira_second"], found["cra_second"]) == (1.0, 0.2)
+
+
 def test_equal_ua_does_not_depend_on_the_order_of_labels() -> None:
     points = {("a", "style"): np.array([[1.0], [0.9], [0.9]]), ("b", "style"): np.array([[1.0], [0.2], [0.9]])}
     doubled = {key: np.repeat(value, 3, axis=1) for key, value in points.items()}
