@@ -87,7 +87,8 @@ def check_block(unet: nn.Module, hookpoint: str, config: SAEConfig) -> None:
     block = dict(unet.named_modules()).get(hookpoint)
     if block is None:
         raise BenchError(f'The UNet has no block "{hookpoint}": `python -m bench locate` names those that read text.')
-    check_width(hookpoint, config, int(getattr(block, "out_channels", None) or getattr(block, "in_channels", config.d_in)))
+    known = [getattr(block, name, None) for name in ("out_channels", "in_channels")]
+    check_width(hookpoint, config, next((width for width in known if isinstance(width, int)), config.d_in))
 
 
 def check_width(hookpoint: str, config: SAEConfig, width: int) -> None:
