@@ -16,7 +16,7 @@ from torch import Tensor
 from bench.errors import BenchError
 from methods.sae.autoencoder import SAEConfig, SparseAutoencoder, load_sae, sae_digest
 from methods.sae.calibration import Detectors, order_statistic, select, step_statistics
-from methods.sae.edits import ReplacePatches, SteerLatents, nearest_source, random_source
+from methods.sae.edits import ReplacePatches, SteerLatents, name_seed, nearest_source, random_source
 from methods.sae.features import Features, by_percentile, published_features, scores, top, union
 from methods.sae.quality import gate_table, step_auroc, step_recall
 from methods.sae.statistics import Statistics
@@ -250,7 +250,8 @@ def test_random_sources_are_uniform_and_depend_on_key_and_step() -> None:
     assert counts[:4].sum() == 0
     assert ((counts[4:] - 4000).abs() < 5 * math.sqrt(4000)).all()
     assert torch.equal(drawn, random_source(seen, key, torch.full((4000,), 501))[:, :4])
-    for other in (random_source(seen, key, torch.full((4000,), 451)), random_source(seen, key + 1, torch.full((4000,), 501))):
+    others = (key, 451), (key + 1, 501), (key + name_seed(HOOK), 501), (key + name_seed("mid_block.attentions.0"), 501)
+    for other in (random_source(seen, other_key, torch.full((4000,), timestep)) for other_key, timestep in others):
         assert 0.2 < (other[:, :4] == drawn).float().mean() < 0.3
 
 

@@ -99,8 +99,9 @@ def test_inputs_name_every_file_and_follow_its_contents(copied: Path) -> None:
 def test_several_concepts_at_once(context: FitContext) -> None:
     both = fit(context, "saeuron", [NEON, FISH]).activations[0]
     assert set(both.hookpoints) == {*HOOKPOINTS["style"], *HOOKPOINTS["object"]}
-    with pytest.raises(BenchError, match="too few"):
+    with pytest.raises(BenchError, match=r"shared by 4 detectors.*take alpha=0.0034 or more"):
         fit(context, "saeuron", [FISH, Concept("object", "star")], alpha=0.0012)
+    assert fit(context, "saeuron", [FISH, Concept("object", "star")], alpha=0.0034).activations
 
 
 def test_hook_points_are_given_as_text() -> None:
@@ -178,6 +179,52 @@ def test_a_build_checks_what_it_finds(copied: Path, model: DiffusionModel) -> No
     SparseAutoencoder(SAEConfig(64, 4, num_latents=32)).save(folder_of(copied, block))
     with pytest.raises(BenchError, match="takes 64 channels, the block puts out 128"):
         build(20).run(["statistics"])
+
+
+def test_a_published_configuration_is_read_as_it_is(copied: Path) -> None:
+    folder = folder_of(copied, HOOKPOINTS["object"][0])
+    published = json.loads((folder / "cfg.json").read_text())
+    own = load_sae(folder, CPU)
+    shorter = {key: value for key, value in published.items() if key in ("d_in", "k", "expansion_factor")}
+    (folder / "cfg.json").write_text(json.dumps({**shorter, "signed": False, "hookpoint": "unknown"}))
+    again = load_sae(folder, CPU)
+    x = torch.randn(7, 128, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.encode(x), own.encode(x))
+    (folder / "cfg.json").write_text(json.dumps({**published, "input_unit_norm": True}))
+    with pytest.raises(BenchError, match="input_unit_norm"):
+        load_sae(folder, CPU)
+
+
+def test_replacement_under_a_foreign_sae(context: FitContext, tmp_path: Path, model: DiffusionModel) -> None:
+    """Another SAE in the published format: gather its statistics, name its folder."""
+    block = HOOKPOINTS["object"][0]
+    torch.manual_seed(0)
+    SparseAutoencoder(SAEConfig(128, 4, num_latents=64)).save(folder_of(tmp_path, block))
+    with pytest.raises(BenchError, match="statistics"):
+        fit(context, "saeuron-detect", [FISH], sae=tmp_path, hookpoints=(block,), detection="saeuron-code")
+    concepts = [concept for concept in SUITE.concepts if concept.kind == "object"]
+
+    def requests(split: str, count: int, start: int) -> tuple[GenerationRequest, ...]:
+        return SUITE.split_requests(split, count, 4, start)
+
+    build = SAEBuild(model, {block: concepts}, requests, SAERecipe(), tmp_path, torch.float32, 8, 4, {"statistics": 36}, lambda text: None)
+    build.run(["statistics"])
+    with pytest.raises(BenchError, match="calibration"):
+        fit(context, "saeuron-detect", [FISH], sae=tmp_path, hookpoints=(block,))
+    erasure = fit(context, "saeuron-detect", [FISH], sae=tmp_path, hookpoints=(block,), detection="saeuron-code")
+    found = sample(model, [Row(SUITE.request("neon", "fish", 1, 4), erasure)], torch.float32, 2)
+    assert int(found.first_edit[0]) >= 0
+
+
+def test_more_steps_than_calibrated_are_refused(context: FitContext) -> None:
+    with pytest.raises(BenchError, match="look at 20 steps; at 40"):
+        fit(replace(context, steps=40), "saeuron", [FISH])
+    assert fit(replace(context, steps=40), "saeuron", [FISH], detection="saeuron-code").activations
+
+
+def test_more_features_than_latents_are_refused(context: FitContext) -> None:
+    with pytest.raises(BenchError, match="the SAE has 1024 latents"):
+        fit(context, "saeuron", [FISH], features=1025)
 
 
 def test_saes_of_two_folders_act_in_one_batch(context: FitContext, copied: Path, model: DiffusionModel) -> None:
