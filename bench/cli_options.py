@@ -26,8 +26,8 @@ BatchSize = Annotated[int, typer.Option(min=2, max=4_096, help="Pictures (two co
 def show_frame(frame: pd.DataFrame, title: str) -> None:
     """Print a table, shares and distances with three digits."""
     table = Table(*(name.replace("_", " ") for name in frame.columns), title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in table.columns[:1]:
-        column.no_wrap = True
+    for place, column in enumerate(table.columns):
+        column.no_wrap, column.overflow = place == 0, "fold"
     for row in frame.itertuples(index=False):
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
     out.print(table)

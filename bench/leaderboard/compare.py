@@ -42,7 +42,7 @@ def compare(records: Sequence[Record], first: str, second: str, rules: MetricRul
 
 
 def matched(records: Sequence[Record], method: str, by: str, rules: MetricRules) -> pd.DataFrame:
-    """One row per kind and UA level that both families reach; see `at_matched_ua`.
+    """Two rows per kind and UA level that both families reach; see `at_matched_ua`. Columns first and second are named by the values.
 
     A family is all untuned records of the method with one value of the parameter `by` (a tuned one has other values per
     target); their order in the rows is that of the values.
@@ -68,8 +68,7 @@ def matched(records: Sequence[Record], method: str, by: str, rules: MetricRules)
     for kind in TABLES:
         ours, theirs = ([r.label for r in families[value] if (r.label, kind) in drawn] for value in (first, second))
         for level in LEVELS if ours and theirs else ():
-            found = at_matched_ua(drawn, ours, theirs, kind, level)
-            rows += [{"first": f"{by}={first}", "second": f"{by}={second}", **found}] if found else []
+            rows += at_matched_ua(drawn, ours, theirs, kind, level)
     if not rows:
         raise BenchError(f"No setting of both {by}={first} and {by}={second} reaches UA {LEVELS[0]}: run stronger ones.")
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).rename(columns={"first": first, "second": second})

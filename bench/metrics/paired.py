@@ -37,23 +37,22 @@ def differences(draws: Mapping[tuple[str, str], Array], first: str, second: str,
 
 def at_matched_ua(
     draws: Mapping[tuple[str, str], Array], first: Sequence[str], second: Sequence[str], kind: str, ua: float
-) -> dict[str, Any] | None:
+) -> list[dict[str, Any]]:
     """What each family keeps with the one of its settings that keeps most of those that erase at least `ua`, and the paired difference.
 
-    A method that erases less also damages less: families compare where they erase alike.
-    `draws` as `bench.metrics.unlearning.draws` gives them: every draw resamples both families jointly and chooses anew. Keys:
-    kind, ua; for each of ira and cra: <m>_first, <m>_second, <m>_difference (first minus second) with _low and _high (95 %);
-    missed: the share of draws in which a family does not reach `ua`, left out of the intervals. None if the data do not.
+    A method that erases less also damages less: families compare where they erase alike. `draws` as
+    `bench.metrics.unlearning.draws` gives them; every draw chooses anew. Keys of a row, one for IRA and one for CRA: kind, ua,
+    metric, first, second, difference, low, high (95 %), missed: the share of draws in which a family does not reach `ua`, left out
+    of the intervals. Empty if the data do not.
     """
     ours, theirs = (_best(np.stack([draws[label, kind] for label in family]), ua) for family in (first, second))
-    if np.isnan(ours[0, 0] + theirs[0, 0]):
-        return None
-    found: dict[str, Any] = {"kind": kind, "ua": ua, "missed": float(np.isnan(ours[0] + theirs[0]).mean())}
+    missed = float(np.isnan(ours[0] + theirs[0]).mean())
+    rows = []
     for place, name in enumerate(RETAINED):
-        found |= {f"{name}_first": float(ours[place, 0]), f"{name}_second": float(theirs[place, 0])}
-        keys = (f"{name}_difference", f"{name}_low", f"{name}_high")
-        found |= dict(zip(keys, resampling.interval(ours[place] - theirs[place]), strict=True))
-    return found
+        difference, low, high = resampling.interval(ours[place] - theirs[place])
+        values = {"first": float(ours[place, 0]), "second": float(theirs[place, 0]), "difference": difference, "low": low, "high": high}
+        rows += [{"kind": kind, "ua": ua, "metric": name, **values, "missed": missed}] if not np.isnan(difference) else []
+    return rows
 
 
 def _best(curve: Array, ua: float) -> Array:

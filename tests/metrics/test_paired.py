@@ -13,6 +13,12 @@ from bench.types import MetricRules
 RULES = MetricRules(cra_includes_target=False)
 
 
+def at(drawn: dict, ours: list[str], theirs: list[str], kind: str, ua: float) -> dict[str, dict]:
+    """Rows by metric, of data without noise."""
+    repeated = {key: np.repeat(value, 3, axis=1) for key, value in drawn.items()}
+    return {row["metric"]: row for row in at_matched_ua(repeated, ours, theirs, kind, ua)}
+
+
 def test_by_hand() -> None:
     points = {
         ("a1", "object"): np.array([[0.2], [1.0], [0.9]]),
@@ -20,29 +26,25 @@ def test_by_hand() -> None:
         ("b1", "object"): np.array([[0.1], [0.9], [1.0]]),
         ("b2", "object"): np.array([[0.6], [0.5], [0.8]]),
     }
-    doubled = {key: np.repeat(value, 3, axis=1) for key, value in points.items()}
-    found = at_matched_ua(doubled, ["a2", "a1"], ["b1", "b2"], "object", 0.6)
-    assert found is not None
-    assert (found["ira_first"], found["ira_second"], found["ira_difference"]) == pytest.approx((0.7, 0.5, 0.2))
-    assert (found["cra_first"], found["cra_second"]) == pytest.approx((0.6, 0.8))
-    assert found["missed"] == 0
-    assert at_matched_ua(doubled, ["a1"], ["b2"], "object", 0.6) is None
-    assert at_matched_ua(doubled, ["a1", "a2"], ["b1", "b2"], "object", 0.1)["ira_first"] == 1.0
+    found = at(points, ["a2", "a1"], ["b1", "b2"], "object", 0.6)
+    ira, cra = found["ira"], found["cra"]
+    assert (ira["first"], ira["second"], ira["difference"]) == pytest.approx((0.7, 0.5, 0.2))
+    assert (cra["first"], cra["second"], cra["missed"]) == (0.6, 0.8, 0)
+    assert at(points, ["a1"], ["b2"], "object", 0.6) == {}
+    assert at(points, ["a1", "a2"], ["b1", "b2"], "object", 0.1)["ira"]["first"] == 1.0
 
 
 def test_ira_and_cra_are_of_one_setting() -> None:
     points = {("a1", "style"): np.array([[0.9], [1.0], [0.2]]), ("a2", "style"): np.array([[0.9], [0.8], [0.9]])}
-    doubled = {key: np.repeat(value, 3, axis=1) for key, value in points.items()}
-    found = at_matched_ua(doubled, ["a1", "a2"], ["a1"], "style", 0.5)
-    assert (found["ira_first"], found["cra_first"]) == (0.8, 0.9)
-    assert (found["ira_second"], found["cra_second"]) == (1.0, 0.2)
+    found = at(points, ["a1", "a2"], ["a1"], "style", 0.5)
+    assert (found["ira"]["first"], found["cra"]["first"]) == (0.8, 0.9)
+    assert (found["ira"]["second"], found["cra"]["second"]) == (1.0, 0.2)
 
 
 def test_equal_ua_does_not_depend_on_the_order_of_labels() -> None:
     points = {("a", "style"): np.array([[1.0], [0.9], [0.9]]), ("b", "style"): np.array([[1.0], [0.2], [0.9]])}
-    doubled = {key: np.repeat(value, 3, axis=1) for key, value in points.items()}
     for family in (["a", "b"], ["b", "a"]):
-        assert at_matched_ua(doubled, family, ["b"], "style", 1.0)["ira_first"] == 0.9
+        assert at(points, family, ["b"], "style", 1.0)["ira"]["first"] == 0.9
 
 
 def outcomes(rng: np.random.Generator, erased: float, kept: float) -> pd.DataFrame:
@@ -63,10 +65,9 @@ def test_a_planted_difference_is_found() -> None:
         for strength in (0.1, 0.9):
             frames[f"{label}{strength}"] = outcomes(rng, strength, kept)
     drawn = draws(frames, RULES)
-    found = at_matched_ua(drawn, ["good0.1", "good0.9"], ["bad0.1", "bad0.9"], "object", 0.7)
-    assert found is not None
-    assert 0 < found["ira_low"] < found["ira_difference"] < found["ira_high"]
-    assert found["cra_difference"] == pytest.approx(0)
+    ira, cra = at_matched_ua(drawn, ["good0.1", "good0.9"], ["bad0.1", "bad0.9"], "object", 0.7)
+    assert 0 < ira["low"] < ira["difference"] < ira["high"]
+    assert cra["difference"] == pytest.approx(0)
     table = aggregate(frames, RULES).set_index("method")
     assert table.loc["good0.9", "ua"] == pytest.approx(drawn["good0.9", "object"][0, 0])
 
