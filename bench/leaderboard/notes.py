@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.errors import BenchError
 from bench.metrics.unlearning import NONE
 from bench.types import Record, Target, content_hash
 
@@ -58,6 +59,8 @@ def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: 
         if entry.record.tuning:
             texts.append(_tuning_note(entry.record.tuning["budget"]))
         if entry.record.detection:
+            if "pooled" not in entry.record.detection:
+                raise BenchError(f"The record of {name} is of an older version: give the run's command again.")
             texts.append(_detection_note(entry.record.detection))
         notes += [(f"{name}: {text}.", {key}) for text in texts]
     return notes + _untuned_note(entries) + _choice_note(entries) + _numerics_note(entries)
