@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.suites.minicanvas import HOOKPOINTS, SUITE
+from bench.suites.minicanvas import HOOKPOINTS
 
 SMOKE = ("run", "--preset", "smoke", "--methods", "uce,esd,sld,negative-prompt", "--set", "esd.iterations=2", "--set", "esd.trajectories=2")
 
@@ -159,21 +159,6 @@ def test_sae_methods_tell_how_often_they_act_and_leave_styles_to_others(tmp_path
     assert "error=none" in " ".join(found.stdout.split())
     assert steer["config"]["error"] == "none"
     assert by_label["none"]["detection"] is None
-
-
-def test_an_erasure_whose_sae_has_moved_is_fitted_again(tmp_path: Path) -> None:
-    def run(saes: str) -> set[str]:
-        arguments = ("--methods", "saeuron", "--set", f"saeuron.sae={saes}", "--concepts", "fish", "--tuning", "untuned", "--out", "run")
-        found = bench("run", "--preset", "smoke", *arguments, cwd=tmp_path)
-        assert found.returncode == 0, found.stderr
-        return {path.name for path in (tmp_path / "run" / "units").iterdir()}
-
-    shutil.copytree(SUITE.assets.sae_folder, tmp_path / "here")
-    before = run("here")
-    shutil.move(tmp_path / "here", tmp_path / "there")
-    for path in (tmp_path / "run" / "units").iterdir():
-        path.unlink()
-    assert run("there") == before
 
 
 @pytest.mark.parametrize(

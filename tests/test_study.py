@@ -27,7 +27,7 @@ class _Small(MiniCanvas):
 def study(model: DiffusionModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, pd.DataFrame]]:
     out = tmp_path_factory.mktemp("study")
     fish = Concept("object", "fish")
-    return out, Study(_Small(), [fish], model, torch.float32, 32, 4, 6, out, 48, lambda text: None).run()
+    return out, Study(_Small(), [fish], model, torch.bfloat16, 32, 4, 6, out, 36, lambda text: None).run()
 
 
 def test_detectors_are_measured_for_every_concept(study: tuple[Path, dict[str, pd.DataFrame]]) -> None:
