@@ -74,7 +74,7 @@ def test_everything_is_written(study: tuple[Path, dict[str, pd.DataFrame]]) -> N
 
 def test_locate_finds_where_objects_are_decided(model: DiffusionModel) -> None:
     judge = load_judge(SUITE, "tuning", torch.device("cpu"))
-    table = locate(SUITE, model, judge, torch.float32, 8, 4, 6, lambda text: None)
+    table = locate(SUITE, model, judge, torch.bfloat16, 8, 4, 6, lambda text: None)
     shares = table.set_index(["kind", "blocks"])["stays"]
     assert shares["object", "none"] >= 3 / 4
     assert shares["object", "all"] <= 1 / 4
