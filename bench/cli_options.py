@@ -25,7 +25,9 @@ BatchSize = Annotated[int, typer.Option(min=2, max=4_096, help="Pictures (two co
 
 def show_frame(frame: pd.DataFrame, title: str) -> None:
     """Print a table, shares and distances with three digits."""
-    table = Table(*(name.replace("_", " ") for name in frame.columns), title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        *(name.replace("_", " ") for name in frame.columns), title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True
+    )
     for place, column in enumerate(table.columns):
         column.no_wrap, column.overflow = place == 0, "fold"
     for row in frame.itertuples(index=False):

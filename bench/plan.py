@@ -68,6 +68,8 @@ class Plan:
 
     bundles: tuple[tuple[Unit, ...], ...]
     unsupported: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    specs: tuple[MethodSpec, ...] = ()
+    """All that were asked for, those without a unit too."""
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -132,7 +134,7 @@ def make_plan(
                 continue
             fit = Fit(spec, target, identity.of_fit(suite, spec, target, steps))
             (row_wise if spec.row_wise else weighted).extend(_units(fit, requests, identity))
-    return Plan((*_bundles(row_wise), *((unit,) for unit in weighted)), unsupported)
+    return Plan((*_bundles(row_wise), *((unit,) for unit in weighted)), unsupported, tuple(specs))
 
 
 def _unsupported(spec: MethodSpec, target: Target) -> str:

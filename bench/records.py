@@ -31,12 +31,12 @@ def make_records(session: Session, store: Store, failed: Mapping[str, str]) -> l
     cells, pixels = session.suite.reference_pictures()
     reference = pd.DataFrame(cells, columns=["style", "object"])
     reference["features"] = list(session.scorer.features(torch.from_numpy(pixels)))
-    specs = {unit.fit.spec.label: unit.fit.spec for unit in session.plan.units}
+    specs = {spec.label: spec for spec in session.plan.specs}
     costs = _costs(session.plan, store)
     artifacts = _artifact_reference(session)
     provenance = _provenance(session) | {"artifact_threshold": artifacts.threshold if artifacts else None}
     outcomes = {label: _outcomes(session.plan, store, label, failed).pipe(_with_far, artifacts) for label in specs}
-    return [_record(session, spec, outcomes[label], reference, costs[label], failed, provenance) for label, spec in specs.items()]
+    return [_record(session, spec, outcomes[label], reference, costs.get(label, {}), failed, provenance) for label, spec in specs.items()]
 
 
 def _artifact_reference(session: Session) -> ArtifactReference | None:

@@ -136,6 +136,7 @@ def test_a_plan_holds_every_request_once(concepts: list[str], seeds: int, preset
         base = {r.id for unit in plan.units if unit.fit.target is None for r in unit.requests}
         assert set(expected) <= base
     assert {pair[1] for pair in plan.unsupported} == {str(t) for t in targets if t.kind == "object"}
+    assert {spec.label for spec in plan.specs} >= {pair[0] for pair in plan.unsupported}, "a row without a unit is still a row"
     for bundle in plan.bundles:
         assert all(len(unit.requests) <= REQUESTS_PER_UNIT for unit in bundle)
         assert len({unit.fit.id for unit in bundle}) == 1 or all(unit.fit.spec.row_wise for unit in bundle)

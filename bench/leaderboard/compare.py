@@ -59,8 +59,8 @@ def matched(records: Sequence[Record], method: str, by: str, rules: MetricRules)
             families.setdefault(str(record.config[by]), []).append(record)
     if len(families) != 2:
         raise BenchError(
-            f"The run has untuned rows of {method} with {len(families)} values of {by}{''.join(f' {value}' for value in sorted(families))},"
-            f" not two: run both, such as {method}:{by}=…, with --tuning untuned."
+            f"Two values of {by} are compared, the untuned rows of {method} in this run have {', '.join(sorted(families)) or 'none'}:"
+            f" run {method}:{by}=… with each of two, with --tuning untuned."
         )
     first, second = sorted(families)
     drawn = draws(outcome_frames(records), rules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: 
             if 0 < n < targets:
                 texts.append(f"its distances are means over {n} of its {targets} {kind} targets")
         if entry.record.tuning:
-            texts.append(_tuning_note(entry.record.tuning["budget"]))
+            texts.append(_tuning_note(entry.record))
         if entry.record.detection:
             if "pooled" not in entry.record.detection:
                 raise BenchError(f"The record of {name} is of an older version: give the run's command again.")
@@ -66,10 +67,14 @@ def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: 
     return notes + _untuned_note(entries) + _choice_note(entries) + _numerics_note(entries)
 
 
-def _tuning_note(budget: Mapping[str, Any]) -> str:
+def _tuning_note(record: Record) -> str:
+    """How much was spent, and what was otherwise then."""
+    budget = record.tuning["budget"] if record.tuning else {}
+    before = json.loads(budget.get("untuned", "{}"))
+    other = ", ".join(sorted(name for name, value in before.items() if record.config.get(name) != value))
     return (
         f"its parameters were tuned per concept, with up to {budget['settings']} settings and {budget['pictures']} pictures, on"
-        " another judge, other noise and other prompts"
+        f" another judge, other noise and other prompts{f', and with another value of {other}' if other else ''}"
     )
 
 
@@ -93,7 +98,7 @@ def _choice_note(entries: Mapping[str, Entry]) -> list[tuple[str, set[str]]]:
             values = {record.config[name], *(config.get(name) for config in configs)}
             ways.append(f"{name}={values.pop() if len(values) == 1 else 'tuned'}")
         told += [f"{record.label} with {', '.join(ways)}"] if ways else []
-    return [(f"Of several ways: {'; '.join(told)}.", set())] if told else []
+    return [(f"Chosen among several ways: {'; '.join(told)}.", set())] if told else []
 
 
 def _detection_note(detection: Mapping[str, Any]) -> str:
@@ -115,7 +120,7 @@ def _missing_note(entry: Entry, kind: str) -> str:
     lacking, have = entry.lacks(kind), len(entry.targets_of(kind))
     reasons: dict[str, list[str]] = {}
     for target in lacking:
-        reasons.setdefault(" ".join(entry.missing[target].split()), []).append(target)
+        reasons.setdefault(" ".join(entry.missing[target].split()).rstrip("."), []).append(target)
     # Names matter only where some targets are there: an unsupported kind needs the reason alone.
     why = "; ".join(f"{reason}: {', '.join(targets)}" if have else reason for reason, targets in sorted(reasons.items()))
     return f"{len(lacking)} of {len(lacking) + have} {kind} targets are missing ({why})"

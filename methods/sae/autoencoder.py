@@ -136,10 +136,14 @@ def _load(folder: Path, device: torch.device, stamp: tuple[int, ...]) -> SparseA
     digest = _digest(folder, stamp)
     try:
         body = json.loads((folder / CONFIG).read_text())
+        tensors = load_file(folder / WEIGHTS)
         known = {field.name for field in fields(SAEConfig)}
         config = SAEConfig(**{key: value for key, value in body.items() if key in known})
         sae = SparseAutoencoder(config)
-        sae.load_state_dict({key: value.float() for key, value in load_file(folder / WEIGHTS).items()})
+        shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+        if shapes != {key: tuple(value.shape) for key, value in sae.state_dict().items()}:
+            raise ValueError(f"{CONFIG} describes {config.d_in} channels and {config.latents} latents, {WEIGHTS} holds other shapes")
+        sae.load_state_dict({key: value.float() for key, value in tensors.items()})
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise BenchError(f"The SAE in {folder} cannot be read ({' '.join(str(error).split())[:200]}): restore the folder.") from error
     except Exception as error:  # safetensors raises its own base-class exception for a truncated file

@@ -85,6 +85,9 @@ def test_tuned_rows_say_so_and_beside_them_those_that_are_not() -> None:
     assert tuned.startswith("Good: its parameters were tuned per concept, with up to 9 settings and 240 pictures")
     assert untuned.startswith("Not tuned, unlike good: Half.")
     assert {r.label: r.footnotes for r in found.rows} == {"Good": (1,), "Good (untuned)": (), "Half": (2,), "none": ()}
+    elsewhere = {**TUNING, "budget": {**TUNING["budget"], "untuned": '{"sae": null, "features": 2}'}}
+    (note, *_) = made(none(), record("Good", tuning=elsewhere, config={"sae": "mine", "features": 2})).footnotes
+    assert note.endswith("and with another value of sae.")
     assert made(none(), record("Good"), record("Half", half)).footnotes == ()
 
 
@@ -104,6 +107,6 @@ def test_the_table_says_which_way_a_method_takes() -> None:
         "configs": {"style:a": {"way": "left", "n": 1}, "style:b": {"way": "right", "n": 2}},
     }
     found = made(none(config={"way": "no"}), record("A", config={"way": "left", "error": "exact", "n": 3}))
-    assert found.footnotes == ("Of several ways: A with error=exact, way=left.",)
+    assert found.footnotes == ("Chosen among several ways: A with error=exact, way=left.",)
     (_, ways) = made(none(), record("A", config={"way": "left", "n": 0}, tuning=tuning)).footnotes
-    assert ways == "Of several ways: A with way=tuned."
+    assert ways == "Chosen among several ways: A with way=tuned."
