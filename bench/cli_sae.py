@@ -129,14 +129,15 @@ def study(
     chosen, where = registry.suite(suite), pick_device(device)
     targets = [concept for target in parse_targets(concepts, chosen) for concept in target.concepts]
     model = load_model(chosen.model_folder(), where)
-    precision, folder = pick_dtype(dtype, model, 2 * batch_size), folder or Path("results/studies") / chosen.name
+    precision = pick_dtype(dtype, model, 2 * batch_size)
+    place = folder or Path("results/studies") / chosen.name
     with err.status("study") as status:
         tables = Study(
-            chosen, targets, model, precision, 2 * batch_size, steps or chosen.presets["quick"].steps, pictures, folder,
+            chosen, targets, model, precision, 2 * batch_size, steps or chosen.presets["quick"].steps, pictures, place,
             verify, lambda text: status.update(text),
         ).run()  # fmt: skip
     show_study(tables)
-    err.print(f"Tables and pictures: {folder}", highlight=False, soft_wrap=True)
+    err.print(f"Tables and pictures: {place}", highlight=False, soft_wrap=True)
 
 
 def show_study(tables: Mapping[str, pd.DataFrame]) -> None:

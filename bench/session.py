@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bench.config import DTypeName, RunConfig, method_config, parse_targets, parse_variant
+from bench.config import DTypeName, RunConfig, parse_targets, parse_variant
 from bench.diffusion.model import DiffusionModel, load_model
 from bench.diffusion.numerics import describe, pick_device, pick_dtype
 from bench.plan import BASE, Identity, MethodSpec, Plan, make_plan
@@ -17,7 +17,7 @@ from bench.registry import method
 from bench.registry import suite as find_suite
 from bench.scoring import Scorer
 from bench.suites.suite import Suite, Tuned
-from bench.tuned import check_fresh
+from bench.tuned import configs
 from bench.types import Target
 
 
@@ -60,11 +60,7 @@ def _spec(
     suite: Suite, name: str, label: str, given: Mapping[str, Any], targets: Sequence[Target], tuned: Tuned | None = None
 ) -> MethodSpec:
     kind = method(name)
-    usual = suite.method_settings.get(name, {})
-    if tuned:
-        check_fresh(suite, kind(method_config(name, kind.Config, usual)), name, tuned)
-    resolved = method_config(name, kind.Config, {**usual, **given})
-    own = {key: method_config(name, kind.Config, {**usual, **values, **given}) for key, values in (tuned.concepts if tuned else {}).items()}
+    resolved, own = configs(suite, name, given, tuned)
     made = {str(target): kind(own.get(str(target), resolved)) for target in targets}
     return MethodSpec(
         name, label, kind.version, resolved.model_dump(mode="json"), kind.card, all(one.row_wise for one in made.values()),

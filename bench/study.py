@@ -6,13 +6,13 @@ import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from bench.config import method_config
 from bench.diffusion.model import DiffusionModel
 from bench.files import write_atomic
 from bench.interfaces import Erasure, FitContext
@@ -21,7 +21,7 @@ from bench.metrics.resampling import wilson
 from bench.registry import load_object, method
 from bench.scoring import judge_all, load_judge
 from bench.suites.suite import Suite
-from bench.tuned import check_fresh
+from bench.tuned import configs
 from bench.types import Concept, GenerationRequest, Target
 
 ALPHA, GATE_FEATURES = 0.01, (1, 2, 4, 8)
@@ -56,14 +56,10 @@ class Study:
 
     def erase(self, name: str, concept: Concept, **settings: Any) -> Erasure:
         """A method's erasure as it was tuned for the concept, with some settings changed."""
-        kind, usual = method(name), self.suite.method_settings.get(name, {})
-        tuned = self.suite.tuned(name)
-        if tuned:
-            check_fresh(self.suite, kind(method_config(name, kind.Config, usual)), name, tuned)
-        own = tuned.concepts.get(str(concept), {}) if tuned else {}
-        config = method_config(name, kind.Config, {**usual, **own, **settings})
+        untuned, tuned = configs(self.suite, name, settings, self.suite.tuned(name))
         context = FitContext(self.model, self.suite.texts, 0, self.steps, self.suite.guidance_scale, self.dtype, self.suite.assets)
-        return kind(config).fit(context, [concept])
+        erasure: Erasure = method(name)(tuned.get(str(concept), untuned)).fit(context, [concept])
+        return erasure
 
     def own(self, concept: Concept, start: int = 0) -> list[GenerationRequest]:
         """Pictures of the verify split that show a concept."""
@@ -87,11 +83,21 @@ class Study:
         for share, fired, n in (("recall", "fired", "n"), ("false_positives", "fired_unrelated", "n_unrelated")):
             intervals = [wilson(*counts) or (math.nan, math.nan) for counts in zip(gate[fired], gate[n], strict=True)]
             gate[f"{share}_low"], gate[f"{share}_high"] = zip(*intervals, strict=True)
+        return {"detectors": gate, "detectors-steps": self.steps_alone(saes, detectors)}
+
+    def steps_alone(self, saes: Mapping[str, Any], detectors: Mapping[str, Any]) -> pd.DataFrame:
+        """Each step as a detector by itself: AUROC, and recall at the threshold that a share `ALPHA` of these very pictures exceeds."""
         self.say(f"detectors, {self.verify_pictures} pictures")
-        timesteps = next(iter(detectors.values())).timesteps
-        requests = self.suite.split_requests("verify", self.verify_pictures, len(timesteps))
-        steps = load_object("methods.sae.quality:step_table")(self.model, saes, detectors, requests, ALPHA, self.dtype, self.slots)
-        return {"detectors": gate, "detectors-steps": steps}
+        requests = self.suite.split_requests("verify", self.verify_pictures, len(next(iter(detectors.values())).timesteps))
+        found = load_object("methods.sae.quality:step_statistics")(self.model, saes, detectors, requests, self.dtype, self.slots)
+        rows = []
+        for name, (statistics, shows) in found.items():
+            one, recall = detectors[name], load_object("methods.sae.quality:step_recall")(statistics, shows, ALPHA)
+            for c, t, k in product(*map(range, recall.shape)):
+                values, own = statistics[:, c, t, k].numpy(), shows[:, c].numpy()
+                place = {"hookpoint": name, "concept": one.concepts[c], "step": t, "timestep": int(one.timesteps[t]), "alpha": ALPHA}
+                rows.append({**place, "features": k + 1, "auroc": auroc(values[~own], values[own]), "recall": float(recall[c, t, k])})
+        return pd.DataFrame(rows)
 
     def localisation(self) -> dict[str, pd.DataFrame]:
         """Against the place where the object really is, of the rule that says where; the gate before it has no place."""

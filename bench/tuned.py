@@ -8,8 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from bench.config import method_config
 from bench.errors import BenchError
 from bench.interfaces import UnlearningMethod
+from bench.registry import method
 from bench.suites.suite import Suite, Tuned
 from bench.types import canonical_json, content_hash
 
@@ -47,8 +51,21 @@ def inputs_digest(made: UnlearningMethod, suite: Suite) -> str:
     return content_hash({str(concept): dict(made.inputs(suite.assets, [concept])) for concept in own})
 
 
-def check_fresh(suite: Suite, untuned: UnlearningMethod, name: str, tuned: Tuned) -> None:
-    """BenchError for values of another time: differences to another configuration would mean something else."""
+def configs(suite: Suite, name: str, given: Mapping[str, Any], tuned: Tuned | None) -> tuple[BaseModel, dict[str, BaseModel]]:
+    """A method's configuration here, and those of the concepts that it was tuned for; what is `given` wins over both.
+
+    BenchError for a parameter that is wrong or a tuning of another time.
+    """
+    kind, usual = method(name), suite.method_settings.get(name, {})
+    if tuned:
+        _check_fresh(suite, kind(method_config(name, kind.Config, usual)), name, tuned)
+    layers: dict[str, Mapping[str, Any]] = {"": {}, **(tuned.concepts if tuned else {})}
+    found: dict[str, BaseModel] = {key: method_config(name, kind.Config, {**usual, **own, **given}) for key, own in layers.items()}
+    return found.pop(""), found
+
+
+def _check_fresh(suite: Suite, untuned: UnlearningMethod, name: str, tuned: Tuned) -> None:
+    """Tuned values are differences to a configuration: to another one they would mean something else."""
     config = canonical_json(untuned.config.model_dump(mode="json"))
     now = {"method_version": untuned.version, "untuned": config, "inputs": inputs_digest(untuned, suite)}
     names = {"method_version": "another version of it", "untuned": "other defaults", "inputs": "other files that it reads, such as SAEs"}

@@ -23,7 +23,6 @@ def compare(records: Sequence[Record], first: str, second: str, rules: MetricRul
     BenchError for labels that are not there or rows with different targets of a kind.
     """
     by_label = {NONE if record.method == NONE else record.label: record for record in records}
-    first, second = (label.removesuffix(" (ceiling)").removesuffix(" (control)") for label in (first, second))
     for label in (first, second):
         if label not in by_label:
             raise unknown("row", label, sorted(by_label))

@@ -58,7 +58,7 @@ def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: 
             if 0 < n < targets:
                 texts.append(f"its distances are means over {n} of its {targets} {kind} targets")
         if entry.record.tuning:
-            texts.append(_tuning_note(entry.record))
+            texts.append(_tuning_note(entry.record.tuning["budget"], entry.record.config))
         if entry.record.detection:
             if "pooled" not in entry.record.detection:
                 raise BenchError(f"The record of {name} is of an older version: give the run's command again.")
@@ -67,11 +67,10 @@ def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: 
     return notes + _untuned_note(entries) + _choice_note(entries) + _numerics_note(entries)
 
 
-def _tuning_note(record: Record) -> str:
+def _tuning_note(budget: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """How much was spent, and what was otherwise then."""
-    budget = record.tuning["budget"] if record.tuning else {}
     before = json.loads(budget.get("untuned", "{}"))
-    other = ", ".join(sorted(name for name, value in before.items() if record.config.get(name) != value))
+    other = ", ".join(sorted(name for name, value in before.items() if config.get(name) != value))
     return (
         f"its parameters were tuned per concept, with up to {budget['settings']} settings and {budget['pictures']} pictures, on"
         f" another judge, other noise and other prompts{f', and with another value of {other}' if other else ''}"

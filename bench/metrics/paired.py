@@ -26,13 +26,8 @@ def differences(draws: Mapping[tuple[str, str], Array], first: str, second: str,
         ua, ira, cra = draws[method, kind]
         return np.stack([ua, ira, cra, ranking_scores(ua, ira, cra, base[1], base[2])])
 
-    rows = []
-    for name, ours, theirs in zip((*METRICS, "score"), values(first), values(second), strict=True):
-        difference, low, high = resampling.interval(ours - theirs)
-        if not np.isnan(difference):
-            found = {"first": float(ours[0]), "second": float(theirs[0]), "difference": difference, "low": low, "high": high}
-            rows.append({"kind": kind, "metric": name, **found})
-    return rows
+    named = zip((*METRICS, "score"), values(first), values(second), strict=True)
+    return [row for name, ours, theirs in named if (row := _difference(kind, name, ours, theirs))]
 
 
 def at_matched_ua(
@@ -47,12 +42,17 @@ def at_matched_ua(
     """
     ours, theirs = (_best(np.stack([draws[label, kind] for label in family]), ua) for family in (first, second))
     missed = float(np.isnan(ours[0] + theirs[0]).mean())
-    rows = []
-    for place, name in enumerate(RETAINED):
-        difference, low, high = resampling.interval(ours[place] - theirs[place])
-        values = {"first": float(ours[place, 0]), "second": float(theirs[place, 0]), "difference": difference, "low": low, "high": high}
-        rows += [{"kind": kind, "ua": ua, "metric": name, **values, "missed": missed}] if not np.isnan(difference) else []
-    return rows
+    rows = [_difference(kind, name, *pair) for name, pair in zip(RETAINED, zip(ours, theirs, strict=True), strict=True)]
+    return [{**row, "ua": ua, "missed": missed} for row in rows if row]
+
+
+def _difference(kind: str, name: str, ours: Array, theirs: Array) -> dict[str, Any]:
+    """A row of [draws] against [draws], {} if one has no value."""
+    difference, low, high = resampling.interval(ours - theirs)
+    if np.isnan(difference):
+        return {}
+    values = {"first": float(ours[0]), "second": float(theirs[0]), "difference": difference, "low": low, "high": high}
+    return {"kind": kind, "metric": name, **values}
 
 
 def _best(curve: Array, ua: float) -> Array:

@@ -155,6 +155,7 @@ def order_statistic(values: Tensor, alpha: float, shares: int = 1) -> float:
 def load_detectors(folder: Path, sae: str, model: str) -> Detectors:
     """Read what `Detectors.save` wrote; BenchError where it is missing or of another SAE or model."""
     about, tensors = read_tensors(folder / FILE, sae, model)
+    # Files of the first version carry one tensor more, which nothing reads.
     own = {field.name: tensors[field.name] for field in fields(Detectors) if field.name in tensors}
     own = {name: value.float() if value.dtype == torch.float16 else value for name, value in own.items()}
     own["latents"] = own["latents"].long()

@@ -44,7 +44,7 @@ class Watched(ActivationEdit):
         batches = -(-rows // batch)
         steps = len(calls) // batches
         halves = [torch.cat([calls[b * steps + t][: 2 * batch] for b in range(batches)])[: 2 * rows] for t in range(steps)]
-        return torch.stack(halves).unflatten(1, (rows, 2))
+        return torch.stack(halves).unflatten(1, (rows, 2)).cpu()
 
 
 class _WatchedBank(EditBank):
@@ -55,7 +55,7 @@ class _WatchedBank(EditBank):
     def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor, row: Tensor) -> Tensor:
         """See `EditBank.edit`."""
         new = self.inner.edit(hookpoint, x_in, x_out, timestep, which, key, row)
-        self.changed[hookpoint].append((new != x_out).any(1).cpu())
+        self.changed[hookpoint].append((new != x_out).any(1))
         return new
 
 

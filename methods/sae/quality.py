@@ -28,7 +28,7 @@ def gate_table(detectors: Mapping[str, Detectors], features: int, alpha: float) 
         if any(one.concepts != first.concepts or not torch.equal(one.verify_shows, first.verify_shows) for one in own.values()):
             raise BenchError(f"The detectors at {' and '.join(own)} are of different pictures: calibrate them together.")
         for c in range(len(first.concepts)):
-            alone = [one.verify[c, features - 1] / one.threshold(c, features, alpha / len(own)) for one in own.values()]
+            alone = [one.verify[c, features - 1] / one.threshold(c, features, alpha, len(own)) for one in own.values()]
             together = torch.stack(alone).amax(0)
             rows.append({"hookpoint": " + ".join(own), "features": features, "alpha": alpha, **_row(first, c, together, alpha)})
     return pd.DataFrame(rows)
@@ -52,40 +52,20 @@ def _row(detectors: Detectors, concept: int, statistic: Tensor, alpha: float) ->
     }  # fmt: skip
 
 
-def step_table(
+def step_statistics(
     model: DiffusionModel, saes: Mapping[str, SparseAutoencoder], detectors: Mapping[str, Detectors],
-    requests: Sequence[GenerationRequest], alpha: float, dtype: torch.dtype, slots: int,
-) -> pd.DataFrame:  # fmt: skip
-    """Each step alone as a detector: AUROC, and recall at the threshold that a share `alpha` of these very pictures exceeds.
+    requests: Sequence[GenerationRequest], dtype: torch.dtype, slots: int,
+) -> dict[str, tuple[Tensor, Tensor]]:  # fmt: skip
+    """By hook point: float32 [R, C, T, K], what each step alone says with its first k latents, and bool [R, C], which pictures show what.
 
-    By hook point, concept, step and number of latents. `requests` must be of a split that detectors were not made from.
+    `requests` must be of a split that detectors were not made from.
     """
     steps = {len(one.timesteps) for one in detectors.values()}
     if steps != {requests[0].steps}:
         raise BenchError(f"The detectors are of {sorted(steps)} steps, the pictures of {requests[0].steps}: they must be the same.")
     probes = {name: MaximaCollector(saes[name], name, one.latents, len(requests)) for name, one in detectors.items()}
     sample(model, [Row(request, Erasure()) for request in requests], dtype, slots, probes=list(probes.values()))
-    found = []
-    for name, one in detectors.items():
-        statistics = scaled(probes[name].maxima, one.scales)
-        shows = membership_of(requests, one.concepts) > 0
-        auroc, recall = step_auroc(statistics, shows), step_recall(statistics, shows, alpha)
-        for c, concept in enumerate(one.concepts):
-            for t, timestep in enumerate(one.timesteps.tolist()):
-                place = {"hookpoint": name, "concept": concept, "step": t, "timestep": timestep, "alpha": alpha}
-                pairs = zip(auroc[c, t].tolist(), recall[c, t].tolist(), strict=True)
-                found += [{**place, "features": k, "auroc": a, "recall": r} for k, (a, r) in enumerate(pairs, start=1)]
-    return pd.DataFrame(found)
-
-
-def step_auroc(steps: Tensor, shows: Tensor) -> Tensor:
-    """`steps` [R, C, T, K], `shows` [R, C] → float32 [C, T, K], chance that a picture with the concept exceeds one without."""
-    found = []
-    for c in range(steps.shape[1]):
-        ranks = _ranks(steps[:, c].flatten(1))
-        n, m = int(shows[:, c].sum()), int((~shows[:, c]).sum())
-        found.append(((ranks[shows[:, c]].sum(0) - n * (n + 1) / 2) / (n * m)).view(steps.shape[2:]))
-    return torch.stack(found).float()
+    return {name: (scaled(probes[name].maxima, one.scales), membership_of(requests, one.concepts) > 0) for name, one in detectors.items()}
 
 
 def step_recall(steps: Tensor, shows: Tensor, alpha: float) -> Tensor:
@@ -97,12 +77,3 @@ def step_recall(steps: Tensor, shows: Tensor, alpha: float) -> Tensor:
         threshold = other.topk(allowed + 1, dim=0).values[-1]
         found.append((own > threshold).float().mean(0))
     return torch.stack(found)
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """[R, F] → float64 ranks 1 … R down each column, ties averaged."""
-    order = values.sort(0).values.T.contiguous()
-    columns = values.T.contiguous()
-    low = torch.searchsorted(order, columns, right=False)
-    high = torch.searchsorted(order, columns, right=True)
-    return ((low + high + 1).double() / 2).T

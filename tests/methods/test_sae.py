@@ -18,7 +18,7 @@ from methods.sae.autoencoder import SAEConfig, SparseAutoencoder, load_sae, sae_
 from methods.sae.calibration import Detectors, order_statistic, select, step_statistics
 from methods.sae.edits import ReplacePatches, SteerLatents, name_seed, nearest_source, random_source
 from methods.sae.features import Features, by_percentile, published_features, scores, top, union
-from methods.sae.quality import gate_table, step_auroc, step_recall
+from methods.sae.quality import gate_table, step_recall
 from methods.sae.statistics import Statistics
 
 HOOK, D, N, K, T = "up_blocks.1.attentions.1", 8, 32, 4, 3
@@ -318,7 +318,7 @@ def test_selection_prefers_the_planted_latent() -> None:
     assert (choice.latents[0, :, 0] == 40).all()
     assert (choice.recalls[0, :, 0] == 1).all()
     steps = step_statistics(maxima, choice)
-    assert (step_auroc(steps, shows)[0, :, 0] == 1).all()
+    assert (step_recall(steps, shows, 0.0)[0, :, 0] == 1).all()
     assert (steps.diff(dim=-1) >= 0).all()
 
 
