@@ -1,7 +1,7 @@
 """All that a method, classifier or attack may import from the harness."""
 
 from bench.diffusion.model import DiffusionModel as DiffusionModel
-from bench.diffusion.sampler import Row as Row
+from bench.diffusion.rows import Row as Row
 from bench.diffusion.sampler import sample as sample
 from bench.diffusion.schedule import DDIMSchedule as DDIMSchedule
 from bench.diffusion.text import PlainText as PlainText
@@ -19,6 +19,7 @@ from bench.interfaces import Guidance as Guidance
 from bench.interfaces import MethodConfig as MethodConfig
 from bench.interfaces import Probe as Probe
 from bench.interfaces import Role as Role
+from bench.interfaces import Slots as Slots
 from bench.interfaces import TextEdit as TextEdit
 from bench.interfaces import UnlearningMethod as UnlearningMethod
 from bench.interfaces import Weights as Weights

@@ -37,6 +37,7 @@ Concepts = Annotated[str | None, typer.Option(help="Names, `styles`, `objects`, 
 PresetName = Annotated[str, typer.Option(help="How much of the suite: smoke, quick or full (`show SUITE`).")]
 Seeds = Annotated[int | None, typer.Option(min=1, max=10_000, help="Pictures per prompt. Default: the preset's.")]
 Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset's.")]
+Scheduler = Annotated[str, typer.Option(help="ddim, or to see what another gives: lms, dpm-solver++, euler, euler-ancestral.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="method.param=value, repeatable; `show METHOD` names the parameters.")]
 TuningRows = Annotated[Tuning, typer.Option("--tuning", help="Rows of tuned methods: both (with and without tuning), tuned or untuned.")]
 Things = Literal["methods", "suites", "attacks", "classifiers"]
@@ -60,6 +61,9 @@ class _Bar:
     def advance(self, pictures: int) -> None:
         self.progress.advance(self.task, pictures)
 
+    def warn(self, text: str) -> None:
+        err.print(text, style="yellow", markup=False, highlight=False)
+
 
 class _Rate(TextColumn):
     """Pictures a second."""
@@ -78,7 +82,7 @@ def _progress() -> Progress:
 
 def _config(
     suite: str, methods: str, concepts: str | None, preset: str, seeds: int | None, steps: int | None, settings: list[str] | None,
-    batch_size: int, images: Images = "sample", tuning: Tuning = "both",
+    batch_size: int, scheduler: str, images: Images = "sample", tuning: Tuning = "both",
 ) -> RunConfig:  # fmt: skip
     found = registry.suite(suite)
     if preset not in found.presets:
@@ -95,6 +99,7 @@ def _config(
     return RunConfig(
         suite=suite, preset=preset, methods=names, settings=parse_settings(settings or (), bare), targets=tuple(map(str, targets)),
         seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images, tuning=tuning,
+        scheduler=scheduler,
     )  # fmt: skip
 
 
@@ -109,7 +114,9 @@ def _prepare(config: RunConfig, device: str, dtype: DTypeName, kept: dict[str, A
 def run(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = "auto",
-    batch_size: BatchSize = BATCH_SIZE, tuning: TuningRows = "both",
+    batch_size: BatchSize = BATCH_SIZE, scheduler: Scheduler = "ddim", tuning: TuningRows = "both",
+    sharing: Annotated[bool, typer.Option(help="Walk the un-edited trajectory once for all rows that are like it until an edit acts. "
+                                               "The result is the same, byte for byte.")] = True,
     images: Annotated[Images, typer.Option(help="Pictures to keep: all, a dozen per erasure, or none. Scores are always kept.")] = "sample",
     folder: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: results/runs/SUITE-PRESET.")] = None,
 ) -> None:  # fmt: skip
@@ -120,7 +127,7 @@ def run(
     Examples: `python -m bench run` · `python -m bench run --methods uce,esd --concepts neon,fish --seeds 3` ·
     `python -m bench run --methods uce --set uce.tokens=last`
     """
-    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, images, tuning)
+    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning)
     from bench.store import Store
 
     place = folder or Path("results") / "runs" / _run_name(config)
@@ -133,7 +140,7 @@ def run(
     with _progress() as progress:
         from bench.runner import run as execute
 
-        leaderboard = execute(session, store, _Bar(progress))
+        leaderboard = execute(session, store, _Bar(progress), sharing)
     _print(leaderboard)
     err.print(f"Tables and picture: {place}", highlight=False, soft_wrap=True)
 
@@ -142,8 +149,9 @@ def _run_name(config: RunConfig) -> str:
     """The same command finds its own run again; other concepts, seeds or steps than the preset's get a folder of their own."""
     preset = registry.suite(config.suite).presets[config.preset]
     targets = tuple(map(str, parse_targets(",".join(preset.concepts), registry.suite(config.suite))))
-    usual = (config.targets, config.seeds, config.steps, config.batch_size) == (targets, preset.seeds, preset.steps, BATCH_SIZE)
-    chosen = content_hash([config.targets, config.seeds, config.steps, config.batch_size])[:6]
+    own = [config.targets, config.seeds, config.steps, config.batch_size, config.scheduler]
+    usual = own == [targets, preset.seeds, preset.steps, BATCH_SIZE, preset.scheduler]
+    chosen = content_hash(own)[:6]
     return f"{config.suite}-{config.preset}" + ("" if usual else f"-{chosen}")
 
 
@@ -151,10 +159,12 @@ def _run_name(config: RunConfig) -> str:
 def plan(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = "auto",
-    batch_size: BatchSize = BATCH_SIZE, tuning: TuningRows = "both",
+    batch_size: BatchSize = BATCH_SIZE, scheduler: Scheduler = "ddim", tuning: TuningRows = "both",
 ) -> None:  # fmt: skip
     """Show what `run` with the same options would sample. Writes nothing."""
-    session = _prepare(_config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, tuning=tuning), device, dtype)
+    session = _prepare(
+        _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, tuning=tuning), device, dtype
+    )
     table = Table("method", "erasures", "units", "pictures", title=session.protocol)
     units = session.plan.units
     for label in dict.fromkeys(unit.fit.spec.label for unit in units):

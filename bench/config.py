@@ -33,6 +33,7 @@ class RunConfig(BaseModel):
     batch_size: int = Field(ge=2, le=4_096, description="Pictures with two conditions in one UNet call.")
     images: Images = "sample"
     tuning: Tuning = Field("both", description="Rows of methods that the suite has tuned values for.")
+    scheduler: str = Field("ddim", description="Of another one, pictures are of another protocol.")
     fit_seed: int = 0
 
 

@@ -11,7 +11,8 @@ from types import TracebackType
 import torch
 
 from bench.diffusion.model import DiffusionModel
-from bench.diffusion.sampler import Row, sample
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
 from bench.interfaces import Erasure
 from bench.types import GenerationRequest
 

@@ -60,25 +60,47 @@ class Guidance(ABC):
         """The state of rows [R, 4, h, w] before the first step; every tensor is [R, …]."""
 
     @abstractmethod
-    def combine(self, eps: Tensor, step: int, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """`eps` float32 [R, K, 4, h, w] (unconditional, conditional, extra …), `scale` [R, 1, 1, 1] → ([R, 4, h, w], new state)."""
+    def combine(self, eps: Tensor, step: Tensor, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """`eps` float32 [R, K, 4, h, w] (unconditional, conditional, extra …) → ([R, 4, h, w], new state), out of place.
+
+        `step` int64 [R], each row's own; `scale` [R, 1, 1, 1].
+        """
+
+
+class Slots(NamedTuple):
+    """What an edit is told of the S slots of a UNet call; all int64 [S]."""
+
+    timestep: Tensor
+    which: Tensor
+    """The index of each slot's edit in the bank, −1 for none."""
+    key: Tensor
+    """A function of the slot's request and of its role (unconditional, conditional …), from which an edit draws what it draws."""
+    row: Tensor
+    """Below the number of rows: slots of one row have the same."""
 
 
 class EditBank(nn.Module):
-    """The activation edits of one class at all of its hook points, stacked.
+    """The activation edits of one class at all of its hook points, stacked. What it remembers of a row is in the row's state."""
 
-    Made anew for every batch of rows, before its first step, so that it may keep what it has seen of a row.
-    """
+    def state(self, rows: int) -> dict[str, Tensor]:
+        """What it remembers of rows before their first step, on the bank's device; every tensor is [rows, …]."""
+        return {}
 
-    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor, row: Tensor) -> Tensor:
+    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, slots: Slots, state: dict[str, Tensor]) -> Tensor:
         """The new output of the block at `hookpoint`, out of place and differentiable.
 
-        `x_in`, `x_out` [S, C, H, W] in the model's dtype; `timestep` int64 [S]; `which` int64 [S], the index of each slot's
-        edit in the bank or −1 for none (those slots must come back bit for bit); `key` int64 [S], a function of the
-        slot's request and of its role (unconditional, conditional …), from which an edit draws what it draws; `row` int64
-        [S], below S: slots of one row of the batch have the same.
+        `x_in`, `x_out` [S, C, H, W] in the model's dtype; slots without an edit must come back bit for bit. `state` is that of
+        the call's rows; what changes in it is put there as new tensors.
         """
         raise TypeError(f"{type(self).__name__} does not define edit()")
+
+    def detect(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, wanted: Tensor) -> Tensor:
+        """Bool [S, E]: where each of the bank's E edits, its row's state as at the start, might change the output or that state.
+
+        Only pairs in `wanted` bool [S, E] matter. False means that the edit is certainly the identity here; a needless True costs
+        time, never a bit. Called where every edit's `quiet_is_identity` holds.
+        """
+        raise TypeError(f"{type(self).__name__} does not define detect()")
 
 
 class ActivationEdit(ABC):
@@ -89,6 +111,8 @@ class ActivationEdit(ABC):
     timesteps: Tensor | None = None
     """int64 [T], the timesteps that its tables were made for. A sampling step takes the nearest; one that is farther from
     it than half of the tables' widest spacing is refused. None: the edit is the same at every step."""
+    quiet_is_identity: ClassVar[bool] = False
+    """Whether its bank can `detect`: rows then share the un-edited trajectory until it fires."""
 
     @property
     def bank(self) -> str:

@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from bench.diffusion.model import DiffusionModel, attention_blocks
-from bench.diffusion.sampler import Row, sample
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
 from bench.diffusion.text import PlainText
 from bench.interfaces import Classifier, Cond, Erasure, Role, TextEdit
 from bench.metrics.resampling import wilson

@@ -1,22 +1,21 @@
 """From a configuration to the units of work, each with an identity, and the bundles that a device executes.
 
 A *unit* is what one erasure makes of at most 64 requests, and one result file. Its id is the hash of all that changes its
-contents. A *bundle* is what is executed together: units of row-wise erasures share UNet calls, a unit with changed weights
-is alone.
+contents. A *bundle* is what is executed together, at most 64 requests under every row-wise erasure, so that each un-edited
+trajectory is walked once for all of them; or under one erasure with changed weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bench.suites.suite import Preset, Suite
 from bench.types import Card, GenerationRequest, Target, content_hash
 
-IDENTITY_VERSION = 2
-REQUESTS_PER_UNIT = 64
-ROWS_PER_BUNDLE = 256
+IDENTITY_VERSION = 3
+REQUESTS_PER_BUNDLE = 64
 BASE = "none"
 
 
@@ -55,7 +54,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Unit:
-    """At most `REQUESTS_PER_UNIT` requests under one erasure."""
+    """At most `REQUESTS_PER_BUNDLE` requests under one erasure."""
 
     fit: Fit
     requests: tuple[GenerationRequest, ...]
@@ -113,28 +112,26 @@ class Identity:
         })  # fmt: skip
 
 
-def make_plan(
-    suite: Suite, specs: Sequence[MethodSpec], targets: Sequence[Target], preset: Preset, seeds: int, steps: int, identity: Identity
-) -> Plan:
-    """Units of the base model first, then row-wise methods target by target, then each erasure that changes weights."""
-    row_wise: list[Unit] = []
-    weighted: list[Unit] = []
+def make_plan(suite: Suite, specs: Sequence[MethodSpec], targets: Sequence[Target], preset: Preset, identity: Identity) -> Plan:
+    """Bundle by bundle the base model and all row-wise erasures, then each erasure that changes weights."""
     unsupported: dict[tuple[str, str], str] = {}
     base = next(spec for spec in specs if spec.name == BASE)
-    fit = Fit(base, None, identity.of_fit(suite, base, None, steps))
-    row_wise += _units(fit, suite.base_requests(targets, preset, seeds, steps), identity)
+    requests = suite.base_requests(targets, preset)
+    fits = [(Fit(base, None, identity.of_fit(suite, base, None, preset.steps)), {request.id for request in requests})]
     for target in targets:
-        requests = suite.requests(target, preset, seeds, steps)
+        own = {request.id for request in suite.requests(target, preset)}
         for spec in specs:
             if spec.name == BASE:
                 continue
             reason = _unsupported(spec, target)
             if reason:
                 unsupported[spec.label, str(target)] = reason
-                continue
-            fit = Fit(spec, target, identity.of_fit(suite, spec, target, steps))
-            (row_wise if spec.row_wise else weighted).extend(_units(fit, requests, identity))
-    return Plan((*_bundles(row_wise), *((unit,) for unit in weighted)), unsupported, tuple(specs))
+            else:
+                fits.append((Fit(spec, target, identity.of_fit(suite, spec, target, preset.steps)), own))
+    chunks = [requests[start : start + REQUESTS_PER_BUNDLE] for start in range(0, len(requests), REQUESTS_PER_BUNDLE)]
+    row_wise = [tuple(_units([fit for fit in fits if fit[0].spec.row_wise], [chunk], identity)) for chunk in chunks]
+    weighted = [bundle for fit in fits if not fit[0].spec.row_wise for bundle in _full(_units([fit], chunks, identity))]
+    return Plan((*row_wise, *weighted), unsupported, tuple(specs))
 
 
 def _unsupported(spec: MethodSpec, target: Target) -> str:
@@ -144,20 +141,22 @@ def _unsupported(spec: MethodSpec, target: Target) -> str:
     return ""
 
 
-def _units(fit: Fit, requests: Sequence[GenerationRequest], identity: Identity) -> Iterator[Unit]:
-    for start in range(0, len(requests), REQUESTS_PER_UNIT):
-        chunk = tuple(requests[start : start + REQUESTS_PER_UNIT])
-        yield Unit(fit, chunk, identity.of_unit(fit.id, chunk))
+def _units(fits: Sequence[tuple[Fit, Set[str]]], chunks: Sequence[Sequence[GenerationRequest]], identity: Identity) -> Iterator[Unit]:
+    """What each fit makes of those requests of each chunk that are its own, by their ids."""
+    for fit, ids in fits:
+        for chunk in chunks:
+            own = tuple(request for request in chunk if request.id in ids)
+            if own:
+                yield Unit(fit, own, identity.of_unit(fit.id, own))
 
 
-def _bundles(units: Sequence[Unit]) -> Iterator[tuple[Unit, ...]]:
+def _full(units: Iterable[Unit]) -> Iterator[tuple[Unit, ...]]:
+    """Units side by side as long as their requests fit in a bundle."""
     held: list[Unit] = []
-    rows = 0
     for unit in units:
-        if held and rows + len(unit.requests) > ROWS_PER_BUNDLE:
+        if held and sum(len(one.requests) for one in (*held, unit)) > REQUESTS_PER_BUNDLE:
             yield tuple(held)
-            held, rows = [], 0
+            held = []
         held.append(unit)
-        rows += len(unit.requests)
     if held:
         yield tuple(held)

@@ -49,9 +49,11 @@ def _artifact_reference(session: Session) -> ArtifactReference | None:
 
 def _with_far(outcomes: pd.DataFrame, reference: ArtifactReference | None) -> pd.DataFrame:
     """A column `far`: whether each picture is far from every class, null without a reference."""
-    if reference is None or outcomes.empty:
+    if reference is None or outcomes["features"].isna().all():
         return outcomes.assign(far=None)
-    return outcomes.assign(far=reference.far(np.stack(outcomes["features"].tolist())))
+    seen = outcomes["features"].notna()
+    far = pd.Series(reference.far(np.stack(outcomes.loc[seen, "features"].tolist())), index=outcomes.index[seen], dtype=object)
+    return outcomes.assign(far=far.reindex(outcomes.index))
 
 
 def _outcomes(plan: Plan, store: Store, label: str, failed: Mapping[str, str]) -> pd.DataFrame:
@@ -92,14 +94,13 @@ def _distances(
 ) -> dict[str, dict[str, float | int | None]]:
     """Per target: features of the pictures that do not involve it, against true pictures that do not involve it."""
     found: dict[str, dict[str, float | int | None]] = {}
-    preset = session.suite.presets[session.config.preset]
     for target in session.targets:
         if is_base:
-            ids = {r.id for r in session.suite.requests(target, preset, session.config.seeds, session.config.steps)}
+            ids = {r.id for r in session.suite.requests(target, session.preset)}
             own = outcomes[outcomes["request"].isin(ids)]
         else:
             own = outcomes[outcomes["target"] == str(target)]
-        own, true = _retained(own, target), _retained(reference, target)
+        own, true = _retained(own.dropna(subset=["features"]), target), _retained(reference, target)
         if len(own):
             mine, theirs = (np.stack(frame["features"].tolist()) for frame in (own, true))
             found[str(target)] = {"kernel": kernel_distance(mine, theirs), "frechet": frechet_distance(mine, theirs), "n": len(own)}

@@ -32,8 +32,11 @@ class Reporter(Protocol):
     def advance(self, pictures: int) -> None:
         """So many more pictures are sampled."""
 
+    def warn(self, text: str) -> None:
+        """Something that the user should see afterwards too."""
 
-def run(session: Session, store: Store, reporter: Reporter) -> Leaderboard:
+
+def run(session: Session, store: Store, reporter: Reporter, sharing: bool = True) -> Leaderboard:
     """Execute what is not done yet, measure cost, write records, tables and the picture."""
     config, units = session.config, session.plan.units
     store.write_json("config.json", {**config.model_dump(mode="json"), "numerics": session.numerics, "protocol": session.protocol})
@@ -43,7 +46,7 @@ def run(session: Session, store: Store, reporter: Reporter) -> Leaderboard:
     ]})  # fmt: skip
     worker = Worker(
         session.suite, store, session.model, session.scorer, session.dtype, session.numerics["slots"], config.steps,
-        config.images, config.fit_seed, reporter.say, reporter.advance,
+        config.images, config.fit_seed, reporter.say, reporter.advance, reporter.warn, sharing,
     )  # fmt: skip
     left = {unit.id: len(unit.requests) for unit in units if not worker.done(unit)}
     reporter.total(session.plan.pictures, session.plan.pictures - sum(left.values()))

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,8 @@ from bench.registry import CLASSIFIERS, load_object
 from bench.suites.suite import JudgeRole, Suite
 from bench.types import GenerationRequest, Target
 
+PICTURES = 64
+"""What is decoded and judged at once."""
 SAMPLED_PICTURES = 12
 
 
@@ -38,13 +40,24 @@ def png(pixels: np.ndarray[Any, Any]) -> bytes:
 
 
 @torch.no_grad()
-def judge_all(judge: Classifier, pixels: Tensor, device: torch.device, batch: int = 64) -> ClassifierOutput:
+def judge_all(judge: Classifier, pixels: Tensor, device: torch.device, batch: int = PICTURES) -> ClassifierOutput:
     """Verdicts on uint8 [n, H, W, 3], on the CPU, in batches of fixed size so that neighbours cannot matter."""
     parts = []
     for part in pixels.split(batch):
         padded = torch.cat([part, part[-1:].expand(batch - len(part), -1, -1, -1)])
         parts.append([values[: len(part)].cpu() for values in judge(padded.to(device))])
     return ClassifierOutput(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+class Verdict(NamedTuple):
+    """What is stored of a picture; logits and features float32, in the order of the judges' classes."""
+
+    style: np.ndarray[Any, Any]
+    object: np.ndarray[Any, Any]
+    features: np.ndarray[Any, Any]
+    sha256: str
+    """Of its pixels."""
+    png: bytes | None
 
 
 @dataclass(frozen=True)
@@ -69,10 +82,16 @@ class Scorer:
         """float32 [n, d] of the artifact network."""
         return np.asarray(judge_all(self.artifact, pixels, self.device).features.numpy())
 
-    def outcomes(self, requests: Sequence[GenerationRequest], pixels: Tensor, keep: Sequence[bool]) -> pd.DataFrame:
-        """One row per picture, in order; the PNG bytes of those in `keep`, null for the others."""
-        verdicts = judge_all(self.evaluation, pixels, self.device)
-        arrays = pixels.numpy()
+    def judge(self, pixels: Tensor, keep: Sequence[bool]) -> list[Verdict]:
+        """All that is stored of each picture of uint8 [n, H, W, 3]; the PNG bytes of those in `keep`."""
+        style, obj, _ = (values.numpy() for values in judge_all(self.evaluation, pixels, self.device))
+        features, arrays = self.features(pixels), pixels.numpy()
+        digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
+        encoded = [png(array) if kept else None for array, kept in zip(arrays, keep, strict=True)]
+        return list(map(Verdict, style, obj, features, digests, encoded))
+
+    def outcomes(self, requests: Sequence[GenerationRequest], verdicts: Sequence[Verdict | None], keep: Sequence[bool]) -> pd.DataFrame:
+        """One row per picture, in order, null where there is no verdict; without the PNG bytes of those not in `keep`."""
         styles, objects = self.evaluation.styles, self.evaluation.objects
         return pd.DataFrame({
             "request": [r.id for r in requests],
@@ -80,13 +99,13 @@ class Scorer:
             "style": [r.style for r in requests],
             "object": [r.object for r in requests],
             "seed": [r.seed for r in requests],
-            "style_pred": [styles[i] for i in verdicts.style.argmax(1).tolist()],
-            "object_pred": [objects[i] for i in verdicts.object.argmax(1).tolist()],
-            "style_logits": list(verdicts.style.numpy()),
-            "object_logits": list(verdicts.object.numpy()),
-            "features": list(self.features(pixels)),
-            "sha256": [hashlib.sha256(a.tobytes()).hexdigest() for a in arrays],
-            "png": [png(a) if kept else None for a, kept in zip(arrays, keep, strict=True)],
+            "style_pred": [styles[v.style.argmax()] if v else None for v in verdicts],
+            "object_pred": [objects[v.object.argmax()] if v else None for v in verdicts],
+            "style_logits": [v.style if v else None for v in verdicts],
+            "object_logits": [v.object if v else None for v in verdicts],
+            "features": [v.features if v else None for v in verdicts],
+            "sha256": [v.sha256 if v else None for v in verdicts],
+            "png": [v.png if v and kept else None for v, kept in zip(verdicts, keep, strict=True)],
         })  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from bench.plan import BASE, Identity, MethodSpec, Plan, make_plan
 from bench.registry import method
 from bench.registry import suite as find_suite
 from bench.scoring import Scorer
-from bench.suites.suite import Suite, Tuned
+from bench.suites.suite import Preset, Suite, Tuned
 from bench.tuned import configs
 from bench.types import Target
 
@@ -27,6 +27,8 @@ class Session:
 
     config: RunConfig
     suite: Suite
+    preset: Preset
+    """As configured."""
     targets: tuple[Target, ...]
     model: DiffusionModel
     scorer: Scorer
@@ -77,7 +79,7 @@ def prepare(config: RunConfig, device: str, dtype: DTypeName, kept: Mapping[str,
     `kept` are the numerics of the run that is continued: on the same machine, `auto` keeps their dtype.
     """
     suite = find_suite(config.suite)
-    preset = suite.presets[config.preset]
+    preset = replace(suite.presets[config.preset], seeds=config.seeds, steps=config.steps, scheduler=config.scheduler)
     targets = parse_targets(",".join(config.targets), suite)
     specs = method_specs(config, suite)
     where = pick_device(device)
@@ -88,7 +90,7 @@ def prepare(config: RunConfig, device: str, dtype: DTypeName, kept: Mapping[str,
         chosen = getattr(torch, same[0]) if same else pick_dtype("auto", model, slots)
     else:
         chosen = pick_dtype(dtype, model, slots)
-    numerics, protocol = describe(where, chosen, slots), suite.protocol(config.preset, config.steps)
+    numerics, protocol = describe(where, chosen, slots), suite.protocol(config.preset, preset)
     identity = Identity(model.digest, scorer.digests, protocol, suite.codec, numerics, config.fit_seed)
-    plan = make_plan(suite, specs, targets, preset, config.seeds, config.steps, identity)
-    return Session(config, suite, targets, model, scorer, chosen, numerics, plan, protocol)
+    plan = make_plan(suite, specs, targets, preset, identity)
+    return Session(config, suite, preset, targets, model, scorer, chosen, numerics, plan, protocol)

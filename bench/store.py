@@ -21,7 +21,7 @@ from bench.types import Record
 _FOLDERS = ("units", "erasures", "cost", "records")
 _CONFIG_KEYS = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "numerics", "protocol")
 # What may differ between commands that share a folder: methods and pictures kept. All else decides what is compared.
-_FIXED = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "fit_seed")
+_FIXED = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "scheduler", "fit_seed")
 
 
 def _foreign(folder: Path) -> bool:

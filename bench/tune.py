@@ -22,7 +22,8 @@ import torch
 from bench.config import DTypeName, method_config
 from bench.diffusion.model import DiffusionModel, load_model
 from bench.diffusion.numerics import pick_device, pick_dtype
-from bench.diffusion.sampler import Row, sample
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
 from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.interfaces import Classifier, Erasure, FitContext, MethodConfig, Weights

@@ -47,14 +47,14 @@ class SafeGuidance(Guidance):
         """The momentum ν, zero."""
         return {"momentum": torch.zeros_like(latents)}
 
-    def combine(self, eps: Tensor, step: int, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def combine(self, eps: Tensor, step: Tensor, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Guidance.combine`; K = 3."""
         none, prompt, concept = eps.unbind(1)
         gap = prompt - concept
         mu = (self.safety_scale * gap.abs()).clamp(max=1) * (gap < self.threshold)
         gamma = mu * (concept - none) + self.momentum_scale * state["momentum"]
         momentum = self.momentum_beta * state["momentum"] + (1 - self.momentum_beta) * gamma
-        applied = gamma if step >= self.warmup else torch.zeros_like(gamma)
+        applied = gamma * (step >= self.warmup)[:, None, None, None]
         return none + scale * (prompt - none - applied), {"momentum": momentum}
 
 

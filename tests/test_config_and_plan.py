@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bench.config import RunConfig, method_config, parse_settings, parse_targets, parse_variant
 from bench.errors import BenchError
-from bench.plan import REQUESTS_PER_UNIT, ROWS_PER_BUNDLE, Identity, MethodSpec, make_plan
+from bench.plan import REQUESTS_PER_BUNDLE, Identity, MethodSpec, make_plan
 from bench.registry import method, methods, summary
 from bench.session import method_specs
 from bench.suites.minicanvas import SUITE
@@ -87,8 +87,8 @@ def test_identity_is_pinned() -> None:
     """A change here orphans every stored unit: raise `IDENTITY_VERSION` and say so in the notes of the release."""
     request = GenerationRequest("A fish image in neon style.", "neon", "fish", 1, "neon/fish", 20, 4.0, 64, 64)
     assert request.id == "7704cdc10f7d449a"
-    assert IDENTITY.of_unit("fit", [request]) == "da30142f03fb0b70"
-    assert IDENTITY.of_fit(SUITE, spec("uce"), Target((Concept("style", "neon"),)), 20) == "6030f44b39cb21b5"
+    assert IDENTITY.of_unit("fit", [request]) == "1bba6bbe987749e8"
+    assert IDENTITY.of_fit(SUITE, spec("uce"), Target((Concept("style", "neon"),)), 20) == "97aac8da5ba574ff"
 
 
 def test_identity_follows_what_changes_a_result() -> None:
@@ -112,7 +112,7 @@ def test_identity_follows_what_changes_a_result() -> None:
     elsewhere = [replace(spec("uce"), config={"sae": place}, paths=("sae",)) for place in ("/a", "/b")]
     assert len({IDENTITY.of_fit(SUITE, one, target, 20) for one in elsewhere}) == 1
     assert IDENTITY.of_fit(SUITE, replace(spec("uce"), label="another name"), target, 20) == base
-    requests = SUITE.requests(target, SUITE.presets["quick"], 1, 20)[:2]
+    requests = SUITE.requests(target, SUITE.presets["quick"])[:2]
     assert IDENTITY.of_unit(base, requests) != IDENTITY.of_unit(base, requests[::-1])
     assert IDENTITY.of_unit(base, requests) != replace(IDENTITY, judges={"evaluation": "x"}).of_unit(base, requests)
 
@@ -126,18 +126,20 @@ def test_identity_follows_what_changes_a_result() -> None:
 def test_a_plan_holds_every_request_once(concepts: list[str], seeds: int, preset: str) -> None:
     targets = parse_targets(",".join(concepts), SUITE)
     specs = [spec("none"), spec("a"), spec("b", row_wise=False), spec("styles-only", supports=("style",))]
-    plan = make_plan(SUITE, specs, targets, SUITE.presets[preset], seeds, 5, IDENTITY)
+    small = replace(SUITE.presets[preset], seeds=seeds, steps=5)
+    plan = make_plan(SUITE, specs, targets, small, IDENTITY)
     assert len({unit.id for unit in plan.units}) == len(plan.units)
     for target in targets:
-        expected = [r.id for r in SUITE.requests(target, SUITE.presets[preset], seeds, 5)]
+        expected = {r.id for r in SUITE.requests(target, small)}
         for name in ("a", "b"):
             own = [unit for unit in plan.units if unit.fit.spec.name == name and unit.fit.target == target]
-            assert [r.id for unit in own for r in unit.requests] == expected
+            assert sorted(r.id for unit in own for r in unit.requests) == sorted(expected)
         base = {r.id for unit in plan.units if unit.fit.target is None for r in unit.requests}
-        assert set(expected) <= base
+        assert expected <= base
     assert {pair[1] for pair in plan.unsupported} == {str(t) for t in targets if t.kind == "object"}
     assert {spec.label for spec in plan.specs} >= {pair[0] for pair in plan.unsupported}, "a row without a unit is still a row"
     for bundle in plan.bundles:
-        assert all(len(unit.requests) <= REQUESTS_PER_UNIT for unit in bundle)
+        assert len({r.id for unit in bundle for r in unit.requests}) <= REQUESTS_PER_BUNDLE
         assert len({unit.fit.id for unit in bundle}) == 1 or all(unit.fit.spec.row_wise for unit in bundle)
-        assert len(bundle) == 1 or not bundle[0].fit.spec.row_wise or sum(len(u.requests) for u in bundle) <= ROWS_PER_BUNDLE
+        sharing = [unit for unit in bundle if unit.fit.spec.row_wise]
+        assert not sharing or sharing[0].fit.target is None, "the base model's pictures are where those of the others can share them"

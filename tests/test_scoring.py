@@ -8,7 +8,7 @@ from bench.scoring import SAMPLED_PICTURES, kept
 from bench.suites.minicanvas import SUITE
 
 TARGET = parse_targets("neon", SUITE)[0]
-REQUESTS = SUITE.requests(TARGET, SUITE.presets["full"], 1, 20)
+REQUESTS = SUITE.requests(TARGET, SUITE.presets["full"])
 
 
 @given(st.lists(st.sampled_from(REQUESTS), max_size=64, unique_by=lambda r: r.id))

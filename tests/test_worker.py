@@ -22,7 +22,7 @@ from bench.types import Target
 def worker(folder: Path, model: DiffusionModel) -> Worker:
     """One that only fits."""
     scorer = cast(Any, None)
-    return Worker(SUITE, Store.create(folder), model, scorer, torch.float32, 8, 4, "none", 0, lambda text: None, lambda pictures: None)
+    return Worker(SUITE, Store.create(folder), model, scorer, torch.float32, 8, 4, "none", 0, print, lambda pictures: None, print)
 
 
 def fit_with(saes: Path) -> Fit:

@@ -25,6 +25,6 @@ class ClassifierFree(Guidance):
         """No state."""
         return {}
 
-    def combine(self, eps: Tensor, step: int, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def combine(self, eps: Tensor, step: Tensor, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Guidance.combine`; K = 2."""
         return eps[:, 0] + scale * (eps[:, 1] - eps[:, 0]), state

@@ -21,6 +21,8 @@ from bench.errors import BenchError
 from bench.files import sha256_file
 
 PARTS = ("text_encoder", "unet", "vae")
+DECODED_AT_ONCE = 16 * 1024
+"""Positions of latents: 16 pictures of 256 px, 4 of 512."""
 
 
 class DiffusionModel:
@@ -79,9 +81,9 @@ class DiffusionModel:
         return torch.stack([self._states[text] for text in texts])
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, batch: int = 16) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [n, 4, h, w] → uint8 pixels [n, H, W, 3] on the CPU, in float32 and batches of fixed size."""
-        found = []
+        batch, found = max(1, min(16, DECODED_AT_ONCE // latents[0, 0].numel())), []
         for part in latents.float().split(batch):
             padded = torch.cat([part, part[-1:].expand(batch - len(part), -1, -1, -1)])
             pixels = self.vae.decode(padded / self.vae.config.scaling_factor).sample[: len(part)]

@@ -1,59 +1,202 @@
-"""Sample rows of different methods, concepts and prompts together, in UNet calls of one fixed shape.
+"""Sample rows of different methods, concepts, prompts and steps together, in UNet calls of one fixed shape.
 
-A row is one picture under one erasure. Rows are packed whole into batches of `slots` UNet slots (a row with guidance
-takes two, one with SLD three); the last batch is padded with copies of its first slot. All rows of a batch walk the
-schedule in lock-step. With fixed slots, a row's bytes do not depend on its position, its neighbours or the order.
-Activation edits act through forward hooks; probes look at what they leave.
+A row is one picture under one erasure. Rows wait in a queue; every call is filled with whole rows, whichever step each is at,
+and a row that ends makes room for the next (padding is left to the very end). With fixed slots, a row's bytes do not
+depend on its position, its neighbours or the order.
+
+With sharing, rows that differ in their activation edits alone are first one row without edits, at which all their detectors
+look. Where one fires, a row of its own forks off, from the latent and guidance state before that step; where none ever does,
+the rows *are* the un-edited one. What detectors saw in a call is read while the next one runs.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.diffusion.guidance import ClassifierFree
+from bench.diffusion.call import Bank, Call, Receipt, Task, hooked, stack_edits
 from bench.diffusion.model import DiffusionModel
-from bench.diffusion.noise import initial_noise, noise_seed
-from bench.diffusion.schedule import DDIMSchedule
-from bench.diffusion.text import PlainText
+from bench.diffusion.rows import Row, check, encode
+from bench.diffusion.solvers import Solver, solver_of
 from bench.errors import BenchError
-from bench.interfaces import ActivationEdit, Cond, EditBank, Erasure, Guidance, Probe
-from bench.types import GenerationRequest
-
-_PLAIN_TEXT, _PLAIN_GUIDANCE = PlainText(), ClassifierFree()
+from bench.interfaces import Cond, Probe
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One picture to sample. The erasure's weights, if any, must be swapped in by the caller (`DiffusionModel.weights`)."""
+class Finished(NamedTuple):
+    """Rows that ended as one."""
 
-    request: GenerationRequest
-    erasure: Erasure
+    rows: list[int]
+    latent: Tensor | None
+    """float32 [4, h, w], scaled; None where it stopped being finite."""
+    step: int
+    """The last step that was computed."""
+    first_edit: int
+    """The first step at which an activation edit changed anything, −1 if none did."""
+    forked_at: int | None
+    """The step at which it left a shared trajectory."""
 
-    @property
-    def guidance(self) -> Guidance:
-        """How its conditions are combined."""
-        return self.erasure.guidance or _PLAIN_GUIDANCE
 
-    @property
-    def slots(self) -> int:
-        """UNet slots a step: unconditional, conditional, extra texts."""
-        return 2 + len(self.guidance.extra_texts)
+@dataclass
+class Counts:
+    """What sampling took."""
+
+    calls: int = 0
+    steps: int = 0
+    """Steps of rows."""
+    slots: int = 0
+    """UNet slots that rows used."""
+
+
+@dataclass
+class Sampler:
+    """The UNet runs in `dtype`; latents, guidance and schedule stay in float32. `counts` grow with every use."""
+
+    model: DiffusionModel
+    dtype: torch.dtype
+    slots: int
+    share: bool = False
+    counts: Counts = field(default_factory=Counts)
+
+    def stream(self, rows: Sequence[Row], probes: Sequence[Probe] = ()) -> Iterator[Finished]:
+        """Sample all rows, and tell of each as soon as it has ended, in no particular order.
+
+        `probes` see every step of every row; rows then walk in lock-step and share nothing. Raises BenchError for rows that
+        need more than the call's slots, schedulers or steps that cannot be, and edits that do not fit.
+        """
+        if not rows:
+            return
+        solver = solver_of(self.model.scheduler, [row.request for row in rows], self.model.device)
+        if probes and len({row.request.steps for row in rows}) > 1:
+            raise BenchError("While probes watch, rows walk in lock-step: all must have the same number of steps.")
+        check(self.model, rows, solver, self.slots)
+        banks = stack_edits(rows, self.model.device)
+        together = solver.lock_step or bool(probes)
+        tasks = _tasks(rows, encode(self.model, rows), banks, share=self.share and not together)
+        yield from self._walk(_Queue(tasks, self.slots, together), banks, solver, probes)
+
+    def _walk(self, queue: _Queue, banks: Sequence[Bank], solver: Solver, probes: Sequence[Probe]) -> Iterator[Finished]:
+        unet = self.model.sampling_unet(self.dtype)
+        names = {name for bank in banks for name in bank.hookpoints} | {name for probe in probes for name in probe.hookpoints}
+        call: Call | None = None
+        unread: Receipt | None = None
+        with hooked(unet, names, lambda name, x_in, x_out: call.act(name, x_in, x_out) if call else x_out):
+            while True:
+                tasks = queue.fill(call.tasks if call else [])
+                if call and tasks != call.tasks:
+                    call.save()
+                    call = None
+                if tasks and call is None:
+                    call = Call(self.model, tasks, banks, solver, self.dtype, self.slots, probes)
+                receipt = call.run(unet) if call else None
+                if receipt:
+                    self.counts.calls += 1
+                    self.counts.steps += len(tasks)
+                    self.counts.slots += sum(task.row.slots for task in tasks)
+                if unread:
+                    yield from _settle(unread, queue)
+                unread = receipt
+                if unread is None and not queue:
+                    return
+
+
+def _tasks(rows: Sequence[Row], conditions: Sequence[list[Cond]], banks: Sequence[Bank], share: bool) -> list[Task]:
+    """A task per row; with sharing, one for all rows that are the same until an edit acts."""
+    if not share:
+        return [Task(row, conds, [i]) for i, (row, conds) in enumerate(zip(rows, conditions, strict=True))]
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        quiet = all(edit.quiet_is_identity for edit in row.erasure.activations)
+        same = (row.request.id, id(row.text), type(row.guidance), row.guidance.key, row.guidance.extra_texts)
+        groups.setdefault(same if quiet else (i,), []).append(i)
+    tasks = []
+    for own in groups.values():
+        if len(own) == 1:  # nobody to share with: it walks alone, edits and all
+            tasks.append(Task(rows[own[0]], conditions[own[0]], own))
+            continue
+        plain = replace(rows[own[0]], erasure=replace(rows[own[0]].erasure, activations=()))
+        edits = {i: [bank.start + number for bank in banks for number in bank.of(rows[i])] for i in own}
+        watchers = {i: (rows[i], numbers) for i, numbers in edits.items() if numbers}
+        tasks.append(Task(plain, conditions[own[0]], [i for i in own if i not in watchers], watchers))
+    return tasks
+
+
+class _Queue:
+    """Tasks that wait: shared ones first, as others fork off them, then by the place of their row."""
+
+    def __init__(self, tasks: Sequence[Task], slots: int, together: bool) -> None:
+        self.slots, self.together = slots, together
+        self.waiting: dict[int, list[tuple[bool, int, int, Task]]] = {}
+        self.count = 0
+        for task in tasks:
+            self.push(task)
+
+    def __bool__(self) -> bool:
+        return any(self.waiting.values())
+
+    def push(self, task: Task) -> None:
+        """Let a task wait, among those of its width."""
+        self.count += 1  # ties never reach the task itself
+        first = min((*task.owners, *task.watchers))
+        heapq.heappush(self.waiting.setdefault(task.row.slots, []), (not task.watchers, first, self.count, task))
+
+    def fill(self, running: Sequence[Task]) -> list[Task]:
+        """Those that go on, and whole rows from the queue until the call is full. In lock-step nobody joins or leaves midway."""
+        going = [task for task in running if task.step <= task.last and (self.together or not task.dead)]
+        if self.together and going:
+            return going
+        free = self.slots - sum(task.row.slots for task in going)
+        while fitting := [own for width, own in self.waiting.items() if own and width <= free]:
+            task = heapq.heappop(min(fitting))[-1]
+            going.append(task)
+            free -= task.row.slots
+        return going
+
+
+def _settle(receipt: Receipt, queue: _Queue) -> Iterator[Finished]:
+    """Read a call's flags: who broke, who was edited, whose detectors fired, who has ended."""
+    for r, (task, step, flags) in enumerate(zip(receipt.tasks, receipt.steps, receipt.read(), strict=True)):
+        if task.dead:
+            continue
+        broken, changed, *fired = flags
+        if broken:
+            task.dead = True
+            yield Finished([*task.owners, *task.watchers], None, step, task.first_edit, task.forked_at)
+            continue
+        if changed and task.first_edit < 0:
+            task.first_edit = step
+        if task.watchers and any(fired):
+            for fork in _forks(task, receipt, r, fired):
+                queue.push(fork)
+        task.dead = step == task.last or not (task.owners or task.watchers)
+        if task.dead and (task.owners or task.watchers):
+            yield Finished([*task.owners, *task.watchers], receipt.after[r], step, task.first_edit, task.forked_at)
+
+
+def _forks(task: Task, receipt: Receipt, r: int, fired: Sequence[int]) -> Iterator[Task]:
+    """The watchers of which a detector fired leave the shared task, from where it was before the step."""
+    gone = [index for index, (_, edits) in task.watchers.items() if any(fired[edit] for edit in edits)]
+    latent = receipt.before[r].clone() if gone else None  # a view would keep the whole call's
+    guidance = {name: value.clone() for name, value in receipt.guidance[r].items()}
+    step = receipt.steps[r]
+    for index in gone:
+        row, _ = task.watchers.pop(index)
+        yield Task(row, task.conditions, [index], step=step, latent=latent, guidance=guidance, forked_at=step)
 
 
 class Sampled(NamedTuple):
     """What became of rows, in their order."""
 
     latents: Tensor
-    """float32 [R, 4, h, w], scaled."""
+    """float32 [R, 4, h, w], scaled; NaN for rows that broke."""
     first_edit: Tensor
     """int64 [R]: the first step at which an activation edit changed anything, −1 if none did."""
+    broken: dict[int, int]
+    """Rows whose latents stopped being finite, and the step at which they did."""
 
 
 def sample(
@@ -64,217 +207,15 @@ def sample(
     advance: Callable[[int], None] = lambda pictures: None,
     probes: Sequence[Probe] = (),
 ) -> Sampled:
-    """Sample all rows. `advance(n)` is called when n more pictures are done; `probes` see every step of every row.
-
-    The UNet runs in `dtype`; latents, guidance and schedule stay in float32. Raises BenchError where a row needs more
-    than `slots` slots, where rows differ in steps, or where an edit's tables are for other timesteps.
-    """
-    if not rows:
-        return Sampled(torch.empty(0, *model.latent_shape), torch.empty(0, dtype=torch.int64))
-    steps = {row.request.steps for row in rows}
-    if len(steps) > 1:
-        raise BenchError(f"Rows with {sorted(steps)} steps cannot be sampled together: use one --steps for a run.")
-    schedule = DDIMSchedule.of(model.scheduler, steps.pop())
-    for edit in {id(edit): edit for row in rows for edit in row.erasure.activations}.values():
-        _check_timesteps(edit, schedule.timesteps)
-    conditions = _encode(model, rows, len(schedule.timesteps))
-    unet = model.sampling_unet(dtype)
-    found = []
-    for start, stop in _pack([row.slots for row in rows], slots):
-        batch = _Batch(model, rows[start:stop], conditions[start:stop], dtype, slots, start)
-        found.append((_walk(unet, batch, schedule, probes), batch.first_edit))
-        advance(stop - start)
-    return Sampled(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-
-
-def _check_timesteps(edit: ActivationEdit, timesteps: Tensor) -> None:
-    """Refuse an edit whose tables were made for timesteps far from those of the sampling."""
-    if edit.timesteps is None:
-        return
-    own = edit.timesteps.cpu().sort().values
-    reach = float(own.diff().max()) / 2 if len(own) > 1 else 0.0
-    distance, worst = (timesteps[:, None] - own).abs().min(1).values.max(0)
-    if float(distance) > reach:
-        raise BenchError(
-            f"The {type(edit).__name__} edit has statistics of {len(own)} steps, none near timestep {int(timesteps[worst])} of these"
-            f" {len(timesteps)}: gather them for {len(timesteps)} steps (python -m bench train-sae --help) or sample with {len(own)}."
-        )
-
-
-def _encode(model: DiffusionModel, rows: Sequence[Row], steps: int) -> list[list[Cond]]:
-    """The conditions of each row; each erasure encodes its distinct texts in one call."""
-    erasures = {id(row.erasure): row.erasure for row in rows}
-    tables: dict[int, tuple[Cond, dict[str, Cond], list[Cond]]] = {}
-    for key, erasure in erasures.items():
-        edit = erasure.text or _PLAIN_TEXT
-        prompts = list(dict.fromkeys(row.request.prompt for row in rows if row.erasure is erasure))
-        extra = list((erasure.guidance or _PLAIN_GUIDANCE).extra_texts)
-        conditional = edit.encode(model, prompts, "conditional", steps)
-        tables[key] = (
-            edit.encode(model, [""], "unconditional", steps)[0],
-            dict(zip(prompts, conditional, strict=True)),
-            edit.encode(model, extra, "extra", steps) if extra else [],
-        )
-    found = []
-    for row in rows:
-        unconditional, by_prompt, extra_conds = tables[id(row.erasure)]
-        found.append([unconditional, by_prompt[row.request.prompt], *extra_conds])
-    return found
-
-
-def _pack(widths: Sequence[int], slots: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of consecutive rows whose slots fit in one call."""
-    if max(widths) > slots:
-        raise BenchError(f"A picture of this method needs {max(widths)} UNet slots, a call has {slots}: raise --batch-size.")
-    start, used = 0, 0
-    for index, width in enumerate(widths):
-        if used + width > slots:
-            yield start, index
-            start, used = index, 0
-        used += width
-    yield start, len(widths)
-
-
-class _Batch:
-    """Rows laid out in slots: which row each slot samples, which text it sees, which rows share a guidance."""
-
-    def __init__(
-        self, model: DiffusionModel, rows: Sequence[Row], conditions: Sequence[Sequence[Cond]], dtype: torch.dtype, slots: int, start: int
-    ) -> None:
-        """`start` is the number of the first row among all that are sampled."""
-        device = model.device
-        self.dtype, self.slots = dtype, slots
-        self.latents = initial_noise([row.request for row in rows], model.latent_shape).to(device)
-        self.scale = torch.tensor([row.request.guidance_scale for row in rows], device=device)[:, None, None, None]
-        owner = [r for r, conds in enumerate(conditions) for _ in conds]
-        self._conds = [cond for conds in conditions for cond in conds]
-        roles = [k for conds in conditions for k in range(len(conds))]
-        padding = slots - len(owner)
-        self.row = torch.tensor([start + r for r in owner] + [-1] * padding, device=device)
-        self.role = torch.tensor(roles + roles[:1] * padding, device=device)
-        self.row_of_slot = torch.tensor(owner + owner[:1] * padding, device=device)
-        self._conds += self._conds[:1] * padding
-        self._constant = all(len(cond.embeds) == 1 for cond in self._conds)
-        self._embeds: Tensor | None = None
-        self.groups = self._group(rows, conditions, device)
-        self.edits = _stack_edits(rows, owner, slots, device)
-        keys = [noise_seed(rows[r].request.seed, f"{rows[r].request.noise_key}\n{k}") for r, k in zip(owner, roles, strict=True)]
-        self.key = torch.tensor(keys + keys[:1] * padding, device=device)
-        self.first_edit = torch.full([len(rows)], -1, device=device)
-
-    def embeds(self, step: int) -> Tensor:
-        """[slots, L, D] in the model's dtype."""
-        if self._embeds is None or not self._constant:
-            states = torch.stack([cond.embeds[int(cond.variant_at[step])] for cond in self._conds])
-            self._embeds = states.to(self.latents.device, self.dtype)
-        return self._embeds
-
-    def note_edits(self, changed: Tensor, step: int) -> None:
-        """`changed` bool [slots]: whether an edit changed a slot at this step."""
-        touched = torch.zeros_like(self.first_edit).index_add_(0, self.row_of_slot, changed.long()) > 0
-        self.first_edit = torch.where((self.first_edit < 0) & touched, step, self.first_edit)
-
-    @staticmethod
-    def _group(rows: Sequence[Row], conditions: Sequence[Sequence[Cond]], device: torch.device) -> list[tuple[Guidance, Tensor, Tensor]]:
-        """(guidance, rows [g], slots [g, K]) of the rows that combine alike."""
-        first = [0]
-        for conds in conditions:
-            first.append(first[-1] + len(conds))
-        members: dict[Any, list[int]] = {}
-        for index, row in enumerate(rows):
-            members.setdefault((type(row.guidance), row.guidance.key, row.slots), []).append(index)
-        return [
-            (
-                rows[indices[0]].guidance,
-                torch.tensor(indices, device=device),
-                torch.tensor([list(range(first[i], first[i + 1])) for i in indices], device=device),
-            )
-            for indices in members.values()
-        ]
-
-
-def _stack_edits(rows: Sequence[Row], owner: Sequence[int], slots: int, device: torch.device) -> list[tuple[EditBank, set[str], Tensor]]:
-    """(bank, hook points, which [slots]) per class and bank of activation edits; a row has at most one edit in each."""
-    kinds = {(type(edit), edit.bank) for row in rows for edit in row.erasure.activations}
-    banks = []
-    for kind, bank in sorted(kinds, key=lambda k: (k[0].__module__, k[0].__qualname__, k[1])):
-        edits: list[ActivationEdit] = []
-        number: dict[int, int] = {}
-        which = [-1] * slots
-        for slot, index in enumerate(owner):
-            for edit in rows[index].erasure.activations:
-                if type(edit) is kind and edit.bank == bank:
-                    if which[slot] >= 0:
-                        raise BenchError(f"An erasure has two {kind.__name__} parts: make one part that names both hook points.")
-                    if id(edit) not in number:
-                        number[id(edit)] = len(edits)
-                        edits.append(edit)
-                    which[slot] = number[id(edit)]
-        hookpoints = {name for edit in edits for name in edit.hookpoints}
-        banks.append((kind.stack(edits).to(device), hookpoints, torch.tensor(which, device=device)))
-    return banks
-
-
-@torch.no_grad()
-def _walk(unet: nn.Module, batch: _Batch, schedule: DDIMSchedule, probes: Sequence[Probe]) -> Tensor:
-    """All steps of one batch; no value is read back from the device in between."""
-    latents, device = batch.latents, batch.latents.device
-    states = [guidance.init(latents[rows]) for guidance, rows, _ in batch.groups]
-    timesteps = schedule.timesteps.to(device)
-    with ExitStack() as stack:
-        now = _Now(0, timesteps[:1].expand(batch.slots))
-        for bank, hookpoints, which in batch.edits:
-            stack.enter_context(_hooked(unet, hookpoints, partial(_edit, batch, bank, which, now)))
-        for probe in probes:  # after the edits: hooks run in the order of their registration
-            stack.enter_context(_hooked(unet, set(probe.hookpoints), partial(_show, batch, probe, now)))
-        for step in range(len(timesteps)):
-            now.step, now.timestep = step, timesteps[step].expand(batch.slots)
-            x = latents[batch.row_of_slot].to(batch.dtype)
-            out = unet(x, now.timestep, encoder_hidden_states=batch.embeds(step)).sample.float()
-            combined = torch.empty_like(latents)
-            for index, (guidance, rows, members) in enumerate(batch.groups):
-                combined[rows], states[index] = guidance.combine(out[members], step, batch.scale[rows], states[index])
-            latents = float(schedule.x_scale[step]) * latents + float(schedule.out_scale[step]) * combined
-    return latents
-
-
-@dataclass
-class _Now:
-    """Where the walk is."""
-
-    step: int
-    timestep: Tensor
-
-
-def _edit(batch: _Batch, bank: EditBank, which: Tensor, now: _Now, name: str, x_in: Tensor, x_out: Tensor) -> Tensor:
-    new = bank.edit(name, x_in, x_out, now.timestep, which, batch.key, batch.row_of_slot)
-    batch.note_edits((new != x_out).flatten(1).any(1), now.step)
-    # Kernels go by memory layout: another one than the block's own would change the bits of untouched neighbours.
-    return new if new.stride() == x_out.stride() else torch.empty_like(x_out).copy_(new)
-
-
-def _show(batch: _Batch, probe: Probe, now: _Now, name: str, x_in: Tensor, x_out: Tensor) -> None:
-    probe.see(name, x_in, x_out, now.step, batch.row, batch.role)
-
-
-@contextmanager
-def _hooked(unet: nn.Module, hookpoints: set[str], act: Callable[[str, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
-    """Call `act(name, input, output)` at every hook point; what it returns, if anything, replaces the output."""
-
-    def hook(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        x_in = args[0] if args else kwargs["hidden_states"]
-        new = act(name, x_in, output[0] if isinstance(output, tuple) else output)
-        if new is None:
-            return output
-        return (new, *output[1:]) if isinstance(output, tuple) else new
-
-    modules = dict(unet.named_modules())
-    missing = sorted(hookpoints - modules.keys())
-    if missing:
-        raise BenchError(f'The UNet has no module "{missing[0]}": the edit was made for another model.')
-    handles = [modules[name].register_forward_hook(partial(hook, name), with_kwargs=True) for name in sorted(hookpoints)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    """All of `Sampler.stream`, in order. `advance(n)` is called when n more pictures are done."""
+    latents = torch.full((len(rows), *model.latent_shape), torch.nan, device=model.device)
+    first_edit = torch.full((len(rows),), -1)
+    broken = {}
+    for done in Sampler(model, dtype, slots).stream(rows, probes):
+        if done.latent is None:
+            broken.update(dict.fromkeys(done.rows, done.step))
+        else:
+            latents[done.rows] = done.latent
+        first_edit[done.rows] = done.first_edit
+        advance(len(done.rows))
+    return Sampled(latents, first_edit, broken)

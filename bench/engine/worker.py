@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
+import numpy as np
 import pandas as pd
 import torch
 
 from bench.config import Images
 from bench.cost import FIT_COST, PeakMemory
+from bench.diffusion.call import EditError
 from bench.diffusion.model import DiffusionModel
-from bench.diffusion.sampler import Row, sample
+from bench.diffusion.rows import Row, check
+from bench.diffusion.sampler import Sampler
+from bench.diffusion.solvers import solver_of
+from bench.engine.desk import Desk
+from bench.engine.finish import Finisher
 from bench.erasure import load_erasure, save_erasure, stored_bytes
 from bench.errors import BenchError
 from bench.interfaces import Erasure, FitContext
@@ -39,46 +47,84 @@ class Worker:
     fit_seed: int
     say: Callable[[str], None]
     advance: Callable[[int], None]
+    warn: Callable[[str], None]
+    sharing: bool = True
+    """Whether rows that differ in activation edits alone share the un-edited trajectory; the bytes are the same."""
     failed: dict[str, str] = field(default_factory=dict)
     """Fits that could not be made, and why."""
 
     def done(self, unit: Unit) -> bool:
         """Whether the unit is stored whole, with as many pictures as the policy keeps."""
         frame = self.store.read_unit(unit.id)
-        return frame is not None and int(frame["png"].notna().sum()) >= sum(kept(self.images, unit.requests, unit.fit.target))
+        if frame is None:
+            return False
+        wanted = np.array(kept(self.images, unit.requests, unit.fit.target)) & frame["sha256"].notna()
+        return int(frame["png"].notna().sum()) >= int(wanted.sum())
 
-    def execute(self, bundle: Sequence[Unit]) -> None:
-        """Write every unit of the bundle but those whose fit fails. Units with changed weights must be of one erasure."""
+    def execute(self, bundle: Sequence[Unit], slots: int | None = None) -> None:
+        """Write every unit of the bundle but those whose erasure cannot be made or used. Units with changed weights must be of one erasure.
+
+        Where memory runs out, what is left is sampled again in half the slots, which its units say.
+        """
+        slots = slots or self.slots
         erasures = {unit.fit.id: erasure for unit in bundle if (erasure := self._try_erasure(unit.fit)) is not None}
         units = [unit for unit in bundle if unit.fit.id in erasures]
         if not units:
             return
         self.say(", ".join(dict.fromkeys(unit.fit.spec.label for unit in units)))
+        watched = {id_ for id_, erasure in erasures.items() if erasure.activations}
+        desk = Desk(units, self.scorer, self.images, watched, partial(self._write, slots))
+        try:
+            self._sample(units, erasures, slots, desk)
+        except EditError as error:
+            bad = [id_ for id_, erasure in erasures.items() if any(id(edit) in error.edits for edit in erasure.activations)]
+            self.failed.update(dict.fromkeys(bad, str(error)))
+            self.execute([unit for unit in units if unit.id not in desk.written], slots)
+        except torch.OutOfMemoryError as error:
+            if slots < 4:
+                raise BenchError("Not even one picture at a time fits in memory: use a smaller --dtype or another --device.") from error
+            self.warn(f"out of memory with {slots} slots a call: going on with {slots // 2}")
+            gc.collect()
+            torch.cuda.empty_cache()
+            self.execute([unit for unit in units if unit.id not in desk.written], slots // 2)
+
+    def _sample(self, units: Sequence[Unit], erasures: Mapping[str, Erasure], slots: int, desk: Desk) -> None:
         rows = [Row(request, erasures[unit.fit.id]) for unit in units for request in unit.requests]
         with ExitStack() as stack:
             self.model.sampling_unet(self.dtype)  # the copy must exist before weights are swapped, to be swapped too
             for erasure in erasures.values():
                 if erasure.weights is not None:
                     stack.enter_context(self.model.weights(erasure.weights.values))
-            sampled = sample(self.model, rows, self.dtype, self.slots, self.advance)
-            pixels = self.model.decode(sampled.latents)
-        start = 0
-        for unit in units:
-            place = slice(start, start + len(unit.requests))
-            start = place.stop
-            outcomes = self.scorer.outcomes(unit.requests, pixels[place], kept(self.images, unit.requests, unit.fit.target))
-            edited = sampled.first_edit[place].tolist() if erasures[unit.fit.id].activations else None
-            self.store.write_unit(unit.id, outcomes.assign(first_edit=pd.array(edited or [None] * len(outcomes), dtype="Int64")))
+            finisher = stack.enter_context(Finisher(self.model, self.scorer, desk.deliver))
+            for done in Sampler(self.model, self.dtype, slots, self.sharing).stream(rows):
+                key = desk.expect(done)
+                if done.latent is None:
+                    request = rows[key].request
+                    name = f"“{request.prompt}” (seed {request.seed})"
+                    self.warn(f"{desk.names(done.rows)}: {name} is no picture, its latent was not finite after step {done.step + 1}")
+                    desk.deliver(key, None)
+                else:
+                    finisher.add(key, done.latent, desk.keeps(done.rows))
+                self.advance(len(done.rows))
+
+    def _write(self, slots: int, unit: Unit, frame: pd.DataFrame) -> None:
+        self.store.write_unit(unit.id, frame.assign(slots=slots))
 
     def _try_erasure(self, fit: Fit) -> Erasure | None:
         """A method that cannot remove one target must not end the run: the pair becomes a hole with its reason."""
         if fit.id in self.failed:
             return None
         try:
-            return self.erasure(fit)
+            erasure = self.erasure(fit)
+            self._check(erasure)
+            return erasure
         except BenchError as error:
             self.failed[fit.id] = str(error)
             return None
+
+    def _check(self, erasure: Erasure) -> None:
+        row = Row(self.suite.request(self.suite.styles[0], self.suite.objects[0], 1, self.steps), erasure)
+        check(self.model, [row], solver_of(self.model.scheduler, [row.request], self.model.device), self.slots)
 
     def erasure(self, fit: Fit) -> Erasure:
         """What this run fitted before; fitted now if it is not there, is damaged or is of files that have moved."""

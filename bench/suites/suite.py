@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ class Preset:
     steps: int
     own: int = 1
     ranked: bool = True
+    scheduler: str = "ddim"
 
 
 @dataclass(frozen=True)
@@ -123,23 +124,24 @@ class Suite(ABC):
         except (ValueError, KeyError) as error:
             raise BenchError(f"{path} is damaged ({error}): restore it or tune again (python -m bench tune {method}).") from error
 
-    def protocol(self, preset: str, steps: int) -> str:
+    def protocol(self, name: str, preset: Preset) -> str:
         """The tag that a number is comparable under, such as `minicanvas@official-v1/quick/20-steps`."""
-        return f"{self.name}@{self.profile}-v{self.version}/{preset}/{steps}-steps"
+        other = "" if preset.scheduler == Preset.scheduler else f"/{preset.scheduler}"
+        return f"{self.name}@{self.profile}-v{self.version}/{name}/{preset.steps}-steps{other}"
 
-    def requests(self, target: Target, preset: Preset, seeds: int, steps: int) -> tuple[GenerationRequest, ...]:
+    def requests(self, target: Target, preset: Preset) -> tuple[GenerationRequest, ...]:
         """What to sample for a target, for seeds 1 … n."""
         return tuple(
-            self.request(style, obj, seed, steps)
-            for seed in range(1, seeds + 1)
+            replace(self.request(style, obj, seed, preset.steps), scheduler=preset.scheduler)
+            for seed in range(1, preset.seeds + 1)
             for i, style in enumerate(self.styles)
             for j, obj in enumerate(self.objects)
             if (i + j) % (preset.own if target.involves(style, obj) else preset.grid) == 0
         )
 
-    def base_requests(self, targets: Sequence[Target], preset: Preset, seeds: int, steps: int) -> tuple[GenerationRequest, ...]:
+    def base_requests(self, targets: Sequence[Target], preset: Preset) -> tuple[GenerationRequest, ...]:
         """What the unedited model samples: every request of any target, each once."""
-        found = {request.id: request for target in targets for request in self.requests(target, preset, seeds, steps)}
+        found = {request.id: request for target in targets for request in self.requests(target, preset)}
         return tuple(found.values())
 
     def request(self, style: str, obj: str, seed: int, steps: int, split: Split | None = None) -> GenerationRequest:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bench.api import BenchError, sha256_file, sha256_text, write_atomic
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+_BLOCK, _SLACK = 128, 1e-4
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,32 @@ class SparseAutoencoder(nn.Module):
     def smallest_kept(self, z: Tensor) -> Tensor:
         """[…, latents] → [..., 1], the k-th largest of each token."""
         return z.topk(self.config.k, dim=-1).values[..., -1:]
+
+    def exceeding(self, tokens: Tensor, latents: Tensor, above: Tensor) -> Tensor:
+        """float32 [S, P, K]: what `encode` gives for `latents` [S, K] of each slot where it exceeds `above` [S, K]; elsewhere no more.
+
+        The TopK needs a token's full row of latents, so on a CPU only tokens that may exceed are encoded: a cheap product with
+        the K rows of the encoder, wrong by less than `_SLACK` of both norms, rules the others out. Encoded in blocks of one
+        size, a token's bits do not depend on how many they are. Elsewhere a shape that depends on data would be a stall.
+        """
+        centred, per_slot = (tokens.float() - self.b_dec).flatten(0, 1), tokens.shape[1]
+        maybe, size = torch.arange(len(centred), device=tokens.device), len(centred)
+        if tokens.device.type == "cpu":
+            maybe, size = maybe[self._may_exceed(centred.detach().view(tokens.shape), latents, above).flatten()], _BLOCK
+        found = [centred.new_zeros(0, latents.shape[1])]
+        for block in maybe.split(size) if len(maybe) else ():
+            x = centred[torch.cat([block, block[-1:].expand(size - len(block))])]
+            pre = torch.relu(self.encoder(x))[: len(block)]
+            z = pre.gather(1, latents[block // per_slot])
+            found.append(z * (z >= self.smallest_kept(pre)))
+        return centred.new_zeros(len(centred), latents.shape[1]).index_put((maybe,), torch.cat(found)).view(*tokens.shape[:2], -1)
+
+    def _may_exceed(self, centred: Tensor, latents: Tensor, above: Tensor) -> Tensor:
+        """Bool [S, P]."""
+        weight, bias = self.encoder.weight.detach()[latents], self.encoder.bias.detach()[latents]
+        rough = torch.baddbmm(bias[:, None, :], centred, weight.transpose(1, 2))
+        slack = _SLACK * centred.norm(dim=2, keepdim=True) * weight.norm(dim=2)[:, None, :]
+        return (rough + slack > above[:, None, :]).any(2)
 
     def decode(self, z: Tensor) -> Tensor:
         """[…, latents] → [..., d_in]."""

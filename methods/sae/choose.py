@@ -50,7 +50,7 @@ class Choice:
     """What an edit is made of."""
 
     tables: Mapping[str, Any]
-    """Fields of `methods.sae.edits.LatentEdit`."""
+    """Fields of `methods.sae.bank.LatentEdit`."""
     factors: Tensor
     """float32 [H, T, F], for steering."""
     notes: Mapping[str, Any]

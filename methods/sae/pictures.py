@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from bench.api import ActivationEdit, DiffusionModel, EditBank, Erasure, GenerationRequest, Row, sample
-from methods.sae.edits import LatentBank, LatentEdit
+from bench.api import ActivationEdit, DiffusionModel, EditBank, Erasure, GenerationRequest, Row, Slots, sample
+from methods.sae.bank import LatentBank, LatentEdit
 
 TILE, GAP, LEFT, TOP, CELL = 96, 6, 150, 40, 22
 
@@ -52,9 +52,13 @@ class _WatchedBank(EditBank):
         super().__init__()
         self.inner, self.changed = inner, changed
 
-    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor, row: Tensor) -> Tensor:
+    def state(self, rows: int) -> dict[str, Tensor]:
+        """See `EditBank.state`."""
+        return self.inner.state(rows)
+
+    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, slots: Slots, state: dict[str, Tensor]) -> Tensor:
         """See `EditBank.edit`."""
-        new = self.inner.edit(hookpoint, x_in, x_out, timestep, which, key, row)
+        new = self.inner.edit(hookpoint, x_in, x_out, slots, state)
         self.changed[hookpoint].append((new != x_out).any(1))
         return new
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from bench.api import DDIMSchedule, DiffusionModel, Erasure, GenerationRequest, Probe, Row, sample
-from methods.sae.edits import LatentBank, LatentEdit
+from methods.sae.bank import LatentBank, LatentEdit
 from methods.sae.training import tokens_of
 
 COVERED = 0.25

@@ -11,7 +11,8 @@ from conftest import SLOTS, request_of
 from safetensors.torch import load_file, save_file
 
 from bench.diffusion.model import DiffusionModel, load_model, model_digest
-from bench.diffusion.sampler import Row, sample
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
 from bench.errors import BenchError
 from bench.interfaces import Erasure
 from bench.suites.minicanvas import SUITE

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from bench.diffusion.model import DiffusionModel
-from bench.diffusion.sampler import Row, sample
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
 from bench.errors import BenchError
-from bench.interfaces import ActivationEdit, EditBank, Erasure, Probe
+from bench.interfaces import ActivationEdit, EditBank, Erasure, Probe, Slots
 from bench.suites.minicanvas import SUITE
 
 HOOK = "mid_block.attentions.0"
@@ -37,8 +38,8 @@ class _FromStepBank(EditBank):
         super().__init__()
         self.register_buffer("below", torch.tensor(below))
 
-    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor, row: Tensor) -> Tensor:
-        acts = (which >= 0) & (timestep < self.below[which.clamp(min=0)])
+    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, slots: Slots, state: dict[str, Tensor]) -> Tensor:
+        acts = (slots.which >= 0) & (slots.timestep < self.below[slots.which.clamp(min=0)])
         return torch.where(acts[:, None, None, None], torch.zeros_like(x_out), x_out)
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from bench.diffusion.model import DiffusionModel, load_model
 from bench.diffusion.noise import initial_noise
-from bench.diffusion.sampler import Row, sample
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
 from bench.diffusion.text import PlainText
 from bench.errors import BenchError
-from bench.interfaces import ActivationEdit, Cond, EditBank, Erasure, FitContext, Role, TextEdit
+from bench.interfaces import ActivationEdit, Cond, EditBank, Erasure, FitContext, Role, Slots, TextEdit
 from bench.registry import method
 from bench.suites.minicanvas import OBJECTS, STYLES, SUITE
 from bench.types import Concept
@@ -27,25 +28,27 @@ PLAIN = Erasure()
 
 
 class ShiftBank(EditBank):
-    def __init__(self, amounts: Sequence[float]) -> None:
+    def __init__(self, amounts: Sequence[float], dtype: torch.dtype | None) -> None:
         super().__init__()
+        self.dtype = dtype
         self.register_buffer("amounts", torch.tensor(amounts))
 
-    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor, key: Tensor, row: Tensor) -> Tensor:
+    def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, slots: Slots, state: dict[str, Tensor]) -> Tensor:
         assert x_in.shape == x_out.shape
-        assert timestep.shape == which.shape == key.shape == row.shape == x_out.shape[:1]
-        amount = self.amounts[which.clamp(min=0)][:, None, None, None].to(x_out.dtype)
-        return torch.where((which >= 0)[:, None, None, None], x_out * amount, x_out)
+        assert all(value.shape == x_out.shape[:1] for value in slots)
+        amount = self.amounts[slots.which.clamp(min=0)][:, None, None, None].to(x_out.dtype)
+        return torch.where((slots.which >= 0)[:, None, None, None], x_out * amount, x_out).to(self.dtype or x_out.dtype)
 
 
 @dataclass(frozen=True)
 class Shift(ActivationEdit):
     amount: float
     hookpoints: tuple[str, ...] = (HOOK,)
+    dtype: torch.dtype | None = None
 
     @classmethod
     def stack(cls, edits: Sequence[Any]) -> EditBank:
-        return ShiftBank([edit.amount for edit in edits])
+        return ShiftBank([edit.amount for edit in edits], edits[0].dtype)
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ def test_pictures_show_what_was_asked(model: DiffusionModel) -> None:
     cells = [(style, obj) for i, style in enumerate(STYLES) for j, obj in enumerate(OBJECTS) if (i + j) % 4 == 0]
     requests = [request_of(style, obj, seed=3, steps=20) for style, obj in cells]
     pixels = model.decode(sample(model, [Row(request, PLAIN) for request in requests], torch.float32, 32).latents)
-    table = Scorer.load(SUITE, torch.device("cpu")).outcomes(requests, pixels, [False] * len(requests))
+    scorer, none = Scorer.load(SUITE, torch.device("cpu")), [False] * len(requests)
+    table = scorer.outcomes(requests, scorer.judge(pixels, none), none)
     assert (table["style"] == table["style_pred"]).mean() >= 0.95
     assert (table["object"] == table["object_pred"]).mean() >= 0.9
 
@@ -164,9 +168,13 @@ def test_pictures_show_what_was_asked(model: DiffusionModel) -> None:
 def test_user_mistakes_are_sentences(model: DiffusionModel) -> None:
     with pytest.raises(BenchError, match="raise --batch-size"):
         sample(model, [Row(request_of(), PLAIN)], torch.float32, 1)
-    with pytest.raises(BenchError, match="one --steps"):
-        together(model, [Row(request_of(steps=2), PLAIN), Row(request_of(steps=3), PLAIN)])
+    with pytest.raises(BenchError, match="--steps is 0: choose 1 to 1000"):
+        together(model, [Row(request_of(steps=0), PLAIN)])
+    with pytest.raises(BenchError, match='Unknown scheduler "eular": did you mean "euler"'):
+        together(model, [Row(replace(request_of(), scheduler="eular"), PLAIN)])
     with pytest.raises(BenchError, match="two Shift parts"):
         together(model, [Row(request_of(), Erasure(activations=(Shift(1.0), Shift(2.0))))])
-    with pytest.raises(BenchError, match=r"no module \"nowhere\""):
-        together(model, [Row(request_of(), Erasure(activations=(Shift(1.0, ("nowhere",)),)))])
+    with pytest.raises(BenchError, match=r'did you mean "mid_block\.attentions\.0"'):
+        together(model, [Row(request_of(), Erasure(activations=(Shift(1.0, ("mid_block.attention.0",)),)))])
+    with pytest.raises(BenchError, match="must keep shape and dtype"):
+        together(model, [Row(request_of(), Erasure(activations=(Shift(1.0, dtype=torch.float64),)))])

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench.diffusion.model import DiffusionModel
-from bench.diffusion.sampler import Row, sample
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
 from bench.interfaces import Erasure, FitContext, Probe
 from bench.registry import method
 from bench.suites.minicanvas import HOOKPOINTS, SUITE

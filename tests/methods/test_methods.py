@@ -10,7 +10,8 @@ from conftest import SLOTS, request_of
 from torch import Tensor
 
 from bench.diffusion.model import DiffusionModel
-from bench.diffusion.sampler import Row, sample
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
 from bench.erasure import load_erasure, save_erasure
 from bench.errors import BenchError
 from bench.interfaces import Erasure, FitContext
@@ -127,7 +128,8 @@ def test_sld_equals_the_formula_by_hand() -> None:
     eps = torch.tensor([1.0, 3.0, 2.8]).view(1, 3, 1, 1, 1)
     # ε_p − ε_S = 0.2 < 0.3, so μ = 0.5 · 0.2 = 0.1; γ = 0.1 · 1.8 + 0.5 · 0.2 = 0.28; ε = 1 + 4 (3 − 1 − 0.28) = 7.88;
     # ν ← 0.25 · 0.2 + 0.75 · 0.28 = 0.26.
-    combined, new = guidance.combine(eps, 0, torch.tensor(4.0).view(1, 1, 1, 1), {"momentum": torch.full((1, 1, 1, 1), 0.2)})
+    momentum = {"momentum": torch.full((1, 1, 1, 1), 0.2)}
+    combined, new = guidance.combine(eps, torch.tensor([0]), torch.tensor(4.0).view(1, 1, 1, 1), momentum)
     assert float(combined) == pytest.approx(7.88)
     assert float(new["momentum"]) == pytest.approx(0.26)
 

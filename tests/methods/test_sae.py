@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench.errors import BenchError
+from bench.interfaces import Slots
 from methods.sae.autoencoder import SAEConfig, SparseAutoencoder, load_sae, sae_digest
 from methods.sae.calibration import Detectors, order_statistic, select, step_statistics
 from methods.sae.edits import ReplacePatches, SteerLatents, name_seed, nearest_source, random_source
@@ -102,7 +103,8 @@ def replace(folder: Path, features: dict[int, tuple[float, float]], source: str 
 def apply(edits: list, x: Tensor, which: list[int], timestep: int = 501, key: list[int] | None = None) -> Tensor:
     bank = type(edits[0]).stack(edits)
     keys = torch.tensor(key or list(range(100, 100 + len(x))))
-    return bank.edit(HOOK, x, x, torch.full((len(x),), timestep), torch.tensor(which), keys, torch.arange(len(x)))
+    slots = Slots(torch.full((len(x),), timestep), torch.tensor(which), keys, torch.arange(len(x)))
+    return bank.edit(HOOK, x, x, slots, bank.state(len(x)))
 
 
 FEATURES = {3: (0.0, -2.0), 7: (0.2, -5.0), 11: (0.1, 0.0)}
@@ -161,9 +163,10 @@ def test_a_gate_opens_for_both_halves_and_stays_open(folder: Path) -> None:
     gated = replace_fields(edit, **gate([math.inf, 0.0, math.inf]))
     bank = SteerLatents.stack([gated])
     which, row, key = torch.zeros(4, dtype=torch.int64), torch.tensor([0, 0, 1, 1]), torch.arange(4)
+    state = bank.state(2)
 
     def step(timestep: int, own: Tensor) -> Tensor:
-        return bank.edit(HOOK, own, own, torch.full((4,), timestep), which, key, row)
+        return bank.edit(HOOK, own, own, Slots(torch.full((4,), timestep), which, key, row), state)
 
     free = apply([edit], x, [0, 0, 0, 0])
     assert not torch.equal(free[0], x[0])

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.diffusion.model import DiffusionModel
-from bench.diffusion.sampler import Row, sample
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
 from bench.errors import BenchError
 from bench.interfaces import Erasure, Probe
 from bench.suites.minicanvas import SUITE

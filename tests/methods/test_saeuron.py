@@ -12,7 +12,8 @@ import torch
 
 from bench.config import method_config
 from bench.diffusion.model import DiffusionModel
-from bench.diffusion.sampler import Row, sample
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
 from bench.erasure import load_erasure, save_erasure
 from bench.errors import BenchError
 from bench.interfaces import Erasure, FitContext

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_its_pictures_share_no_noise() -> None:
     start = PER_CELL * 120
     known = class_requests(suite, 20)
     lots = [known, suite.split_requests("artifact", LOT, 20, start), suite.split_requests("artifact", LOT, 20, start + LOT)]
-    evaluation = suite.base_requests([Target((suite.concepts[0],))], suite.presets["full"], 20, 20)
+    evaluation = suite.base_requests([Target((suite.concepts[0],))], replace(suite.presets["full"], seeds=20, steps=20))
     noise = [(r.seed, r.noise_key) for lot in (*lots, evaluation) for r in lot]
     assert len(set(noise)) == len(noise)
     assert sum(r.object == NO_OBJECT for r in known) == 10 * PER_CELL

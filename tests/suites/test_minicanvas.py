@@ -88,12 +88,12 @@ def test_presets() -> None:
     sizes = {}
     for name, preset in SUITE.presets.items():
         targets = parse_targets(",".join(preset.concepts), SUITE)
-        sizes[name] = [len(SUITE.requests(target, preset, preset.seeds, preset.steps)) for target in targets]
+        sizes[name] = [len(SUITE.requests(target, preset)) for target in targets]
         for target in targets:
-            requests = SUITE.requests(target, preset, preset.seeds, preset.steps)
+            requests = SUITE.requests(target, preset)
             assert len({request.id for request in requests}) == len(requests)
             assert any(target.involves(r.style, r.object) for r in requests)
-            assert {r.id for r in requests} <= {r.id for r in SUITE.base_requests(targets, preset, preset.seeds, preset.steps)}
+            assert {r.id for r in requests} <= {r.id for r in SUITE.base_requests(targets, preset)}
     assert sum(sizes["smoke"]) <= 8
     assert len(sizes["quick"]) == 6
     assert sizes["full"] == [120 * 5] * 22

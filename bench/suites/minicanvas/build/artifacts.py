@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from bench.diffusion.model import load_model
 from bench.diffusion.numerics import describe, pick_dtype
-from bench.diffusion.sampler import Row, sample
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
 from bench.interfaces import Erasure
 from bench.metrics.artifacts import ArtifactReference, auroc
 from bench.metrics.resampling import wilson

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 from bench.diffusion.model import load_model
 from bench.diffusion.numerics import describe, pick_dtype
-from bench.diffusion.sampler import Row, sample
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
 from bench.interfaces import Erasure
 from bench.metrics.resampling import wilson
 from bench.metrics.unlearning import accuracy
@@ -28,8 +30,8 @@ def check(weights: Path, device: torch.device, say: Callable[[str], None]) -> di
     suite = MiniCanvas(weights)
     model, scorer = load_model(suite.model_folder(), device), Scorer.load(suite, device)
     dtype = pick_dtype("auto", model, SLOTS)
-    preset = suite.presets["full"]
-    requests = suite.base_requests([Target((suite.concepts[0],))], preset, SEEDS, preset.steps)
+    preset = replace(suite.presets["full"], seeds=SEEDS)
+    requests = suite.base_requests([Target((suite.concepts[0],))], preset)
     erasure, seen = Erasure(), 0
 
     def advance(pictures: int) -> None:
@@ -39,7 +41,8 @@ def check(weights: Path, device: torch.device, say: Callable[[str], None]) -> di
             say(f"check: {seen} of {len(requests)} pictures")
 
     pixels = model.decode(sample(model, [Row(request, erasure) for request in requests], dtype, SLOTS, advance).latents)
-    outcomes = scorer.outcomes(requests, pixels, [False] * len(requests))
+    none = [False] * len(requests)
+    outcomes = scorer.outcomes(requests, scorer.judge(pixels, none), none)
     found: dict[str, Any] = {"pictures": len(requests), "numerics": describe(device, dtype, SLOTS)}
     passed = True
     for kind in KINDS:

@@ -1,0 +1,94 @@
+"""What is sampled: rows, their conditions, and all that can be wrong with them before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bench.diffusion.guidance import ClassifierFree
+from bench.diffusion.model import DiffusionModel
+from bench.diffusion.solvers import Solver
+from bench.diffusion.text import PlainText
+from bench.errors import BenchError, unknown
+from bench.interfaces import ActivationEdit, Cond, Erasure, Guidance, TextEdit
+from bench.types import GenerationRequest
+
+_PLAIN_TEXT, _PLAIN_GUIDANCE = PlainText(), ClassifierFree()
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One picture to sample. The erasure's weights, if any, must be swapped in by the caller (`DiffusionModel.weights`)."""
+
+    request: GenerationRequest
+    erasure: Erasure
+
+    @property
+    def guidance(self) -> Guidance:
+        """How its conditions are combined."""
+        return self.erasure.guidance or _PLAIN_GUIDANCE
+
+    @property
+    def text(self) -> TextEdit:
+        """How its texts are encoded."""
+        return self.erasure.text or _PLAIN_TEXT
+
+    @property
+    def slots(self) -> int:
+        """UNet slots a step: unconditional, conditional, extra texts."""
+        return 2 + len(self.guidance.extra_texts)
+
+
+def check(model: DiffusionModel, rows: Sequence[Row], solver: Solver, slots: int) -> None:
+    """BenchError for a row that needs more slots than a call has, or an edit that does not fit the model or the steps."""
+    widest = max(row.slots for row in rows)
+    if widest > slots:
+        raise BenchError(f"A picture of this method needs {widest} UNet slots, a call has {slots}: raise --batch-size.")
+    blocks = {name for name, _ in model.unet.named_modules() if name}
+    for steps in {row.request.steps for row in rows}:
+        for edit in {id(edit): edit for row in rows if row.request.steps == steps for edit in row.erasure.activations}.values():
+            for name in edit.hookpoints:
+                if name not in blocks:
+                    raise unknown("block of the UNet", name, blocks)
+            _check_timesteps(edit, solver.timesteps(steps))
+
+
+def _check_timesteps(edit: ActivationEdit, timesteps: Tensor) -> None:
+    """Refuse an edit whose tables were made for timesteps far from those of the sampling."""
+    if edit.timesteps is None:
+        return
+    own = edit.timesteps.cpu().sort().values
+    reach = float(own.diff().max()) / 2 if len(own) > 1 else 0.0
+    distance, worst = (timesteps[:, None] - own).abs().min(1).values.max(0)
+    if float(distance) > reach:
+        raise BenchError(
+            f"The {type(edit).__name__} edit has statistics of {len(own)} steps, none near timestep {int(timesteps[worst])} of these"
+            f" {len(timesteps)}: gather them for {len(timesteps)} steps (python -m bench train-sae --help) or sample with {len(own)}."
+        )
+
+
+def encode(model: DiffusionModel, rows: Sequence[Row]) -> list[list[Cond]]:
+    """The conditions of each row: unconditional, conditional, extra texts. Each distinct text is encoded once per edit and step count."""
+    groups: dict[tuple[int, tuple[str, ...], int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_encoding(row), []).append(row)
+    tables: dict[tuple[int, tuple[str, ...], int], tuple[Cond, dict[str, Cond], list[Cond]]] = {}
+    for key, own in groups.items():
+        edit, steps, extra = own[0].text, own[0].request.steps, own[0].guidance.extra_texts
+        prompts = list(dict.fromkeys(row.request.prompt for row in own))
+        tables[key] = (
+            edit.encode(model, [""], "unconditional", steps)[0],
+            dict(zip(prompts, edit.encode(model, prompts, "conditional", steps), strict=True)),
+            edit.encode(model, list(extra), "extra", steps) if extra else [],
+        )
+    found = []
+    for row in rows:
+        unconditional, by_prompt, extra_conds = tables[_encoding(row)]
+        found.append([unconditional, by_prompt[row.request.prompt], *extra_conds])
+    return found
+
+
+def _encoding(row: Row) -> tuple[int, tuple[str, ...], int]:
+    return id(row.text), row.guidance.extra_texts, row.request.steps
