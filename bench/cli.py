@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from bench import cli_compare, cli_sae, registry
-from bench.cli_options import BATCH_SIZE, BatchSize, Device, DType, SuiteName, err, out
-from bench.config import DEFAULT_METHODS, DTypeName, Images, RunConfig, Tuning, parse_settings, parse_targets, parse_variant
+from bench import cli_compare, cli_perf, cli_sae, registry
+from bench.cli_options import BATCH_SIZE, AutoBatchSize, BatchSize, Compile, Device, DType, SuiteName, err, out
+from bench.config import DEFAULT_METHODS, CompileChoice, DTypeName, Images, RunConfig, Tuning, parse_settings, parse_targets, parse_variant
 from bench.errors import BenchError, unknown
 from bench.types import content_hash
 
@@ -82,7 +82,7 @@ def _progress() -> Progress:
 
 def _config(
     suite: str, methods: str, concepts: str | None, preset: str, seeds: int | None, steps: int | None, settings: list[str] | None,
-    batch_size: int, scheduler: str, images: Images = "sample", tuning: Tuning = "both",
+    batch_size: int | None, scheduler: str, images: Images = "sample", tuning: Tuning = "both",
 ) -> RunConfig:  # fmt: skip
     found = registry.suite(suite)
     if preset not in found.presets:
@@ -103,18 +103,20 @@ def _config(
     )  # fmt: skip
 
 
-def _prepare(config: RunConfig, device: str, dtype: DTypeName, kept: dict[str, Any] | None = None) -> Session:
+def _prepare(
+    config: RunConfig, device: str, dtype: DTypeName, compile_: CompileChoice, kept: dict[str, Any] | None = None
+) -> Session:  # fmt: skip
     with err.status("loading torch, the model and the judges"):
         from bench.session import prepare
 
-        return prepare(config, device, dtype, kept)
+        return prepare(config, device, dtype, compile_, kept)
 
 
 @app.command()
 def run(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = "auto",
-    batch_size: BatchSize = BATCH_SIZE, scheduler: Scheduler = "ddim", tuning: TuningRows = "both",
+    compile_: Compile = "auto", batch_size: AutoBatchSize = None, scheduler: Scheduler = "ddim", tuning: TuningRows = "both",
     sharing: Annotated[bool, typer.Option(help="Walk the un-edited trajectory once for all rows that are like it until an edit acts. "
                                                "The result is the same, byte for byte.")] = True,
     images: Annotated[Images, typer.Option(help="Pictures to keep: all, a dozen per erasure, or none. Scores are always kept.")] = "sample",
@@ -133,7 +135,7 @@ def run(
     place = folder or Path("results") / "runs" / _run_name(config)
     known = Store(place)
     known.check_same(config.model_dump(mode="json"))
-    session = _prepare(config, device, dtype, known.config().get("numerics"))
+    session = _prepare(config, device, dtype, compile_, known.config().get("numerics"))
     store = Store.create(place)
     n = session.numerics
     err.print(f"{session.protocol}: {session.plan.pictures} pictures, {n['device']} {n['dtype']}, {n['slots']} slots a call")
@@ -150,7 +152,7 @@ def _run_name(config: RunConfig) -> str:
     preset = registry.suite(config.suite).presets[config.preset]
     targets = tuple(map(str, parse_targets(",".join(preset.concepts), registry.suite(config.suite))))
     own = [config.targets, config.seeds, config.steps, config.batch_size, config.scheduler]
-    usual = own == [targets, preset.seeds, preset.steps, BATCH_SIZE, preset.scheduler]
+    usual = own == [targets, preset.seeds, preset.steps, None, preset.scheduler]
     chosen = content_hash(own)[:6]
     return f"{config.suite}-{config.preset}" + ("" if usual else f"-{chosen}")
 
@@ -159,12 +161,11 @@ def _run_name(config: RunConfig) -> str:
 def plan(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = "auto",
-    batch_size: BatchSize = BATCH_SIZE, scheduler: Scheduler = "ddim", tuning: TuningRows = "both",
+    compile_: Compile = "auto", batch_size: AutoBatchSize = None, scheduler: Scheduler = "ddim", tuning: TuningRows = "both",
 ) -> None:  # fmt: skip
     """Show what `run` with the same options would sample. Writes nothing."""
-    session = _prepare(
-        _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, tuning=tuning), device, dtype
-    )
+    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, tuning=tuning)
+    session = _prepare(config, device, dtype, compile_)
     table = Table("method", "erasures", "units", "pictures", title=session.protocol)
     units = session.plan.units
     for label in dict.fromkeys(unit.fit.spec.label for unit in units):
@@ -336,6 +337,8 @@ def _print_tuned(name: str, body: dict[str, dict[str, Any]], concepts: list[str]
 
 app.command()(cli_compare.compare)
 app.command()(cli_compare.matched)
+app.command()(cli_perf.perf)
+app.command()(cli_perf.numerics)
 app.command()(cli_sae.locate)
 app.command("train-sae")(cli_sae.train_sae)
 app.command()(cli_sae.study)

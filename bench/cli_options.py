@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.config import DTypeName
+from bench.config import CompileChoice, DTypeName
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +20,11 @@ BATCH_SIZE = 16
 SuiteName = Annotated[str, typer.Option("--suite", help="Protocol; `list suites` names them.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 DType = Annotated[DTypeName, typer.Option(help="auto measures and takes bfloat16 only where it is faster.")]
+Compile = Annotated[CompileChoice, typer.Option("--compile", help="auto compiles the UNet where that pays within this run.")]
+AutoBatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=2, max=4_096, help="Pictures (two conditions each) in one UNet call. Default: as many as pay."),
+]
 BatchSize = Annotated[int, typer.Option(min=2, max=4_096, help="Pictures (two conditions each) in one UNet call.")]
 
 

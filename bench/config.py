@@ -15,6 +15,7 @@ from bench.types import Concept, Target
 Images = Literal["all", "sample", "none"]
 Tuning = Literal["both", "tuned", "untuned"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+CompileChoice = Literal["auto", "yes", "no"]
 DEFAULT_METHODS = "none,saeuron,saeuron-detect"
 
 
@@ -30,7 +31,7 @@ class RunConfig(BaseModel):
     targets: tuple[str, ...]
     seeds: int = Field(ge=1, le=10_000)
     steps: int = Field(ge=1, le=1_000)
-    batch_size: int = Field(ge=2, le=4_096, description="Pictures with two conditions in one UNet call.")
+    batch_size: int | None = Field(None, ge=2, le=4_096, description="Pictures with two conditions in one UNet call; None: as many as pay.")
     images: Images = "sample"
     tuning: Tuning = Field("both", description="Rows of methods that the suite has tuned values for.")
     scheduler: str = Field("ddim", description="Of another one, pictures are of another protocol.")

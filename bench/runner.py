@@ -45,8 +45,8 @@ def run(session: Session, store: Store, reporter: Reporter, sharing: bool = True
         for u in units
     ]})  # fmt: skip
     worker = Worker(
-        session.suite, store, session.model, session.scorer, session.dtype, session.numerics["slots"], config.steps,
-        config.images, config.fit_seed, reporter.say, reporter.advance, reporter.warn, sharing,
+        session.suite, store, session.model, session.scorer, replace(session.sampler, share=sharing), config.steps,
+        config.images, config.fit_seed, reporter.say, reporter.advance, reporter.warn,
     )  # fmt: skip
     left = {unit.id: len(unit.requests) for unit in units if not worker.done(unit)}
     reporter.total(session.plan.pictures, session.plan.pictures - sum(left.values()))
@@ -88,4 +88,4 @@ def _measure_cost(session: Session, worker: Worker) -> None:
         worker.say("measuring cost")
         erasures = {unit.fit.id: worker.erasure(unit.fit) for unit in first.values()}
         requests = next(iter(first.values())).requests
-        worker.store.write_json(name, cost.measure(session.model, erasures, requests, session.dtype, session.numerics["slots"]))
+        worker.store.write_json(name, cost.measure(session.sampler, erasures, requests))

@@ -7,11 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bench.config import DTypeName, RunConfig, parse_targets, parse_variant
+from bench.config import CompileChoice, DTypeName, RunConfig, parse_targets, parse_variant
 from bench.diffusion.model import DiffusionModel, load_model
-from bench.diffusion.numerics import describe, pick_device, pick_dtype
+from bench.diffusion.numerics import (
+    USUAL_SLOTS,
+    describe,
+    invariant_slots,
+    kept_settings,
+    pick_compiled,
+    pick_device,
+    pick_dtype,
+    pick_slots,
+)  # fmt: skip
+from bench.diffusion.sampler import Sampler
 from bench.plan import BASE, Identity, MethodSpec, Plan, make_plan
 from bench.registry import method
 from bench.registry import suite as find_suite
@@ -19,6 +27,9 @@ from bench.scoring import Scorer
 from bench.suites.suite import Preset, Suite, Tuned
 from bench.tuned import configs
 from bench.types import Target
+
+SHARED = 0.35
+"""Of the steps that rows take alone, at most so many are left where they share (python -m bench perf)."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,7 @@ class Session:
     targets: tuple[Target, ...]
     model: DiffusionModel
     scorer: Scorer
-    dtype: torch.dtype
+    sampler: Sampler
     numerics: dict[str, Any]
     plan: Plan
     protocol: str
@@ -73,10 +84,12 @@ def _spec(
     )  # fmt: skip
 
 
-def prepare(config: RunConfig, device: str, dtype: DTypeName, kept: Mapping[str, Any] | None = None) -> Session:
+def prepare(
+    config: RunConfig, device: str, dtype: DTypeName, compile_: CompileChoice = "no", kept: Mapping[str, Any] | None = None
+) -> Session:
     """Check the configuration, load model and judges, fix the numerics, make the plan. Writes nothing.
 
-    `kept` are the numerics of the run that is continued: on the same machine, `auto` keeps their dtype.
+    `kept` are the numerics of the run that is continued: on the same machine, what is left to choose stays as it was.
     """
     suite = find_suite(config.suite)
     preset = replace(suite.presets[config.preset], seeds=config.seeds, steps=config.steps, scheduler=config.scheduler)
@@ -84,13 +97,19 @@ def prepare(config: RunConfig, device: str, dtype: DTypeName, kept: Mapping[str,
     specs = method_specs(config, suite)
     where = pick_device(device)
     model, scorer = load_model(suite.model_folder(), where), Scorer.load(suite, where)
-    slots = 2 * config.batch_size
-    if dtype == "auto":
-        same = [name for name in ("float32", "bfloat16") if kept == describe(where, getattr(torch, name), slots)]
-        chosen = getattr(torch, same[0]) if same else pick_dtype("auto", model, slots)
-    else:
-        chosen = pick_dtype(dtype, model, slots)
-    numerics, protocol = describe(where, chosen, slots), suite.protocol(config.preset, preset)
-    identity = Identity(model.digest, scorer.digests, protocol, suite.codec, numerics, config.fit_seed)
-    plan = make_plan(suite, specs, targets, preset, identity)
-    return Session(config, suite, preset, targets, model, scorer, chosen, numerics, plan, protocol)
+    protocol = suite.protocol(config.preset, preset)
+
+    def plan_with(sampler: Sampler) -> Plan:
+        identity = Identity(model.digest, scorer.digests, protocol, suite.codec, describe(sampler), config.fit_seed)
+        return make_plan(suite, specs, targets, preset, identity)
+
+    slots = 2 * config.batch_size if config.batch_size else None
+    asked = {"dtype": None if dtype == "auto" else dtype, "slots": slots, "compiled": None if compile_ == "auto" else compile_ == "yes"}
+    sampler = kept_settings(kept, model, asked)
+    if sampler is None:
+        chosen = pick_dtype(dtype, model, slots or USUAL_SLOTS)
+        sampler = Sampler(model, chosen, slots or pick_slots(model, chosen))
+        calls = plan_with(sampler).pictures * config.steps * 2 / sampler.slots * SHARED
+        sampler.compiled = pick_compiled(compile_, sampler, calls)
+        sampler.slots = invariant_slots(sampler)
+    return Session(config, suite, preset, targets, model, scorer, sampler, describe(sampler), plan_with(sampler), protocol)

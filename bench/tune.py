@@ -23,7 +23,7 @@ from bench.config import DTypeName, method_config
 from bench.diffusion.model import DiffusionModel, load_model
 from bench.diffusion.numerics import pick_device, pick_dtype
 from bench.diffusion.rows import Row
-from bench.diffusion.sampler import sample
+from bench.diffusion.sampler import Sampler
 from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.interfaces import Classifier, Erasure, FitContext, MethodConfig, Weights
@@ -234,7 +234,7 @@ class Tuner:
             for erasure in erasures.values():
                 if erasure.weights is not None:
                     stack.enter_context(self.model.weights(erasure.weights.values))
-            pixels = self.model.decode(sample(self.model, rows, self.dtype, self.slots, advance).latents)
+            pixels = self.model.decode(Sampler(self.model, self.dtype, self.slots, share=True).all(rows, advance).latents)
         seen = judge_all(self.judge, pixels, self.model.device)
         styles = [self.judge.styles[i] for i in seen.style.argmax(1).tolist()]
         objects = [self.judge.objects[i] for i in seen.object.argmax(1).tolist()]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench.diffusion.model import DiffusionModel
+from bench.diffusion.sampler import Sampler
 from bench.engine.worker import Worker
 from bench.errors import BenchError
 from bench.plan import Fit, MethodSpec
@@ -22,7 +23,8 @@ from bench.types import Target
 def worker(folder: Path, model: DiffusionModel) -> Worker:
     """One that only fits."""
     scorer = cast(Any, None)
-    return Worker(SUITE, Store.create(folder), model, scorer, torch.float32, 8, 4, "none", 0, print, lambda pictures: None, print)
+    sampler = Sampler(model, torch.float32, 8)
+    return Worker(SUITE, Store.create(folder), model, scorer, sampler, 4, "none", 0, print, lambda pictures: None, print)
 
 
 def fit_with(saes: Path) -> Fit:

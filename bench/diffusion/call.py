@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.diffusion.compiled import Act
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.noise import noise_seed
 from bench.diffusion.rows import Row
@@ -194,6 +195,14 @@ class Call:
         for r, state in enumerate(self._guidance_of()):
             self.tasks[r].guidance = state
 
+    def restart(self, latents: Sequence[Tensor], step: int) -> None:
+        """Put all tasks back to a step, whatever they remember, to make the same call again."""
+        self.latents = torch.stack(list(latents))
+        self.step = torch.full_like(self.step, step)
+        for task in self.tasks:
+            task.step = step
+        self.solver.place([task.row.request for task in self.tasks], [step] * len(self.tasks), self.device)
+
     def _guidance_of(self) -> list[dict[str, Tensor]]:
         """Per row, the state of its guidance."""
         found: list[dict[str, Tensor]] = [{} for _ in self.tasks]
@@ -282,7 +291,7 @@ def _together(begin: dict[str, Tensor], saved: Sequence[dict[str, Tensor] | None
 
 
 @contextmanager
-def hooked(unet: nn.Module, hookpoints: set[str], act: Callable[[str, Tensor, Tensor], Tensor]) -> Iterator[None]:
+def hooked(unet: nn.Module, hookpoints: set[str], act: Act) -> Iterator[None]:
     """Let `act(name, input, output)` replace the output of every hook point."""
 
     def hook(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

@@ -17,6 +17,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from bench.diffusion.compiled import CompiledUNet
 from bench.errors import BenchError
 from bench.files import sha256_file
 
@@ -49,6 +50,7 @@ class DiffusionModel:
         self.digest = digest
         self._states: dict[str, Tensor] = {}
         self._copy: tuple[torch.dtype, UNet2DConditionModel] | None = None
+        self._compiled: CompiledUNet | None = None
 
     @property
     def device(self) -> torch.device:
@@ -97,8 +99,16 @@ class DiffusionModel:
         if self._copy is None or self._copy[0] != dtype:
             copy = UNet2DConditionModel.from_config(self.unet.config).to(self.device)
             copy.load_state_dict(self.unet.state_dict())
-            self._copy = dtype, copy.to(dtype).eval().requires_grad_(False)
+            layout = torch.channels_last if channels_last(self.device, dtype) else torch.preserve_format
+            self._copy = dtype, copy.to(dtype, memory_format=layout).eval().requires_grad_(False)
         return self._copy[1]
+
+    def compiled_unet(self, dtype: torch.dtype) -> CompiledUNet:
+        """`sampling_unet(dtype)` compiled; it sees swapped weights as that one does."""
+        unet = self.sampling_unet(dtype)
+        if self._compiled is None or self._compiled.unet is not unet:
+            self._compiled = CompiledUNet(unet)
+        return self._compiled
 
     @contextmanager
     def weights(self, values: Mapping[str, Tensor]) -> Iterator[None]:
@@ -135,6 +145,11 @@ class DiffusionModel:
             shapes = f"{list(value.shape)} in the edit but {list(places[0].shape)} in the model"
             raise BenchError(f'The weight "{name}" is {shapes}: the edit was made for another model.')
         return [place.data for place in places]
+
+
+def channels_last(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the UNet's convolutions are laid out for tensor cores, which have no use for the other layout; on a CPU it is slower."""
+    return device.type == "cuda" and dtype != torch.float32
 
 
 def load_model(folder: Path, device: torch.device) -> DiffusionModel:

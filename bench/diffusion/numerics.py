@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from bench.config import DTypeName
-from bench.diffusion.model import DiffusionModel
+from bench.config import CompileChoice, DTypeName
+from bench.diffusion.memory import PeakMemory, free_mb
+from bench.diffusion.model import DiffusionModel, channels_last
+from bench.diffusion.sampler import Sampler
 from bench.errors import BenchError
 
-_TRIALS = 3
-_GAIN = 0.9  # bfloat16 has to be at least a tenth faster to be worth its rounding
+TRIALS = 3
+GAIN = 0.9
+"""Another setting has to be at least a tenth faster to be worth its rounding."""
+USUAL_SLOTS = 32
+MOST_SLOTS = {"cpu": 32, "cuda": 128}
+"""More bring no speed: a call is long enough by then."""
+MEMORY_SHARE = 0.5
+"""Of what is free; the rest is for decoding, judging and what else runs."""
+COMPILING_SECONDS = {"cpu": 40.0, "cuda": 120.0}
+"""What a first compilation takes, about (python -m bench perf)."""
+COMPILED_SAVES = 0.2
+"""Of the time, expected before it is measured."""
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`; BenchError for one that this machine lacks."""
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`; BenchError for one that this machine lacks. From then on float32 means float32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # whatever the library's default of the day
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -34,31 +49,106 @@ def pick_dtype(name: DTypeName, model: DiffusionModel, slots: int) -> torch.dtyp
     """For `auto`, time UNet calls of the run's own shape and take bfloat16 only where it is faster."""
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-    fast = _call_seconds(model, torch.bfloat16, slots) < _GAIN * _call_seconds(model, torch.float32, slots)
-    return torch.bfloat16 if fast else torch.float32
+    fast, slow = (call_seconds(Sampler(model, dtype, slots)) for dtype in (torch.bfloat16, torch.float32))
+    return torch.bfloat16 if fast < GAIN * slow else torch.float32
+
+
+def pick_slots(model: DiffusionModel, dtype: torch.dtype) -> int:
+    """As many as are worth it and fit in `MEMORY_SHARE` of the free memory, a power of two; measured on small calls."""
+    most, free = MOST_SLOTS.get(model.device.type, 32), free_mb(model.device)
+    used = {slots: _peak_mb(Sampler(model, dtype, slots)) for slots in (2, 4, 8)}
+    if free is None or used[8] is None or used[2] is None:
+        return most
+    each = max((used[8] - used[2]) / 6, 0.0)
+    while most > 2 and each * most > MEMORY_SHARE * free:
+        most //= 2
+    return most
+
+
+def pick_compiled(choice: CompileChoice, sampler: Sampler, calls: float) -> bool:
+    """For `auto`, compile where that is expected to save twice what it takes over so many calls, and keep it if it is faster."""
+    if choice != "auto":
+        return choice == "yes"
+    eager = call_seconds(sampler)
+    if calls * eager * COMPILED_SAVES < 2 * COMPILING_SECONDS.get(sampler.model.device.type, 60.0):
+        return False
+    compiled = Sampler(sampler.model, sampler.dtype, sampler.slots, compiled=True)
+    return call_seconds(compiled) < GAIN * call_seconds(sampler)
+
+
+def invariant_slots(sampler: Sampler) -> int:
+    """The sampler's slots, or the next larger number at which no slot's bits depend on its place in a call.
+
+    Some kernels treat the rows of a small matrix product differently by their place, such as float32 ones of 6 rows on a CPU.
+    """
+    for slots in range(sampler.slots, 2 * sampler.slots + 16):
+        tried = Sampler(sampler.model, sampler.dtype, slots, sampler.compiled)
+        inputs = call_inputs(tried)
+        whole = call(tried, *inputs)
+        order = [torch.roll(torch.arange(slots, device=whole.device), shift) for shift in (1, slots // 2 + 1)]
+        if all(torch.equal(call(tried, *(value[places] for value in inputs)), whole[places]) for places in order):
+            return slots
+    raise BenchError("On this machine the bits of a picture depend on its place in a call, whatever the batch size: use another --dtype.")
 
 
 @torch.no_grad()
-def _call_seconds(model: DiffusionModel, dtype: torch.dtype, slots: int) -> float:
-    unet = model.sampling_unet(dtype)
-    x = torch.zeros(slots, *model.latent_shape, dtype=dtype, device=model.device)
-    states = model.text_states([""]).to(dtype).expand(slots, -1, -1)
-    t = torch.zeros(slots, dtype=torch.int64, device=model.device)
-    times = []
-    for _ in range(1 + _TRIALS):
+def call(sampler: Sampler, x: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+    """One UNet call as the sampler makes it, without edits."""
+    with sampler.acting(set(), lambda name, x_in, x_out: x_out) as unet:
+        out: Tensor = unet(x, timestep, encoder_hidden_states=states, return_dict=False)[0]
+    return out
+
+
+def call_seconds(sampler: Sampler) -> float:
+    """The fastest of `TRIALS` calls after one more, as other work only ever slows one down."""
+    inputs, times = call_inputs(sampler), []
+    for _ in range(1 + TRIALS):
         began = time.perf_counter()
-        unet(x, t, encoder_hidden_states=states)
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
+        call(sampler, *inputs)
+        synchronise(sampler.model.device)
         times.append(time.perf_counter() - began)
     return min(times[1:])
 
 
-def describe(device: torch.device, dtype: torch.dtype, slots: int) -> dict[str, Any]:
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def call_inputs(sampler: Sampler) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, timesteps and text states, all of them different, the same every time."""
+    model, slots = sampler.model, sampler.slots
+    generator = torch.Generator("cpu").manual_seed(0)
+    x = torch.randn(slots, *model.latent_shape, generator=generator)
+    states = model.text_states([""]).cpu() * torch.linspace(0.5, 1.5, slots)[:, None, None]
+    timestep = torch.linspace(1, model.scheduler.config.num_train_timesteps - 1, slots).long()
+    return x.to(model.device, sampler.dtype), timestep.to(model.device), states.to(model.device, sampler.dtype)
+
+
+def _peak_mb(sampler: Sampler) -> float | None:
+    inputs = call_inputs(sampler)
+    with PeakMemory(sampler.model.device) as peak:
+        call(sampler, *inputs)
+    return peak.peak_mb
+
+
+def describe(sampler: Sampler) -> dict[str, Any]:
     """JSON of all that changes bits and is not part of a request."""
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    capability = "" if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    device = sampler.model.device
+    on_cuda = device.type == "cuda"
+    hardware = torch.cuda.get_device_name(device) if on_cuda else platform.machine()
+    capability = "" if on_cuda else torch.backends.cpu.get_cpu_capability()
     return {
-        "device": device.type, "hardware": hardware, "capability": capability, "dtype": str(dtype).removeprefix("torch."),
-        "slots": slots, "threads": torch.get_num_threads(), "compiled": False, "torch": torch.__version__,
+        "device": device.type, "hardware": hardware, "capability": capability, "dtype": str(sampler.dtype).removeprefix("torch."),
+        "slots": sampler.slots, "threads": torch.get_num_threads(), "compiled": sampler.compiled, "torch": torch.__version__,
+        "tf32": bool(on_cuda and torch.backends.cuda.matmul.allow_tf32), "channels_last": channels_last(device, sampler.dtype),
     }  # fmt: skip
+
+
+def kept_settings(kept: Mapping[str, Any] | None, model: DiffusionModel, asked: Mapping[str, Any]) -> Sampler | None:
+    """The sampler of the run that is continued, where this machine can still be it and nothing else is `asked` for (None: anything)."""
+    if not kept or any(value is not None and kept.get(name) != value for name, value in asked.items()):
+        return None
+    sampler = Sampler(model, getattr(torch, str(kept["dtype"])), int(kept["slots"]), bool(kept["compiled"]))
+    return sampler if describe(sampler) == kept else None

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench.diffusion.call import Bank, Call, Receipt, Task, hooked, stack_edits
+from bench.diffusion.compiled import Act
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.rows import Row, check, encode
 from bench.diffusion.solvers import Solver, solver_of
@@ -41,6 +43,17 @@ class Finished(NamedTuple):
     """The step at which it left a shared trajectory."""
 
 
+class Sampled(NamedTuple):
+    """What became of rows, in their order."""
+
+    latents: Tensor
+    """float32 [R, 4, h, w], scaled; NaN for rows that broke."""
+    first_edit: Tensor
+    """int64 [R]: the first step at which an activation edit changed anything, −1 if none did."""
+    broken: dict[int, int]
+    """Rows whose latents stopped being finite, and the step at which they did."""
+
+
 @dataclass
 class Counts:
     """What sampling took."""
@@ -59,6 +72,7 @@ class Sampler:
     model: DiffusionModel
     dtype: torch.dtype
     slots: int
+    compiled: bool = False
     share: bool = False
     counts: Counts = field(default_factory=Counts)
 
@@ -80,11 +94,10 @@ class Sampler:
         yield from self._walk(_Queue(tasks, self.slots, together), banks, solver, probes)
 
     def _walk(self, queue: _Queue, banks: Sequence[Bank], solver: Solver, probes: Sequence[Probe]) -> Iterator[Finished]:
-        unet = self.model.sampling_unet(self.dtype)
         names = {name for bank in banks for name in bank.hookpoints} | {name for probe in probes for name in probe.hookpoints}
         call: Call | None = None
         unread: Receipt | None = None
-        with hooked(unet, names, lambda name, x_in, x_out: call.act(name, x_in, x_out) if call else x_out):
+        with self.acting(names, lambda name, x_in, x_out: call.act(name, x_in, x_out) if call else x_out) as unet:
             while True:
                 tasks = queue.fill(call.tasks if call else [])
                 if call and tasks != call.tasks:
@@ -102,6 +115,30 @@ class Sampler:
                 unread = receipt
                 if unread is None and not queue:
                     return
+
+    @contextmanager
+    def acting(self, names: set[str], act: Act) -> Iterator[Callable[..., Any]]:
+        """The UNet as it is called, with `act` at the hook points."""
+        if self.compiled:
+            with self.model.compiled_unet(self.dtype).acting(names, act) as unet:
+                yield unet
+        else:
+            with hooked(self.model.sampling_unet(self.dtype), names, act):
+                yield self.model.sampling_unet(self.dtype)
+
+    def all(self, rows: Sequence[Row], advance: Callable[[int], None] = lambda pictures: None, probes: Sequence[Probe] = ()) -> Sampled:
+        """All of `stream`, in order. `advance(n)` is called when n more pictures are done."""
+        latents = torch.full((len(rows), *self.model.latent_shape), torch.nan, device=self.model.device)
+        first_edit = torch.full((len(rows),), -1)
+        broken = {}
+        for done in self.stream(rows, probes):
+            if done.latent is None:
+                broken.update(dict.fromkeys(done.rows, done.step))
+            else:
+                latents[done.rows] = done.latent
+            first_edit[done.rows] = done.first_edit
+            advance(len(done.rows))
+        return Sampled(latents, first_edit, broken)
 
 
 def _tasks(rows: Sequence[Row], conditions: Sequence[list[Cond]], banks: Sequence[Bank], share: bool) -> list[Task]:
@@ -188,17 +225,6 @@ def _forks(task: Task, receipt: Receipt, r: int, fired: Sequence[int]) -> Iterat
         yield Task(row, task.conditions, [index], step=step, latent=latent, guidance=guidance, forked_at=step)
 
 
-class Sampled(NamedTuple):
-    """What became of rows, in their order."""
-
-    latents: Tensor
-    """float32 [R, 4, h, w], scaled; NaN for rows that broke."""
-    first_edit: Tensor
-    """int64 [R]: the first step at which an activation edit changed anything, −1 if none did."""
-    broken: dict[int, int]
-    """Rows whose latents stopped being finite, and the step at which they did."""
-
-
 def sample(
     model: DiffusionModel,
     rows: Sequence[Row],
@@ -207,15 +233,5 @@ def sample(
     advance: Callable[[int], None] = lambda pictures: None,
     probes: Sequence[Probe] = (),
 ) -> Sampled:
-    """All of `Sampler.stream`, in order. `advance(n)` is called when n more pictures are done."""
-    latents = torch.full((len(rows), *model.latent_shape), torch.nan, device=model.device)
-    first_edit = torch.full((len(rows),), -1)
-    broken = {}
-    for done in Sampler(model, dtype, slots).stream(rows, probes):
-        if done.latent is None:
-            broken.update(dict.fromkeys(done.rows, done.step))
-        else:
-            latents[done.rows] = done.latent
-        first_edit[done.rows] = done.first_edit
-        advance(len(done.rows))
-    return Sampled(latents, first_edit, broken)
+    """`Sampler.all` of a plain sampler: eager, nothing shared."""
+    return Sampler(model, dtype, slots).all(rows, advance, probes)

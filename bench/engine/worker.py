@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 
 from bench.config import Images
-from bench.cost import FIT_COST, PeakMemory
+from bench.cost import FIT_COST
 from bench.diffusion.call import EditError
+from bench.diffusion.memory import PeakMemory
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.rows import Row, check
 from bench.diffusion.sampler import Sampler
@@ -40,16 +41,14 @@ class Worker:
     store: Store
     model: DiffusionModel
     scorer: Scorer
-    dtype: torch.dtype
-    slots: int
+    sampler: Sampler
+    """Its settings; rows that differ in activation edits alone may share the un-edited trajectory, with the same bytes."""
     steps: int
     images: Images
     fit_seed: int
     say: Callable[[str], None]
     advance: Callable[[int], None]
     warn: Callable[[str], None]
-    sharing: bool = True
-    """Whether rows that differ in activation edits alone share the un-edited trajectory; the bytes are the same."""
     failed: dict[str, str] = field(default_factory=dict)
     """Fits that could not be made, and why."""
 
@@ -66,7 +65,7 @@ class Worker:
 
         Where memory runs out, what is left is sampled again in half the slots, which its units say.
         """
-        slots = slots or self.slots
+        slots = slots or self.sampler.slots
         erasures = {unit.fit.id: erasure for unit in bundle if (erasure := self._try_erasure(unit.fit)) is not None}
         units = [unit for unit in bundle if unit.fit.id in erasures]
         if not units:
@@ -91,12 +90,12 @@ class Worker:
     def _sample(self, units: Sequence[Unit], erasures: Mapping[str, Erasure], slots: int, desk: Desk) -> None:
         rows = [Row(request, erasures[unit.fit.id]) for unit in units for request in unit.requests]
         with ExitStack() as stack:
-            self.model.sampling_unet(self.dtype)  # the copy must exist before weights are swapped, to be swapped too
+            self.model.sampling_unet(self.sampler.dtype)  # the copy must exist before weights are swapped, to be swapped too
             for erasure in erasures.values():
                 if erasure.weights is not None:
                     stack.enter_context(self.model.weights(erasure.weights.values))
             finisher = stack.enter_context(Finisher(self.model, self.scorer, desk.deliver))
-            for done in Sampler(self.model, self.dtype, slots, self.sharing).stream(rows):
+            for done in replace(self.sampler, slots=slots).stream(rows):
                 key = desk.expect(done)
                 if done.latent is None:
                     request = rows[key].request
@@ -124,7 +123,7 @@ class Worker:
 
     def _check(self, erasure: Erasure) -> None:
         row = Row(self.suite.request(self.suite.styles[0], self.suite.objects[0], 1, self.steps), erasure)
-        check(self.model, [row], solver_of(self.model.scheduler, [row.request], self.model.device), self.slots)
+        check(self.model, [row], solver_of(self.model.scheduler, [row.request], self.model.device), self.sampler.slots)
 
     def erasure(self, fit: Fit) -> Erasure:
         """What this run fitted before; fitted now if it is not there, is damaged or is of files that have moved."""
@@ -149,8 +148,9 @@ class Worker:
         if fit.target:
             self.say(f"{name}: fitting")
         context = FitContext(
-            self.model, self.suite.texts, self.fit_seed, self.steps, self.suite.guidance_scale, self.dtype, self.suite.assets, progress
-        )
+            self.model, self.suite.texts, self.fit_seed, self.steps, self.suite.guidance_scale, self.sampler.dtype, self.suite.assets,
+            progress,
+        )  # fmt: skip
         with PeakMemory(self.model.device) as memory:
             began = time.perf_counter()
             erasure = kind(kind.Config.model_validate(dict(fit.spec.config_for(fit.target)))).fit(context, concepts)

@@ -140,6 +140,8 @@ class LatentBank(EditBank):
         place = edit, (self.timesteps[edit] - slots.timestep[:, None]).abs().argmin(1)
         latents, thresholds = self.latents[hook][place], self.thresholds[hook][place]
         gate_latents, gate_thresholds = self.gate_latents[hook][place], self.gate_thresholds[hook][place]
+        if state is not None:  # an open gate stays open: it need not be looked at
+            gate_thresholds = gate_thresholds.masked_fill(state["open"][slots.row][:, None], torch.inf)
         above = torch.cat([thresholds, gate_thresholds], 1).masked_fill((slots.which < 0)[:, None], torch.inf)
         z = self.sae(hookpoint).exceeding(tokens, torch.cat([latents, gate_latents], 1), above)
         fires, seen = (z > above[:, None, :]).split([latents.shape[1], gate_latents.shape[1]], 2)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bench.diffusion.model import load_model
 from bench.diffusion.numerics import describe, pick_dtype
 from bench.diffusion.rows import Row
-from bench.diffusion.sampler import sample
+from bench.diffusion.sampler import Sampler, sample
 from bench.interfaces import Erasure
 from bench.metrics.artifacts import ArtifactReference, auroc
 from bench.metrics.resampling import wilson
@@ -54,7 +54,7 @@ def make_reference(weights: Path, device: torch.device, say: Callable[[str], Non
     found = validate(reference, checked, pictures("check", checked), features)
     say(f"artifacts: {found}")
     counts = {"classes": len(known), "threshold": LOT, "check": LOT}
-    return replace(reference, notes={**found, "pictures": counts, "steps": steps, "numerics": describe(device, dtype, SLOTS)})
+    return replace(reference, notes={**found, "pictures": counts, "steps": steps, "numerics": describe(Sampler(model, dtype, SLOTS))})
 
 
 def class_requests(suite: MiniCanvas, steps: int) -> tuple[GenerationRequest, ...]:

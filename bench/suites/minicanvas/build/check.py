@@ -12,7 +12,7 @@ import torch
 from bench.diffusion.model import load_model
 from bench.diffusion.numerics import describe, pick_dtype
 from bench.diffusion.rows import Row
-from bench.diffusion.sampler import sample
+from bench.diffusion.sampler import Sampler, sample
 from bench.interfaces import Erasure
 from bench.metrics.resampling import wilson
 from bench.metrics.unlearning import accuracy
@@ -43,7 +43,7 @@ def check(weights: Path, device: torch.device, say: Callable[[str], None]) -> di
     pixels = model.decode(sample(model, [Row(request, erasure) for request in requests], dtype, SLOTS, advance).latents)
     none = [False] * len(requests)
     outcomes = scorer.outcomes(requests, scorer.judge(pixels, none), none)
-    found: dict[str, Any] = {"pictures": len(requests), "numerics": describe(device, dtype, SLOTS)}
+    found: dict[str, Any] = {"pictures": len(requests), "numerics": describe(Sampler(model, dtype, SLOTS))}
     passed = True
     for kind in KINDS:
         hits = int((outcomes[kind] == outcomes[f"{kind}_pred"]).sum())

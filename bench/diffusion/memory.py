@@ -1,0 +1,54 @@
+"""How much memory something takes, and how much there is."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+
+class PeakMemory:
+    """Most memory in use while it is open, above what was in use before, in MB: the device's on CUDA, the process's on Linux.
+
+    `peak_mb` is None where the system does not say.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.peak_mb: float | None = None
+
+    def __enter__(self) -> PeakMemory:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device) / 1e6
+        else:
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")  # resets the process's high-water mark (man 5 proc)
+            self._before = _process_mb("VmRSS") or 0.0
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        on_cuda = self.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self.device) / 1e6 if on_cuda else _process_mb("VmHWM")
+        self.peak_mb = None if peak is None else max(0.0, peak - self._before)
+
+
+def _process_mb(field: str) -> float | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1e3 for line in lines if line.startswith(f"{field}:")), None)
+
+
+def free_mb(device: torch.device) -> float | None:
+    """What may still be taken, in MB; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 1e6
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1e3 for line in lines if line.startswith("MemAvailable:")), None)

@@ -1,0 +1,110 @@
+"""What is measured on: a suite as it is, or SD 1.5's architecture with random weights (speed does not depend on their values)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from bench.diffusion.model import DiffusionModel, load_model
+from bench.interfaces import Erasure, FitContext
+from bench.registry import load_object, method
+from bench.suites.suite import Suite
+from bench.tuned import configs
+from bench.types import GenerationRequest, Target
+
+SD15_BLOCK = "up_blocks.1.attentions.1"
+SD15_CHANNELS, SD15_LATENTS, SD15_KEPT = 1280, 20_480, 32
+EDITS = 44
+
+
+@dataclass(frozen=True)
+class World:
+    """A model, its requests (one a cell of the suite's grid) and erasures that act on activations."""
+
+    suite: Suite
+    model: DiffusionModel
+    requests: tuple[GenerationRequest, ...]
+    edits: list[Erasure]
+    """`EDITS` of one class, whose gates are open from the start."""
+
+    def erasures(self, dtype: torch.dtype, detection: str) -> dict[tuple[str, Target], Erasure]:
+        """Both SAE methods on every concept that they support, tuned values with another detection."""
+        return fitted(self.suite, self.model, self.requests[0].steps, dtype, ("saeuron", "saeuron-detect"), {"detection": detection})
+
+
+def fitted(
+    suite: Suite, model: DiffusionModel, steps: int, dtype: torch.dtype, methods: Sequence[str], settings: dict[str, str]
+) -> dict[tuple[str, Target], Erasure]:
+    """Erasures by method and target, with tuned values where there are."""
+    context = FitContext(model, suite.texts, 0, steps, suite.guidance_scale, dtype, suite.assets)
+    found = {}
+    for name in methods:
+        kind = method(name)
+        untuned, tuned = configs(suite, name, settings, suite.tuned(name))
+        for concept in suite.concepts:
+            if concept.kind in kind.card.supports:
+                found[name, Target((concept,))] = kind(tuned.get(str(concept), untuned)).fit(context, [concept])
+    return found
+
+
+def suite_world(suite: Suite, steps: int, device: torch.device, dtype: torch.dtype) -> World:
+    """A suite with its own model."""
+    model = load_model(suite.model_folder(), device)
+    preset = replace(suite.presets["full"], seeds=1, steps=steps)
+    requests = suite.requests(Target((suite.concepts[0],)), preset)
+    edits = [
+        erasure
+        for detection in ("saeuron-code", "calibrated")
+        for erasure in fitted(suite, model, steps, dtype, ("saeuron",), {"detection": detection}).values()
+    ]
+    return World(suite, model, requests, edits[:EDITS])
+
+
+def sd15_world(suite: Suite, steps: int, device: torch.device, folder: Path) -> World:
+    """SD 1.5 (UNet 860 M, VAE, CLIP-L) at 512 px, guidance 9, with a random SAE 1280 → 20,480, k 32, kept in `folder`."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2, sample_size=512,
+    )  # fmt: skip
+    text = CLIPTextConfig(
+        vocab_size=49_408, hidden_size=768, intermediate_size=3_072, num_hidden_layers=12, num_attention_heads=12,
+        max_position_embeddings=77,
+    )  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
+    tokenizer = CLIPTokenizer.from_pretrained(suite.model_folder() / "tokenizer", local_files_only=True, model_max_length=77)
+    model = DiffusionModel(tokenizer, CLIPTextModel(text).to(device), unet.to(device), vae.to(device), scheduler, "random")
+    cells = suite.requests(Target((suite.concepts[0],)), replace(suite.presets["full"], seeds=1, steps=steps))
+    requests = tuple(replace(request, guidance_scale=9.0, height=512, width=512) for request in cells)
+    return World(suite, model, requests, _random_edits(folder / f"unet.{SD15_BLOCK}", scheduler, steps))
+
+
+def _random_edits(folder: Path, scheduler: DDIMScheduler, steps: int) -> list[Erasure]:
+    """Each steers two latents of a random SAE, which win the TopK of many tokens."""
+    autoencoder = "methods.sae.autoencoder"
+    config = load_object(f"{autoencoder}:SAEConfig")(SD15_CHANNELS, SD15_KEPT, num_latents=SD15_LATENTS)
+    sae = load_object(f"{autoencoder}:SparseAutoencoder")(config)
+    with torch.no_grad():
+        sae.encoder.bias[: 2 * EDITS] += 5.0
+    sae.save(folder)
+    digest = load_object(f"{autoencoder}:sae_digest")(folder)
+    kind: Any = load_object("methods.sae.edits:SteerLatents")
+    scheduler.set_timesteps(steps)
+    shape = (1, steps, 2)
+    return [
+        Erasure(activations=(kind(
+            hookpoints=(SD15_BLOCK,), saes=(str(folder),), digests=(digest,), timesteps=scheduler.timesteps.long(),
+            latents=torch.tensor([2 * e, 2 * e + 1]).expand(shape), thresholds=torch.zeros(shape), factors=torch.full(shape, -1.0),
+            gate_latents=torch.zeros(1, steps, 0, dtype=torch.int64), gate_thresholds=torch.zeros(1, steps, 0),
+        ),))
+        for e in range(EDITS)
+    ]  # fmt: skip
