@@ -16,6 +16,9 @@ from bench.interfaces import Erasure
 from bench.perf.pairs import alternate, ratio
 from bench.types import GenerationRequest
 
+CALLS = 4
+"""Turns per pair: a call is short beside what else a machine does."""
+
 
 def edit_cost(
     sampler: Sampler, erasures: Sequence[Erasure], requests: Sequence[GenerationRequest], pairs: int, say: Callable[[str], None]
@@ -31,7 +34,7 @@ def edit_cost(
         rows = [Row(request, own[i % len(own)]) for i, request in enumerate(requests)]
         cases[name] = _case(sampler, rows, [Row(requests[0], erasure) for erasure in own], start)
     cases["dense hook"] = _dense(sampler, erasures[0], plain)
-    seconds = alternate(cases, pairs, sampler.model.device, say)
+    seconds = alternate(cases, CALLS * pairs, sampler.model.device, say)
     return {name: ratio(own, seconds["plain"]) for name, own in seconds.items() if name != "plain"}
 
 

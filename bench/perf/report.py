@@ -29,6 +29,8 @@ from bench.suites.suite import Suite
 
 PACKAGES = ("torch", "diffusers", "transformers")
 DETECTIONS = ("calibrated", "saeuron-code")
+TIMED = 16
+"""Requests of the timed comparison of sharing."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Plan:
     size: str
     """"sd15" or the suite's own."""
     images: int
-    """Of the harness and of timed sharing."""
+    """Of the harness."""
     steps: int
     pairs: int
     compiled: bool
@@ -89,7 +91,7 @@ def _sharing(world: World, sampler: Sampler, plan: Plan, say: Callable[[str], No
         found[detection] = sharing_rows(sampler, erasures, _spread(world, plan.table), say)
         if detection == DETECTIONS[0]:
             few = dict(list(erasures.items())[:: max(1, len(erasures) // 6)])
-            found["timed"] = sharing_seconds(sampler, few, _spread(world, plan.images), plan.pairs, say)
+            found["timed"] = sharing_seconds(sampler, few, _spread(world, min(plan.images, TIMED)), plan.pairs, say)
     return found
 
 
