@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from bench import cli_compare, cli_perf, cli_sae, registry
+from bench import cli_compare, cli_perf, cli_sae, cli_show, registry
 from bench.cli_options import BATCH_SIZE, AutoBatchSize, BatchSize, Compile, Device, DType, SuiteName, err, out
 from bench.config import DEFAULT_METHODS, CompileChoice, DTypeName, Images, RunConfig, Tuning, parse_settings, parse_targets, parse_variant
 from bench.errors import BenchError, unknown
-from bench.types import content_hash
+from bench.types import SCHEDULERS, content_hash
 
 if TYPE_CHECKING:
     from bench.session import Session
@@ -40,7 +38,6 @@ Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps
 Scheduler = Annotated[str, typer.Option(help="ddim, or to see what another gives: lms, dpm-solver++, euler, euler-ancestral.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="method.param=value, repeatable; `show METHOD` names the parameters.")]
 TuningRows = Annotated[Tuning, typer.Option("--tuning", help="Rows of tuned methods: both (with and without tuning), tuned or untuned.")]
-Things = Literal["methods", "suites", "attacks", "classifiers"]
 
 
 class _Bar:
@@ -92,6 +89,8 @@ def _config(
     for name in bare:
         if name not in known:
             raise unknown("method", name, known)
+    if scheduler not in SCHEDULERS:
+        raise unknown("scheduler", scheduler, SCHEDULERS)
     if not names:
         raise BenchError("--methods names no method: `python -m bench list methods` has them.")
     defaults = found.presets[preset]
@@ -178,66 +177,6 @@ def plan(
         holes.setdefault(reason, []).append(target)
     for reason, names in holes.items():
         out.print(f"{reason}: nothing for {', '.join(names)}")
-
-
-@app.command("list")
-def list_(what: Annotated[Things, typer.Argument(help="What to list.")] = "methods") -> None:
-    """List what there is, one line each."""
-    tables: dict[Things, Callable[[], dict[str, str]]] = {
-        "methods": registry.methods, "suites": lambda: registry.SUITES, "attacks": lambda: registry.ATTACKS,
-        "classifiers": lambda: registry.CLASSIFIERS,
-    }  # fmt: skip
-    found = tables[what]()
-    if not found:
-        out.print(f"There are no {what} yet.")
-    for name, module in found.items():
-        out.print(f"[bold]{name:18}[/bold] {registry.summary(module)}", highlight=False)
-
-
-@app.command()
-def show(name: Annotated[str, typer.Argument(help="A method or a suite.")]) -> None:
-    """Show a method's parameters and citation, or a suite's concepts and presets."""
-    if name in registry.SUITES:
-        _show_suite(registry.suite(name))
-        return
-    known = registry.methods()
-    if name not in known:
-        raise unknown("method or suite", name, [*known, *registry.SUITES])
-    kind = registry.method(name)
-    out.print(f"[bold]{name}[/bold] (version {kind.version}): {registry.summary(known[name])}")
-    out.print(f"{kind.card.title}, {kind.card.paper or 'no paper'}; removes {' and '.join(f'{k}s' for k in kind.card.supports)}")
-    out.print(inspect.getdoc(kind) or "", markup=False, highlight=False)
-    if kind.card.notes:
-        out.print(kind.card.notes)
-    table = Table("parameter", "type", "default", "meaning")
-    for key, field in kind.Config.model_fields.items():
-        kind_name = getattr(field.annotation, "__name__", "") if field.annotation in (int, float, str, bool) else str(field.annotation)
-        table.add_row(key, kind_name.replace("typing.", ""), str(field.default), field.description or "")
-    if kind.Config.model_fields:
-        out.print(table)
-    for suite_name in registry.SUITES:
-        here = registry.suite(suite_name).method_settings.get(name)
-        if here:
-            out.print(f"On {suite_name}, unless set: {', '.join(f'{key}={value}' for key, value in here.items())}")
-    if kind.card.bibtex:
-        out.print(kind.card.bibtex, markup=False, highlight=False)
-
-
-def _show_suite(suite: Any) -> None:
-    out.print(f"[bold]{suite.name}@{suite.profile}-v{suite.version}[/bold], guidance {suite.guidance_scale}, {suite.size[0]} px")
-    out.print(f"styles: {', '.join(suite.styles)}\nobjects: {', '.join(suite.objects)}\nprompt: {suite.prompt('STYLE', 'OBJECT')}")
-    table = Table("preset", "what", "concepts", "seeds", "steps")
-    for key, preset in suite.presets.items():
-        table.add_row(key, preset.description, ", ".join(preset.concepts), str(preset.seeds), str(preset.steps))
-    out.print(table)
-    for kind, blocks in suite.assets.hookpoints.items():
-        out.print(f"hook points for {kind}s: {', '.join(blocks)}", highlight=False)
-    for method, values in suite.method_settings.items():
-        out.print(f"{method} here: {', '.join(f'{key}={value}' for key, value in values.items())}")
-    tuned = {method: found for method in registry.methods() if (found := suite.tuned(method))}
-    for method, found in tuned.items():
-        budget = f"{found.budget['settings']} settings, {found.budget['pictures']} pictures a concept"
-        out.print(f"{method} is tuned for {len(found.concepts)} concepts ({budget})")
 
 
 @app.command()
@@ -335,6 +274,8 @@ def _print_tuned(name: str, body: dict[str, dict[str, Any]], concepts: list[str]
     out.print(table)
 
 
+app.command("list")(cli_show.list_)
+app.command()(cli_show.show)
 app.command()(cli_compare.compare)
 app.command()(cli_compare.matched)
 app.command()(cli_perf.perf)

@@ -76,12 +76,19 @@ def _record(
     configs = {str(target): dict(spec.config_for(target)) for target in session.targets}
     tuning = {"budget": dict(spec.budget), "configs": configs} if spec.budget else None
     inputs = {target: dict(own) for target, own in spec.inputs.items() if own}
+    provenance = {**provenance, "other_slots": _other_slots(session, outcomes)}
     return Record(
         method=spec.name, label=spec.label, version=spec.version, config=dict(spec.config), card=spec.card, protocol=session.protocol,
         numerics=session.numerics, outcomes={name: _plain(outcomes[name]) for name in COLUMNS},
         distances=_distances(session, outcomes, reference, spec.name == BASE), cost=cost, missing=missing, provenance=provenance,
         tuning=tuning, inputs=inputs, detection=detection(outcomes, session.targets),
     )  # fmt: skip
+
+
+def _other_slots(session: Session, outcomes: pd.DataFrame) -> dict[str, int]:
+    """Pictures by the slots of their calls, of those that were sampled again with fewer than the run's."""
+    counts = outcomes["slots"].value_counts() if "slots" in outcomes else pd.Series(dtype=int)
+    return {str(int(slots)): int(n) for slots, n in counts.items() if slots != session.numerics["slots"]}
 
 
 def _plain(column: pd.Series) -> list[Any]:

@@ -39,14 +39,20 @@ def png(pixels: np.ndarray[Any, Any]) -> bytes:
     return buffer.getvalue()
 
 
-@torch.no_grad()
-def judge_all(judge: Classifier, pixels: Tensor, device: torch.device, batch: int = PICTURES) -> ClassifierOutput:
+def judge_all(judge: Classifier, pixels: Tensor, device: torch.device) -> ClassifierOutput:
     """Verdicts on uint8 [n, H, W, 3], on the CPU, in batches of fixed size so that neighbours cannot matter."""
-    parts = []
-    for part in pixels.split(batch):
-        padded = torch.cat([part, part[-1:].expand(batch - len(part), -1, -1, -1)])
-        parts.append([values[: len(part)].cpu() for values in judge(padded.to(device))])
-    return ClassifierOutput(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    return _judged([judge], pixels, device)[0]
+
+
+@torch.no_grad()
+def _judged(judges: Sequence[Classifier], pixels: Tensor, device: torch.device) -> list[ClassifierOutput]:
+    """Every judge's verdicts, in one pass over the pictures."""
+    parts: list[list[list[Tensor]]] = [[] for _ in judges]
+    for part in pixels.split(PICTURES):
+        padded = torch.cat([part, part[-1:].expand(PICTURES - len(part), -1, -1, -1)]).to(device)
+        for own, judge in zip(parts, judges, strict=True):
+            own.append([values[: len(part)] for values in judge(padded)])
+    return [ClassifierOutput(*(torch.cat(values).cpu() for values in zip(*own, strict=True))) for own in parts]
 
 
 class Verdict(NamedTuple):
@@ -84,8 +90,8 @@ class Scorer:
 
     def judge(self, pixels: Tensor, keep: Sequence[bool]) -> list[Verdict]:
         """All that is stored of each picture of uint8 [n, H, W, 3]; the PNG bytes of those in `keep`."""
-        style, obj, _ = (values.numpy() for values in judge_all(self.evaluation, pixels, self.device))
-        features, arrays = self.features(pixels), pixels.numpy()
+        verdicts, artifact = _judged([self.evaluation, self.artifact], pixels, self.device)
+        style, obj, features, arrays = (values.numpy() for values in (verdicts.style, verdicts.object, artifact.features, pixels))
         digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
         encoded = [png(array) if kept else None for array, kept in zip(arrays, keep, strict=True)]
         return list(map(Verdict, style, obj, features, digests, encoded))

@@ -13,6 +13,15 @@ from typing import Any, Literal
 Kind = Literal["style", "object"]
 KINDS: tuple[Kind, ...] = ("style", "object")
 
+SCHEDULERS: Mapping[str, str] = {
+    "ddim": "DDIMScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "dpm-solver++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-ancestral": "EulerAncestralDiscreteScheduler",
+}
+"""Name → diffusers class. All but DDIM keep a history or draw noise, so that the rows of a batch must walk together."""
+
 
 def canonical_json(value: Any) -> str:
     """One spelling per value: sorted keys, no spaces, NaN refused. The base of every content hash."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -13,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import registry, tune
@@ -40,7 +37,7 @@ from bench.suites.minicanvas import SUITE, MiniCanvas
 from bench.suites.minicanvas.captions import TUNING
 from bench.suites.suite import JudgeFiles, JudgeRole
 from bench.tune import FAILED, Budget, Tuner, changes, prepare, settings_of, tuning_requests
-from bench.tuned import read, toml
+from bench.tuned import read
 from bench.types import Target, canonical_json
 
 NEON, FISH = Concept("style", "neon"), Concept("object", "fish")
@@ -343,15 +340,6 @@ def test_another_budget_or_version_is_refused_until_again(quick: Tuner, tmp_path
     assert read(path)["concepts"].keys() == {"style:pop"}
 
 
-@pytest.mark.parametrize(
-    "text", ["[budget", "[budget]\n", '[budget]\n[scores]\n[concepts."style:neon"]\n', "budget = 1\nconcepts = 2\nscores = 3\n"]
-)
-def test_a_damaged_file_is_named(text: str, tmp_path: Path) -> None:
-    (tmp_path / "fake.toml").write_text(text)
-    with pytest.raises(BenchError, match=r"fake\.toml is damaged"):
-        read(tmp_path / "fake.toml")
-
-
 def test_a_run_takes_what_tuning_found(tuned: Tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = OwnSuite(tmp_path)
     (tmp_path / "fake.toml").write_bytes(tuned.path.read_bytes())
@@ -381,41 +369,3 @@ def test_a_run_takes_what_tuning_found(tuned: Tuned, tmp_path: Path, monkeypatch
         with pytest.raises(BenchError, match="tune it again"):
             method_specs(config, suite)
         assert len(method_specs(config.model_copy(update={"tuning": "untuned"}), suite)) == 2
-
-
-SCALARS = st.one_of(st.text(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.booleans())
-TABLES = st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.one_of(SCALARS, st.lists(SCALARS, max_size=3)), max_size=4)
-
-
-@settings(max_examples=60)
-@given(budget=TABLES, concepts=st.dictionaries(st.text(), TABLES, min_size=1, max_size=3))
-def test_toml_is_read_back(budget: dict[str, Any], concepts: dict[str, Any]) -> None:
-    body = {"budget": budget, "concepts": concepts}
-    back = tomllib.loads(toml(body))
-    assert back == body
-    assert all(type(back["budget"][key]) is type(value) for key, value in budget.items())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["uec"], 'did you mean "uce"'),
-        (["uce", "--concepts", "neon+fish"], "tuned one at a time"),
-        (["uce", "--settings", "1"], "--settings"),
-    ],
-)
-def test_mistakes_are_one_sentence_and_status_2(arguments: list[str], message: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench", "tune", *arguments, "--out", "x.toml"]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert found.returncode == 2, found.stderr
-    assert message in " ".join(found.stderr.split())
-    assert "Traceback" not in found.stderr
-    assert not list(tmp_path.iterdir())
-
-
-def test_help_imports_no_torch(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.argv = ['bench', 'tune', '--help']\nfrom bench.cli import main\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\nassert 'torch' not in sys.modules"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False).returncode == 0

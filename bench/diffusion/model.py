@@ -49,6 +49,8 @@ class DiffusionModel:
         self.scheduler = scheduler
         self.digest = digest
         self._states: dict[str, Tensor] = {}
+        self._edited: tuple[str, dict[str, Tensor]] = "", {}
+        """Digest and states of the last other text encoder."""
         self._copy: tuple[torch.dtype, UNet2DConditionModel] | None = None
         self._compiled: CompiledUNet | None = None
 
@@ -75,7 +77,7 @@ class DiffusionModel:
 
     @torch.no_grad()
     def text_states(self, texts: Sequence[str]) -> Tensor:
-        """float32 [n, L, D] last hidden states; each distinct text is encoded once, alone, so that neighbours cannot matter."""
+        """float32 [n, L, D] last hidden states; each distinct text is encoded once per encoder, alone, so that neighbours cannot matter."""
         for text in dict.fromkeys(texts):
             if text not in self._states:
                 ids = self.tokenize([text]).to(self.device)
@@ -118,7 +120,12 @@ class DiffusionModel:
         """
         pairs = [(place, values[name]) for name in values for place in self._places(name, values[name])]
         own, had_copy = [place.clone() for place, _ in pairs], self._copy is not None
-        states, self._states = self._states, {} if any(n.startswith("text_encoder.") for n in values) else self._states
+        states = self._states
+        if any(name.startswith("text_encoder.") for name in values):
+            key = _digest(values, "text_encoder.")
+            if key != self._edited[0]:
+                self._edited = key, {}
+            self._states = self._edited[1]
         try:
             with torch.no_grad():
                 for place, value in pairs:
@@ -145,6 +152,16 @@ class DiffusionModel:
             shapes = f"{list(value.shape)} in the edit but {list(places[0].shape)} in the model"
             raise BenchError(f'The weight "{name}" is {shapes}: the edit was made for another model.')
         return [place.data for place in places]
+
+
+def _digest(values: Mapping[str, Tensor], prefix: str) -> str:
+    """SHA-256 of those tensors whose name has the prefix."""
+    found = hashlib.sha256()
+    for name in sorted(values):
+        if name.startswith(prefix):
+            found.update(name.encode())
+            found.update(values[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def channels_last(device: torch.device, dtype: torch.dtype) -> bool:

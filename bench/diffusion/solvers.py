@@ -14,16 +14,7 @@ from torch import Tensor
 from bench.diffusion.noise import initial_noise, noise_seed
 from bench.diffusion.schedule import DDIMSchedule
 from bench.errors import BenchError, unknown
-from bench.types import GenerationRequest
-
-DDIM = "ddim"
-LOCK_STEP = {
-    "lms": "LMSDiscreteScheduler",
-    "dpm-solver++": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-ancestral": "EulerAncestralDiscreteScheduler",
-}
-"""Name → diffusers class; each keeps a history or noise of its own, so that a batch must walk together."""
+from bench.types import SCHEDULERS, GenerationRequest
 
 
 class Solver(ABC):
@@ -96,7 +87,7 @@ class LockStep(Solver):
     def __init__(self, name: str, config: Any, step_counts: Sequence[int], device: torch.device) -> None:
         if len(step_counts) > 1:
             raise BenchError(f"{name} cannot sample rows of {sorted(step_counts)} steps together: use one --steps.")
-        self.kind, self.config, self.steps, self.device = getattr(diffusers, LOCK_STEP[name]), config, step_counts[0], device
+        self.kind, self.config, self.steps, self.device = getattr(diffusers, SCHEDULERS[name]), config, step_counts[0], device
         self._fresh()
 
     def _fresh(self) -> None:
@@ -139,14 +130,14 @@ def solver_of(scheduler: diffusers.DDIMScheduler, requests: Sequence[GenerationR
     names = sorted({request.scheduler for request in requests})
     step_counts = sorted({request.steps for request in requests})
     for name in names:
-        if name != DDIM and name not in LOCK_STEP:
-            raise unknown("scheduler", name, [DDIM, *LOCK_STEP])
+        if name not in SCHEDULERS:
+            raise unknown("scheduler", name, SCHEDULERS)
     if len(names) > 1:
         raise BenchError(f"{' and '.join(names)} cannot sample together: use one --scheduler.")
     limit = scheduler.config.num_train_timesteps
     if not 1 <= step_counts[0] <= step_counts[-1] <= limit:
         raise BenchError(f"--steps is {next(s for s in step_counts if not 1 <= s <= limit)}: choose 1 to {limit}.")
-    if names == [DDIM]:
+    if names == ["ddim"]:
         return RowWiseDDIM(scheduler, step_counts, device)
     return LockStep(names[0], scheduler.config, step_counts, device)
 

@@ -51,6 +51,8 @@ class Worker:
     warn: Callable[[str], None]
     failed: dict[str, str] = field(default_factory=dict)
     """Fits that could not be made, and why."""
+    loaded: dict[str, Erasure] = field(default_factory=dict)
+    """Erasures by fit, so that no bundle reads them again: all that leave the weights alone, and the last of the others."""
 
     def done(self, unit: Unit) -> bool:
         """Whether the unit is stored whole, with as many pictures as the policy keeps."""
@@ -113,9 +115,14 @@ class Worker:
         """A method that cannot remove one target must not end the run: the pair becomes a hole with its reason."""
         if fit.id in self.failed:
             return None
+        if fit.id in self.loaded:
+            return self.loaded[fit.id]
         try:
             erasure = self.erasure(fit)
             self._check(erasure)
+            for other in [id_ for id_, one in self.loaded.items() if erasure.weights is not None and one.weights is not None]:
+                del self.loaded[other]
+            self.loaded[fit.id] = erasure
             return erasure
         except BenchError as error:
             self.failed[fit.id] = str(error)

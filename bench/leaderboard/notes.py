@@ -57,6 +57,8 @@ def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: 
             n, targets = len(entry.distances(kind, "kernel")), len(entry.targets_of(kind))
             if 0 < n < targets:
                 texts.append(f"its distances are means over {n} of its {targets} {kind} targets")
+        for slots, pictures in sorted(entry.record.provenance.get("other_slots", {}).items()):
+            texts.append(f"{pictures} of its pictures were sampled in calls of {slots} slots, as memory ran out")
         if entry.record.tuning:
             texts.append(_tuning_note(entry.record.tuning["budget"], entry.record.config))
         if entry.record.detection:

@@ -1,0 +1,82 @@
+"""The commands that measure the harness: `perf` and `numerics`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.errors import BenchError
+from bench.flips import Setting, label_flips
+from bench.perf import report
+from bench.perf.pairs import alternate, ratio
+from bench.perf.world import World, suite_world
+from bench.suites.minicanvas import SUITE
+
+CPU = torch.device("cpu")
+
+
+def test_ratios_are_taken_turn_by_turn() -> None:
+    assert ratio([2.0, 3.0, 10.0], [1.0, 2.0, 2.0]) == {"median": 2.0, "low": 1.5, "high": 5.0, "pairs": 3}
+    seen: list[str] = []
+    cases: dict[str, Callable[[], object]] = {"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}
+    found = alternate(cases, 3, CPU, lambda text: None)
+    assert seen == ["a", "b"] * 4, "once unmeasured, then in turn"
+    assert {name: len(own) for name, own in found.items()} == {"a": 3, "b": 3}
+
+
+def test_perf_measures_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def few(*arguments: Any) -> World:
+        world = suite_world(*arguments)
+        return World(world.suite, world.model, world.requests, world.edits[:2])
+
+    def two(self: World, dtype: torch.dtype, detection: str) -> Any:
+        from bench.perf.world import fitted
+
+        return dict(list(fitted(SUITE, self.model, 20, dtype, ("saeuron-detect",), {"detection": detection}).items())[:2])
+
+    monkeypatch.setattr(report, "suite_world", few)
+    monkeypatch.setattr(World, "erasures", two)
+    monkeypatch.setattr(report, "_start_up", lambda say: {"--help": 0.5})
+    plan = report.Plan("minicanvas", images=2, steps=20, pairs=1, compiled=False, table=10)
+    found = report.measure(SUITE, plan, CPU, torch.float32, 8, tmp_path, lambda text: None)
+    assert json.loads((tmp_path / "minicanvas-cpu.json").read_text()) == found
+    assert (tmp_path / "minicanvas-cpu.md").read_text() == report.as_table(found)
+    calibrated, published = (found["sharing"][name] for name in report.DETECTIONS)
+    assert calibrated["rows_without"] == published["rows_without"] == 3 * 10 * 20 * 2
+    assert calibrated["ratio"] < 0.8 < published["ratio"]
+    assert calibrated["never_fork"] > 0.7 > published["never_fork"]
+    assert set(found["edits"]) == {"1 erasure", "2 erasures", "dense hook"}
+    assert found["sharing"]["timed"]["rows"] < 1
+    assert 0 < found["unet"]["share_of_peak"] < 2
+    assert list(found["harness"]["peak_memory_mb"]) == ["2", "8", "32"]
+    assert found["harness"]["eager"]["pairs"] == 1
+
+
+def test_the_same_numerics_flip_nothing() -> None:
+    half = Setting.parse("bfloat16:batch_size=4")
+    table = label_flips(SUITE, half, Setting.parse("bfloat16:batch_size=4"), 5, 2, CPU, lambda n: None)
+    assert table["flips"].tolist() == [0, 0]
+    assert table["pixels_max"].tolist() == [0, 0]
+    other = label_flips(SUITE, half, Setting.parse("float32:batch_size=4"), 5, 2, CPU, lambda n: None)
+    assert (other["pixels_max"] > 0).all()
+    assert other["n"].tolist() == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bfloat61", 'did you mean "bfloat16"'),
+        ("float32:slots=8", 'Unknown setting "slots"'),
+        ("float32:batch_size=0", "give 1 to 4096"),
+        ("float32:batch_size=many", "give 1 to 4096"),
+        ("float32:compile=maybe", "neither yes nor no"),
+    ],
+)
+def test_a_setting_that_is_none_is_a_sentence(text: str, message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        Setting.parse(text)
