@@ -65,7 +65,12 @@ def label_flips(
     seeds = -(-pictures // (len(suite.styles) * len(suite.objects)))
     preset = replace(suite.presets["full"], seeds=seeds, steps=steps)
     rows = [Row(request, Erasure()) for request in suite.requests(cell, preset)[:pictures]]
-    pixels = [model.decode(setting.sampler(model).all(rows, advance).latents) for setting in (first, second)]
+    pixels = []
+    for setting in (first, second):
+        sampled = setting.sampler(model).all(rows, advance)
+        if sampled.broken:
+            raise BenchError(f"With {setting} {len(sampled.broken)} of {len(rows)} latents are not finite: there is nothing to compare.")
+        pixels.append(model.decode(sampled.latents))
     ours, theirs = (_labels(judge, own, device) for own in pixels)
     gap = (pixels[0].float() - pixels[1].float()).abs()
     found = []

@@ -13,7 +13,7 @@ from bench.files import write_atomic
 from bench.store import Store
 from bench.types import Target
 
-OWN, OTHER, TARGETS, THUMB, MARGIN = 4, 3, 8, 128, 4
+OWN, OTHER, TARGETS, THUMB, MARGIN = 4, 2, 6, 128, 4
 _HEAD, _SIDE = 40, 170
 
 

@@ -104,7 +104,7 @@ def prepare(
         return make_plan(suite, specs, targets, preset, identity)
 
     slots = 2 * config.batch_size if config.batch_size else None
-    asked = {"dtype": None if dtype == "auto" else dtype, "slots": slots, "compiled": None if compile_ == "auto" else compile_ == "yes"}
+    asked = {"dtype": None if dtype == "auto" else dtype, "compiled": None if compile_ == "auto" else compile_ == "yes"}
     sampler = kept_settings(kept, model, asked)
     if sampler is None:
         chosen = pick_dtype(dtype, model, slots or USUAL_SLOTS)

@@ -109,7 +109,7 @@ def tuning_requests(suite: Suite, concept: Concept, count: int, steps: int) -> l
     return found
 
 
-Verdict = tuple[str, str]
+Verdict = tuple[str | None, str | None]
 """The style and the object that the judge sees."""
 
 
@@ -234,11 +234,13 @@ class Tuner:
             for erasure in erasures.values():
                 if erasure.weights is not None:
                     stack.enter_context(self.model.weights(erasure.weights.values))
-            pixels = self.model.decode(Sampler(self.model, self.dtype, self.slots, share=True).all(rows, advance).latents)
-        seen = judge_all(self.judge, pixels, self.model.device)
+            sampled = Sampler(self.model, self.dtype, self.slots, share=True).all(rows, advance)
+        seen = judge_all(self.judge, self.model.decode(sampled.latents), self.model.device)
         styles = [self.judge.styles[i] for i in seen.style.argmax(1).tolist()]
         objects = [self.judge.objects[i] for i in seen.object.argmax(1).tolist()]
-        found = list(zip(styles, objects, strict=True))
+        found: list[Verdict] = list(zip(styles, objects, strict=True))
+        for broken in sampled.broken:  # no picture: nothing was seen, rightly or wrongly
+            found[broken] = None, None
         for place, number in enumerate(erasures):
             verdicts[number] += found[place * len(requests) : (place + 1) * len(requests)]
 

@@ -7,16 +7,13 @@ small tensor of flags, copied while the next call runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.diffusion.compiled import Act
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.noise import noise_seed
 from bench.diffusion.rows import Row
@@ -288,22 +285,3 @@ class Call:
 def _together(begin: dict[str, Tensor], saved: Sequence[dict[str, Tensor] | None]) -> dict[str, Tensor]:
     """One state of all rows: what was saved of a row, else its beginning."""
     return {name: torch.stack([value[i] if own is None else own[name] for i, own in enumerate(saved)]) for name, value in begin.items()}
-
-
-@contextmanager
-def hooked(unet: nn.Module, hookpoints: set[str], act: Act) -> Iterator[None]:
-    """Let `act(name, input, output)` replace the output of every hook point."""
-
-    def hook(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        x_in = args[0] if args else kwargs["hidden_states"]
-        if isinstance(output, tuple):
-            return (act(name, x_in, output[0]), *output[1:])
-        return act(name, x_in, output)
-
-    modules = dict(unet.named_modules())
-    handles = [modules[name].register_forward_hook(partial(hook, name), with_kwargs=True) for name in sorted(hookpoints)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

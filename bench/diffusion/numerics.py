@@ -42,6 +42,8 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError(f"{device.type} computes nothing")
     except (RuntimeError, AssertionError) as error:
         raise BenchError(f'--device "{name}" is not to be had here: use auto or cpu.') from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # events and streams are those of the current device
     return device
 
 

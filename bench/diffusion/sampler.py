@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bench.diffusion.call import Bank, Call, Receipt, Task, hooked, stack_edits
-from bench.diffusion.compiled import Act
+from bench.diffusion.call import Bank, Call, Receipt, Task, stack_edits
+from bench.diffusion.hooks import Act, hooked
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.rows import Row, check, encode
 from bench.diffusion.solvers import Solver, solver_of
@@ -200,18 +200,15 @@ def _settle(receipt: Receipt, queue: _Queue) -> Iterator[Finished]:
         if task.dead:
             continue
         broken, changed, *fired = flags
-        if broken:
-            task.dead = True
-            yield Finished([*task.owners, *task.watchers], None, step, task.first_edit, task.forked_at)
-            continue
         if changed and task.first_edit < 0:
             task.first_edit = step
         if task.watchers and any(fired):
             for fork in _forks(task, receipt, r, fired):
                 queue.push(fork)
-        task.dead = step == task.last or not (task.owners or task.watchers)
-        if task.dead and (task.owners or task.watchers):
-            yield Finished([*task.owners, *task.watchers], receipt.after[r], step, task.first_edit, task.forked_at)
+        left = [*task.owners, *task.watchers]
+        task.dead = bool(broken) or step == task.last or not left
+        if task.dead and left:
+            yield Finished(left, None if broken else receipt.after[r], step, task.first_edit, task.forked_at)
 
 
 def _forks(task: Task, receipt: Receipt, r: int, fired: Sequence[int]) -> Iterator[Task]:
@@ -233,5 +230,9 @@ def sample(
     advance: Callable[[int], None] = lambda pictures: None,
     probes: Sequence[Probe] = (),
 ) -> Sampled:
-    """`Sampler.all` of a plain sampler: eager, nothing shared."""
-    return Sampler(model, dtype, slots).all(rows, advance, probes)
+    """`Sampler.all` of a plain sampler: eager, nothing shared. BenchError for a row that broke."""
+    found = Sampler(model, dtype, slots).all(rows, advance, probes)
+    for index, step in found.broken.items():
+        name = f"“{rows[index].request.prompt}” (seed {rows[index].request.seed})"
+        raise BenchError(f"The latent of {name} is not finite after step {step + 1}: try another --dtype.")
+    return found

@@ -89,6 +89,8 @@ class LockStep(Solver):
             raise BenchError(f"{name} cannot sample rows of {sorted(step_counts)} steps together: use one --steps.")
         self.kind, self.config, self.steps, self.device = getattr(diffusers, SCHEDULERS[name]), config, step_counts[0], device
         self._fresh()
+        if len(self.scheduler.timesteps.unique()) < self.steps:
+            raise BenchError(f"{name} has no {self.steps} different timesteps: use fewer --steps.")
 
     def _fresh(self) -> None:
         self.scheduler = self.kind.from_config(self.config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
+from threading import Lock
 
 import pandas as pd
 
@@ -39,6 +40,7 @@ class Desk:
     """Ids of units."""
 
     def __post_init__(self) -> None:
+        self._lock = Lock()
         self._open: list[_Open] = []
         self._home: list[tuple[int, int]] = []
         self._rows: dict[int, list[int]] = {}
@@ -66,7 +68,11 @@ class Desk:
         return ", ".join(dict.fromkeys(f"{fit.spec.label} on {fit.target}" if fit.target else fit.spec.label for fit in fits))
 
     def deliver(self, key: int, verdict: Verdict | None) -> None:
-        """The verdict on the rows of a key; units that are complete with it are written."""
+        """The verdict on the rows of a key; units that are complete with it are written. From any thread."""
+        with self._lock:
+            self._deliver(key, verdict)
+
+    def _deliver(self, key: int, verdict: Verdict | None) -> None:
         for row in self._rows.pop(key):
             home, place = self._home[row]
             own = self._open[home]

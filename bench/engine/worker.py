@@ -18,6 +18,7 @@ from bench.cost import FIT_COST
 from bench.diffusion.call import EditError
 from bench.diffusion.memory import PeakMemory
 from bench.diffusion.model import DiffusionModel
+from bench.diffusion.numerics import invariant_slots
 from bench.diffusion.rows import Row, check
 from bench.diffusion.sampler import Sampler
 from bench.diffusion.solvers import solver_of
@@ -75,19 +76,32 @@ class Worker:
         self.say(", ".join(dict.fromkeys(unit.fit.spec.label for unit in units)))
         watched = {id_ for id_, erasure in erasures.items() if erasure.activations}
         desk = Desk(units, self.scorer, self.images, watched, partial(self._write, slots))
+        again = self._attempt(units, erasures, slots, desk)
+        if again:
+            # Only here, outside of the handlers, is what the failed attempt held released.
+            gc.collect()
+            torch.cuda.empty_cache()
+            self.execute([unit for unit in units if unit.id not in desk.written], again)
+
+    def _attempt(self, units: Sequence[Unit], erasures: Mapping[str, Erasure], slots: int, desk: Desk) -> int:
+        """Sample; if the rest is to be tried again, without an erasure or in less memory, how many slots to do it in, else 0."""
         try:
             self._sample(units, erasures, slots, desk)
         except EditError as error:
             bad = [id_ for id_, erasure in erasures.items() if any(id(edit) in error.edits for edit in erasure.activations)]
             self.failed.update(dict.fromkeys(bad, str(error)))
-            self.execute([unit for unit in units if unit.id not in desk.written], slots)
-        except torch.OutOfMemoryError as error:
-            if slots < 4:
+            return slots
+        except RuntimeError as error:  # a CPU's allocator raises no kind of its own
+            if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+                raise
+            widest = max(Row(unit.requests[0], erasures[unit.fit.id]).slots for unit in units)
+            if slots // 2 < widest:
                 raise BenchError("Not even one picture at a time fits in memory: use a smaller --dtype or another --device.") from error
-            self.warn(f"out of memory with {slots} slots a call: going on with {slots // 2}")
-            gc.collect()
-            torch.cuda.empty_cache()
-            self.execute([unit for unit in units if unit.id not in desk.written], slots // 2)
+        else:
+            return 0
+        fewer = invariant_slots(replace(self.sampler, slots=slots // 2))
+        self.warn(f"out of memory with {slots} slots a call: going on with {fewer}")
+        return fewer
 
     def _sample(self, units: Sequence[Unit], erasures: Mapping[str, Erasure], slots: int, desk: Desk) -> None:
         rows = [Row(request, erasures[unit.fit.id]) for unit in units for request in unit.requests]

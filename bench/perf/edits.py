@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.diffusion.call import Call, Task, hooked, stack_edits
+from bench.diffusion.call import Call, Task, stack_edits
+from bench.diffusion.hooks import hooked
 from bench.diffusion.rows import Row, encode
 from bench.diffusion.sampler import Sampler
 from bench.diffusion.solvers import solver_of

@@ -63,6 +63,7 @@ def measure(
             "machine": {"cpu": _cpu(), "cores": torch.get_num_threads(), "python": platform.python_version()},
             "packages": {name: version(name) for name in PACKAGES}, "steps": plan.steps, "pairs": plan.pairs,
         }  # fmt: skip
+        name = f"{plan.size}-{device.type}"
         found["edits"] = edit_cost(sampler, world.edits, _spread(world, slots // 2), plan.pairs, say)
         found["unet"] = _peak_share(sampler)
         found["harness"] = harness_ratio(
@@ -71,8 +72,7 @@ def measure(
         if is_suite:
             found["sharing"] = _sharing(world, sampler, plan, say)
             found["start_up_seconds"] = _start_up(say)
-    name = f"{plan.size}-{device.type}"
-    write_atomic(folder / f"{name}.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_atomic(folder / f"{name}.json", (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
     write_atomic(folder / f"{name}.md", as_table(found).encode())
     return found
 
@@ -151,14 +151,14 @@ def as_table(found: dict[str, Any]) -> str:
         rows.append((f"two methods × all concepts: UNet rows shared ÷ alone, detection {detection}", f"{own['ratio']:.3f}"))
         rows.append((
             f"rows that never fork; of pictures without the target, those that fork; mean step of a fork ({detection})",
-            f"{own['never_fork']:.1%}; {own['unrelated_fork']:.1%}; {own['mean_fork_step']:.1f} of {found['steps']}",
+            f"{own['never_fork']:.1%}; {own['unrelated_fork']:.1%}; {own['mean_fork_step'] or 0:.1f} of {found['steps']}",
         ))  # fmt: skip
     if "sharing" in found:
         timed = found["sharing"]["timed"]
         rows.append((f"seconds shared ÷ alone, {timed['erasures']} erasures (rows {timed['rows']:.3f})", _range(timed["seconds"])))
     peaks = ", ".join(f"{images} images {mb:,.0f} MB" for images, mb in harness["peak_memory_mb"].items() if mb is not None)
-    rows.append(("peak memory above the loaded model", peaks or "not known"))
-    rows.append(("time to a first picture", f"{harness['first_image_seconds']:.1f} s"))
+    rows.append(("peak memory above the loaded, warm process", peaks or "not known"))
+    rows.append(("time to a first sampled picture, warm", f"{harness['first_image_seconds']:.1f} s"))
     unet = found["unet"]
     rows.append(("UNet share of the peak of a matrix product", f"{unet['share_of_peak']:.0%} of {unet['matrix_tflops']:.2f} TFLOP/s"))
     rows += [(f"start-up of {name}", f"{seconds:.2f} s") for name, seconds in found.get("start_up_seconds", {}).items()]

@@ -38,8 +38,8 @@ def sharing_rows(sampler: Sampler, erasures: Erasures, requests: Sequence[Genera
     return {
         "rows_with": own.counts.slots, "rows_without": without, "ratio": own.counts.slots / without, "calls": own.counts.calls,
         "filled": own.counts.slots / (own.counts.calls * own.slots), "never_fork": float(table["forked_at"].isna().mean()),
-        "unrelated_fork": float(unrelated["forked_at"].notna().mean()), "unrelated": len(unrelated),
-        "mean_fork_step": float(table["forked_at"].mean()), "per_target": _per_target(table),
+        "unrelated_fork": _mean(unrelated["forked_at"].notna()), "unrelated": len(unrelated),
+        "mean_fork_step": _mean(table["forked_at"].dropna()), "per_target": _per_target(table),
     }  # fmt: skip
 
 
@@ -47,12 +47,15 @@ def _per_target(table: pd.DataFrame) -> list[dict[str, Any]]:
     found = []
     for (method, target), own in table.groupby(["method", "target"], sort=False):
         rest = own.loc[~own["shows"], "forked_at"]
-        steps = own["forked_at"].dropna()
         found.append({
             "method": method, "target": target, "never_fork": float(own["forked_at"].isna().mean()),
-            "unrelated_fork": float(rest.notna().mean()), "mean_fork_step": float(steps.mean()) if len(steps) else None,
+            "unrelated_fork": _mean(rest.notna()), "mean_fork_step": _mean(own["forked_at"].dropna()),
         })  # fmt: skip
     return found
+
+
+def _mean(values: pd.Series) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def sharing_seconds(

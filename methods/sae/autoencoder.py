@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.api import BenchError, sha256_file, sha256_text, write_atomic
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
-_BLOCK, _SLACK = 128, 1e-4
+_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class SparseAutoencoder(nn.Module):
         """float32 [S, P, K]: what `encode` gives for `latents` [S, K] of each slot where it exceeds `above` [S, K]; elsewhere no more.
 
         The TopK needs a token's full row of latents, so on a CPU only tokens that may exceed are encoded: a cheap product with
-        the K rows of the encoder, wrong by less than `_SLACK` of both norms, rules the others out. Encoded in blocks of one
+        the K rows of the encoder rules the others out, with room for the rounding of two sums of `d_in` products. Encoded in blocks of one
         size, a token's bits do not depend on how many they are. Elsewhere a shape that depends on data would be a stall.
         """
         centred, per_slot = (tokens.float() - self.b_dec).flatten(0, 1), tokens.shape[1]
@@ -95,8 +95,9 @@ class SparseAutoencoder(nn.Module):
         """Bool [S, P]."""
         weight, bias = self.encoder.weight.detach()[latents], self.encoder.bias.detach()[latents]
         rough = torch.baddbmm(bias[:, None, :], centred, weight.transpose(1, 2))
-        slack = _SLACK * centred.norm(dim=2, keepdim=True) * weight.norm(dim=2)[:, None, :]
-        return (rough + slack > above[:, None, :]).any(2)
+        unit = torch.finfo(torch.float32).eps
+        slack = 2 * self.config.d_in * unit * centred.norm(dim=2, keepdim=True) * weight.norm(dim=2)[:, None, :]
+        return (rough + slack + 4 * unit * bias.abs()[:, None, :] > above[:, None, :]).any(2)
 
     def decode(self, z: Tensor) -> Tensor:
         """[…, latents] → [..., d_in]."""

@@ -85,6 +85,7 @@ class LatentBank(EditBank):
     gate_latents: Tensor
     gate_thresholds: Tensor
     gated: Tensor
+    present: Tensor
     restless: Tensor
 
     def __init__(self, edits: Sequence[LatentEdit]) -> None:
@@ -100,6 +101,8 @@ class LatentBank(EditBank):
         for name in ("latents", "thresholds", "gate_latents", "gate_thresholds"):
             self.register_buffer(name, self._table(name, torch.inf if name.endswith("thresholds") else 0))
         self.register_buffer("gated", torch.tensor([edit.gate_latents.shape[-1] > 0 for edit in edits]))
+        self.register_buffer("present", torch.tensor([[name in edit.hookpoints for edit in edits] for name in self.names]))
+        """Bool [H, E]: which edits act at which hook points."""
         self.register_buffer("restless", torch.zeros(len(edits), dtype=torch.bool))
         """Bool [E]: edits that change every picture behind an open gate, whatever fires."""
         self.loaded: dict[str, SparseAutoencoder] = {}
@@ -162,7 +165,8 @@ class LatentBank(EditBank):
         thresholds = torch.cat([self.thresholds[hook][place], self.gate_thresholds[hook][place]], 2)
         above = thresholds.masked_fill(~wanted[..., None] | (is_gate != self.gated[:, None]), torch.inf)
         z = self.sae(hookpoint).exceeding(tokens, latents.flatten(1), above.flatten(1))
-        return (z > above.flatten(1)[:, None, :]).any(1).unflatten(1, above.shape[1:]).any(2) | (self.restless & ~self.gated)
+        fired = (z > above.flatten(1)[:, None, :]).any(1).unflatten(1, above.shape[1:]).any(2)
+        return fired | (self.restless & self.present[hook] & ~self.gated)
 
     def detected(self, hookpoint: str, x_out: Tensor, timestep: Tensor, which: Tensor) -> Tensor:
         """Mask [S, H, W]: where any chosen latent of a slot's edit is above its threshold, whatever the gate."""

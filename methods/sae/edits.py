@@ -15,6 +15,7 @@ from methods.sae.bank import LatentBank, LatentEdit
 
 ErrorTerm = Literal["exact", "published-code", "none"]
 Source = Literal["random", "nearest", "mean"]
+_WIDTH = 8
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,11 +67,17 @@ class SteerBank(LatentBank):
         found, sae = self.find(hookpoint, x_out, slots, state), self.sae(hookpoint)
         factors = self.factors[self.names.index(hookpoint)][found.place]
         change = torch.where(found.fires, found.z * (factors[:, None, :] - 1), 0)
-        edited = found.tokens.float() + change @ sae.W_dec[found.latents]
+        edited = found.tokens.float()
+        # In products of one width: a neighbour with more latents must not change the order in which a row's own are summed.
+        change = torch.nn.functional.pad(change, (0, -change.shape[2] % _WIDTH))
+        latents = torch.nn.functional.pad(found.latents, (0, -found.latents.shape[1] % _WIDTH))
+        for part, own in zip(change.split(_WIDTH, 2), latents.split(_WIDTH, 1), strict=True):
+            edited = edited + part @ sae.W_dec[own]
         touched = found.fires.any(2, keepdim=True)
         if self.rebuilds:
             missing = sae.decode(sae.encode(found.tokens)) - found.tokens.float()
-            times = self.missing[found.place[0]] * (slots.which >= 0) * found.is_open
+            present = self.present[self.names.index(hookpoint)][found.place[0]]
+            times = self.missing[found.place[0]] * (present & (slots.which >= 0) & found.is_open)
             edited = edited + times[:, None, None] * missing
             touched = touched | (times > 0)[:, None, None]
         new = torch.where(touched, edited.to(x_out.dtype), found.tokens)
@@ -151,7 +158,7 @@ def _mixed(value: Tensor) -> Tensor:
 
 def nearest_source(seen: Tensor, size: torch.Size) -> Tensor:
     """int64 [S, P]: the unseen token nearest on the grid (of equal ones the first)."""
-    y, x = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
-    places = torch.stack([y.flatten(), x.flatten()], 1).to(seen.device)
+    y, x = torch.meshgrid(*(torch.arange(n, device=seen.device) for n in size), indexing="ij")
+    places = torch.stack([y.flatten(), x.flatten()], 1)
     distance = (places[:, None] - places[None]).square().sum(-1)
     return distance[None].expand(len(seen), -1, -1).masked_fill(seen[:, None, :], 2**30).argmin(2)

@@ -16,7 +16,7 @@ from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler
 from bench.interfaces import Erasure, Weights
 
-BLOCKS = ("mid_block.attentions.0", "up_blocks.0.attentions.0")
+BLOCKS = ("mid_block.attentions.0", "up_blocks.0.attentions.0", "mid_block.resnets.1")
 SLOTS = 8
 
 
@@ -52,9 +52,11 @@ def test_edits_act_and_change_without_another_compilation(tiny: DiffusionModel) 
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
     assert torch.equal(eager.all(rows).latents, expected.latents), "hooks of the compiled one do nothing in the eager one"
 
-    elsewhere = [Row(plain[0].request, Erasure(activations=(FromStep(1000, 0.5, (BLOCKS[1],)),)))]
-    torch.testing.assert_close(compiled.all(elsewhere).latents, eager.all(elsewhere).latents, rtol=1e-4, atol=1e-4)
-    assert not torch.equal(compiled.all(elsewhere).latents[0], found.latents[0])
+    for block in BLOCKS[1:]:
+        elsewhere = [Row(plain[0].request, Erasure(activations=(FromStep(1000, 0.5, (block,)),)))]
+        torch.testing.assert_close(compiled.all(elsewhere).latents, eager.all(elsewhere).latents, rtol=1e-4, atol=1e-4)
+        assert not torch.equal(compiled.all(elsewhere).latents[0], found.latents[0])
+        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs) == ("attentions" in block)
 
     name = "unet.conv_out.bias"
     with tiny.weights(Weights({name: tiny.unet.conv_out.bias + 0.5}).values):

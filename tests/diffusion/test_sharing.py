@@ -11,9 +11,11 @@ import torch
 from conftest import SLOTS, request_of
 from torch import Tensor
 
+from bench.diffusion.call import Call, Receipt
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Finished, Sampler, sample
+from bench.errors import BenchError
 from bench.interfaces import ActivationEdit, EditBank, Erasure, FitContext, Slots
 from bench.registry import method
 from bench.suites.minicanvas import SUITE
@@ -124,10 +126,33 @@ def test_rows_of_different_steps_share_calls(model: DiffusionModel) -> None:
 def test_a_latent_that_is_not_finite_ends_its_row_alone(model: DiffusionModel) -> None:
     good, bad = Erasure(), Erasure(activations=(FromStep(502, float("nan")),))
     rows = [Row(request_of(seed=seed), erasure) for seed in (1, 2, 3) for erasure in (good, bad)]
-    alone = sample(model, rows, torch.float32, SLOTS)
+    alone = Sampler(model, torch.float32, SLOTS).all(rows)
     together, ended, _ = shared(model, rows, torch.float32)
     assert alone.broken == {1: 1, 3: 1, 5: 1}
     assert {index: done.step for done in ended if done.latent is None for index in done.rows} == alone.broken
     assert torch.equal(together[::2], alone.latents[::2])
     assert torch.equal(alone.latents[::2], sample(model, rows[::2], torch.float32, SLOTS).latents)
     assert together[1::2].isnan().all()
+    with pytest.raises(BenchError, match=r"seed 1\) is not finite after step 2"):
+        sample(model, rows, torch.float32, SLOTS)
+
+
+def test_a_row_that_forks_where_the_shared_one_breaks_goes_on(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not finite after the step in which the detector fired: the edited row is another one."""
+    rows = [
+        Row(request_of(), erasure) for erasure in (Erasure(), Erasure(activations=(FromStep(502),)), Erasure(activations=(FromStep(1),)))
+    ]
+    expected = sample(model, rows, torch.float32, SLOTS).latents
+    run = Call.run
+
+    def broken(self: Call, unet: Any) -> Receipt:
+        receipt = run(self, unet)
+        for r, task in enumerate(receipt.tasks):
+            if not task.row.erasure.activations and receipt.steps[r] == 1:
+                receipt.flags[r, 0] = 1
+        return receipt
+
+    monkeypatch.setattr(Call, "run", broken)
+    latents, ended, _ = shared(model, rows, torch.float32)
+    assert torch.equal(latents[1], expected[1])
+    assert [(done.rows, done.step) for done in ended if done.latent is None] == [([0, 2], 1)]
