@@ -30,6 +30,7 @@ from bench.api import (
     Weights,
 )
 from bench.config import RunConfig
+from bench.diffusion.sampler import Sampler
 from bench.interfaces import Classifier
 from bench.scoring import load_judge
 from bench.session import method_specs
@@ -149,14 +150,14 @@ class Tuned:
 
 @pytest.fixture(scope="module")
 def tuned(model: DiffusionModel, judge: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
-    path, real, requests = tmp_path_factory.mktemp("tuned") / "fake.toml", tune.sample, []
+    path, real, requests = tmp_path_factory.mktemp("tuned") / "fake.toml", Sampler.all, []
 
-    def sample(model: DiffusionModel, rows: Sequence[Any], *rest: Any) -> Any:
+    def sample(self: Sampler, rows: Sequence[Any], *rest: Any) -> Any:
         requests.extend(row.request for row in rows)
-        return real(model, rows, *rest)
+        return real(self, rows, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune, "sample", sample)
+        patch.setattr(Sampler, "all", sample)
         patch.setattr(registry, "methods", lambda: {"fake": f"{__name__}:Fake"})
         before = {name: value.clone() for name, value in model.unet.state_dict().items()}
         body, seen = search(tuner_of(model, judge), path, NEON, FISH)
