@@ -35,13 +35,13 @@ def perf(
     found = registry.suite(suite)
     from bench.diffusion.model import load_model
     from bench.diffusion.numerics import pick_device, pick_dtype
-    from bench.perf.report import Plan, as_table, measure
+    from bench.perf.report import Scope, as_table, measure
 
     where = pick_device(device)
     precision = pick_dtype(dtype, load_model(found.model_folder(), where), 2 * batch_size)
-    plan = Plan(suite if size == "suite" else size, images, steps or (20 if size == "suite" else 100), pairs, compiled, table)
+    scope = Scope(suite if size == "suite" else size, images, steps or (20 if size == "suite" else 100), pairs, compiled, table)
     with err.status("perf") as status:
-        values = measure(found, plan, where, precision, 2 * batch_size, folder, lambda text: status.update(f"perf: {text}"))
+        values = measure(found, scope, where, precision, 2 * batch_size, folder, lambda text: status.update(f"perf: {text}"))
     out.print(as_table(values), markup=False, highlight=False, soft_wrap=True)
     err.print(f"Figures: {folder}", highlight=False, soft_wrap=True)
 

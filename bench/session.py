@@ -29,7 +29,7 @@ from bench.tuned import configs
 from bench.types import Target
 
 SHARED = 0.35
-"""Of the steps that rows take alone, at most so many are left where they share (python -m bench perf)."""
+"""Of the steps that rows take alone, what is assumed to be left with sharing: an eighth with calibrated detectors, else nearly all."""
 
 
 @dataclass(frozen=True)

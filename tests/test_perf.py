@@ -42,8 +42,8 @@ def test_perf_measures_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(report, "suite_world", few)
     monkeypatch.setattr(World, "erasures", two)
     monkeypatch.setattr(report, "_start_up", lambda say: {"--help": 0.5})
-    plan = report.Plan("minicanvas", images=2, steps=20, pairs=1, compiled=False, table=6)
-    found = report.measure(SUITE, plan, CPU, torch.bfloat16, 8, tmp_path, lambda text: None)
+    scope = report.Scope("minicanvas", images=2, steps=20, pairs=1, compiled=False, table=6)
+    found = report.measure(SUITE, scope, CPU, torch.bfloat16, 8, tmp_path, lambda text: None)
     assert json.loads((tmp_path / "minicanvas-cpu.json").read_text()) == found
     assert (tmp_path / "minicanvas-cpu.md").read_text() == report.as_table(found)
     calibrated, published = (found["sharing"][name] for name in report.DETECTIONS)

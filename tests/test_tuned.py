@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.cli import main
 from bench.errors import BenchError
 from bench.tuned import read, toml
 
@@ -37,26 +36,6 @@ def test_toml_is_read_back(budget: dict[str, Any], concepts: dict[str, Any]) -> 
     back = tomllib.loads(toml(body))
     assert back == body
     assert all(type(back["budget"][key]) is type(value) for key, value in budget.items())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["uec"], 'did you mean "uce"'),
-        (["uce", "--concepts", "neon+fish"], "tuned one at a time"),
-        (["uce", "--settings", "1"], "--settings"),
-    ],
-)
-def test_mistakes_are_one_sentence_and_status_2(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bench", "tune", *arguments, "--out", "x.toml"])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 2
-    assert message in " ".join(capsys.readouterr().err.split())
-    assert not list(tmp_path.iterdir())
 
 
 def test_help_imports_no_torch(tmp_path: Path) -> None:

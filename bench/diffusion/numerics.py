@@ -21,11 +21,11 @@ GAIN = 0.9
 """Another setting has to be at least a tenth faster to be worth its rounding."""
 USUAL_SLOTS = 32
 MOST_SLOTS = {"cpu": 32, "cuda": 128}
-"""More bring no speed: a call is long enough by then."""
+"""A CPU gains little beyond (`bench.perf`); for CUDA a guess that no measurement has confirmed."""
 MEMORY_SHARE = 0.5
 """Of what is free; the rest is for decoding, judging and what else runs."""
 COMPILING_SECONDS = {"cpu": 40.0, "cuda": 120.0}
-"""What a first compilation takes, about (python -m bench perf)."""
+"""What a first compilation takes at most: 9 to 24 were seen on 2 cores; for CUDA a guess."""
 COMPILED_SAVES = 0.2
 """Of the time, expected before it is measured."""
 
@@ -58,7 +58,7 @@ def pick_dtype(name: DTypeName, model: DiffusionModel, slots: int) -> torch.dtyp
 def pick_slots(model: DiffusionModel, dtype: torch.dtype) -> int:
     """As many as are worth it and fit in `MEMORY_SHARE` of the free memory, a power of two; measured on small calls."""
     most, free = MOST_SLOTS.get(model.device.type, 32), free_mb(model.device)
-    used = {slots: _peak_mb(Sampler(model, dtype, slots)) for slots in (2, 4, 8)}
+    used = {slots: _peak_mb(Sampler(model, dtype, slots)) for slots in (2, 8)}
     if free is None or used[8] is None or used[2] is None:
         return most
     each = max((used[8] - used[2]) / 6, 0.0)

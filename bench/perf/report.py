@@ -34,7 +34,7 @@ TIMED = 16
 
 
 @dataclass(frozen=True)
-class Plan:
+class Scope:
     """What to measure."""
 
     size: str
@@ -49,28 +49,28 @@ class Plan:
 
 
 def measure(
-    suite: Suite, plan: Plan, device: torch.device, dtype: torch.dtype, slots: int, folder: Path, say: Callable[[str], None]
+    suite: Suite, scope: Scope, device: torch.device, dtype: torch.dtype, slots: int, folder: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Measure and write `<size>-<device>.json` and `.md` into `folder`; returns what the JSON holds."""
     with tempfile.TemporaryDirectory() as scratch:
         say("loading")
-        is_suite = plan.size != "sd15"
-        world = suite_world(suite, plan.steps, device, dtype) if is_suite else sd15_world(suite, plan.steps, device, Path(scratch))
+        is_suite = scope.size != "sd15"
+        world = suite_world(suite, scope.steps, device, dtype) if is_suite else sd15_world(suite, scope.steps, device, Path(scratch))
         sampler = Sampler(world.model, dtype, slots)
         sampler.slots = invariant_slots(sampler)
         found: dict[str, Any] = {
-            "size": plan.size, "command": "python -m bench " + " ".join(sys.argv[1:]), "numerics": describe(sampler),
+            "size": scope.size, "command": "python -m bench " + " ".join(sys.argv[1:]), "numerics": describe(sampler),
             "machine": {"cpu": _cpu(), "cores": torch.get_num_threads(), "python": platform.python_version()},
-            "packages": {name: version(name) for name in PACKAGES}, "steps": plan.steps, "pairs": plan.pairs,
+            "packages": {name: version(name) for name in PACKAGES}, "steps": scope.steps, "pairs": scope.pairs,
         }  # fmt: skip
-        name = f"{plan.size}-{device.type}"
-        found["edits"] = edit_cost(sampler, world.edits, _spread(world, slots // 2), plan.pairs, say)
+        name = f"{scope.size}-{device.type}"
+        found["edits"] = edit_cost(sampler, world.edits, _spread(world, slots // 2), scope.pairs, say)
         found["unet"] = _peak_share(sampler)
         found["harness"] = harness_ratio(
-            suite, sampler, Scorer.load(suite, device), _spread(world, plan.images), plan.pairs, plan.compiled, say
+            suite, sampler, Scorer.load(suite, device), _spread(world, scope.images), scope.pairs, scope.compiled, say
         )
         if is_suite:
-            found["sharing"] = _sharing(world, sampler, plan, say)
+            found["sharing"] = _sharing(world, sampler, scope, say)
             found["start_up_seconds"] = _start_up(say)
     write_atomic(folder / f"{name}.json", (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
     write_atomic(folder / f"{name}.md", as_table(found).encode())
@@ -84,14 +84,14 @@ def _spread(world: World, count: int) -> tuple[Any, ...]:
     return tuple(turns[k * len(turns) // count] for k in range(count))
 
 
-def _sharing(world: World, sampler: Sampler, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+def _sharing(world: World, sampler: Sampler, scope: Scope, say: Callable[[str], None]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for detection in DETECTIONS:
         erasures = world.erasures(sampler.dtype, detection)
-        found[detection] = sharing_rows(sampler, erasures, _spread(world, plan.table), say)
+        found[detection] = sharing_rows(sampler, erasures, _spread(world, scope.table), say)
         if detection == DETECTIONS[0]:
             few = dict(list(erasures.items())[:: max(1, len(erasures) // 6)])
-            found["timed"] = sharing_seconds(sampler, few, _spread(world, min(plan.images, TIMED)), plan.pairs, say)
+            found["timed"] = sharing_seconds(sampler, few, _spread(world, min(scope.images, TIMED)), scope.pairs, say)
     return found
 
 
