@@ -208,8 +208,8 @@ def report(
     from bench.store import Store
 
     store = Store.open(folder)
-    from bench.runner import publish
-    from bench.runner import report as rebuild
+    from bench.tables import publish
+    from bench.tables import report as rebuild
 
     leaderboard = rebuild(store)
     if to is not None:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 from bench import cost
 from bench.engine.worker import Worker
-from bench.errors import BenchError
-from bench.files import write_atomic
-from bench.grid import draw_grid
-from bench.leaderboard.build import build
-from bench.leaderboard.export import write_all
 from bench.leaderboard.table import Leaderboard
 from bench.records import first_units, make_records, sampling_cost_file
-from bench.registry import suite as find_suite
 from bench.session import Session
 from bench.store import Store
+from bench.tables import report
 
 
 class Reporter(Protocol):
@@ -57,27 +51,6 @@ def run(session: Session, store: Store, reporter: Reporter, sharing: bool = True
     reporter.say("scoring")
     store.write_records(make_records(session, store, worker.failed))
     return report(store)
-
-
-def report(store: Store) -> Leaderboard:
-    """Tables and picture from the records and units that are there."""
-    config = store.config()
-    suite = find_suite(config["suite"])
-    if config["preset"] not in suite.presets:
-        raise BenchError(f'{store.folder / "config.json"} names the preset "{config["preset"]}", which {suite.name} has not: run again.')
-    leaderboard = build(store.records(), suite.rules, suite.floors)
-    if not suite.presets[config["preset"]].ranked:
-        leaderboard = replace(leaderboard, invalid=f"the preset {config['preset']} only shows that everything works")
-    write_all(leaderboard, store.folder)
-    draw_grid(store)
-    return leaderboard
-
-
-def publish(store: Store, folder: Path) -> None:
-    """Copy what is small and citable out of a run: tables, records, picture."""
-    for pattern in ("*.csv", "leaderboard.*", "citations.bib", "grid.png", "records/*.json"):
-        for path in sorted(store.folder.glob(pattern)):
-            write_atomic(folder / path.relative_to(store.folder), path.read_bytes())
 
 
 def _measure_cost(session: Session, worker: Worker) -> None:

@@ -16,7 +16,8 @@ import pytest
 from bench.cli import main
 from bench.suites.minicanvas import HOOKPOINTS
 
-SMOKE = ("run", "--preset", "smoke", "--methods", "uce,esd,sld,negative-prompt", "--set", "esd.iterations=2", "--set", "esd.trajectories=2")
+FEW = ("run", "--preset", "smoke", "--batch-size", "4")
+SMOKE = (*FEW, "--methods", "uce,esd,sld,negative-prompt", "--set", "esd.iterations=2", "--set", "esd.trajectories=2")
 
 
 def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -101,9 +102,7 @@ def test_one_folder_holds_one_design(smoke: Path, tmp_path: Path) -> None:
     assert found.returncode == 2
     assert "holds a run with other seeds" in found.stderr
     assert contents(copy, "**/*.*") == before
-    found = bench(
-        "run", "--preset", "smoke", "--methods", "uce", "--set", "uce.tokens=aligned", "--images", "all", "--out", "run", cwd=tmp_path
-    )
+    found = bench(*FEW, "--methods", "uce", "--set", "uce.tokens=aligned", "--images", "all", "--out", "run", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert "uce:tokens=aligned" in found.stdout
     assert {path.name for path in (copy / "records").iterdir()} == {"none.json", "uce_tokens=aligned.json"}
@@ -133,7 +132,7 @@ def test_two_rows_are_compared(smoke: Path) -> None:
 
 def test_a_target_that_a_method_cannot_remove_is_a_hole_with_its_reason(tmp_path: Path) -> None:
     styles = "+".join(("photo", "neon", "blueprint", "mosaic", "sketch", "sunset", "halftone", "stripes", "frost", "pop"))
-    found = bench("run", "--preset", "smoke", "--methods", "uce,negative-prompt", "--concepts", styles, "--out", "run", cwd=tmp_path)
+    found = bench(*FEW, "--methods", "uce,negative-prompt", "--concepts", styles, "--out", "run", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert "found no text to retain" in " ".join(found.stdout.split())
     record = json.loads((tmp_path / "run" / "records" / "uce.json").read_text())
@@ -143,9 +142,7 @@ def test_a_target_that_a_method_cannot_remove_is_a_hole_with_its_reason(tmp_path
 
 def test_sae_methods_tell_how_often_they_act_and_leave_styles_to_others(tmp_path: Path) -> None:
     methods = "saeuron-detect,saeuron:error=none"
-    found = bench(
-        "run", "--preset", "smoke", "--methods", methods, "--concepts", "fish,neon", "--tuning", "untuned", "--out", "run", cwd=tmp_path
-    )
+    found = bench(*FEW, "--methods", methods, "--concepts", "fish,neon", "--tuning", "untuned", "--out", "run", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     records = [json.loads(path.read_text()) for path in (tmp_path / "run" / "records").glob("*.json")]
     by_label = {record["label"]: record for record in records}
@@ -185,8 +182,9 @@ def test_damaged_files_are_named(name: str, text: str, command: tuple[str, ...],
     assert "Traceback" not in found.stderr
 
 
-def test_help_and_list_import_no_torch(tmp_path: Path) -> None:
-    for arguments in (["--help"], ["run", "--help"], ["list", "methods"], ["list", "suites"], ["list", "attacks"], ["show", "minicanvas"]):
+def test_help_list_and_report_import_no_torch(smoke: Path, tmp_path: Path) -> None:
+    listed = (["list", "methods"], ["list", "suites"], ["list", "attacks"], ["show", "minicanvas"])
+    for arguments in (["--help"], ["run", "--help"], *listed, ["report", str(smoke)]):
         code = (
             "import sys; sys.argv = ['bench', *sys.argv[1:]]\n"
             "from bench.cli import main\n"
