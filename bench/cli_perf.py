@@ -23,7 +23,7 @@ def perf(
     table: Annotated[int, typer.Option(min=1, max=100_000, help="Prompts of the two-method table whose UNet rows are counted.")] = 120,
     compiled: Annotated[bool, typer.Option("--compiled/--eager", help="Also compare both compiled.")] = True,
     device: Device = "auto", dtype: DType = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, max=4_096, help="Pictures (two conditions each) in one UNet call.")] = 16,
+    batch_size: Annotated[int | None, typer.Option(min=1, max=4_096, help="Pictures in one UNet call. Default: as many as pay.")] = None,
     folder: Annotated[Path, typer.Option("--out", help="Gets <size>-<device>.json and .md.")] = Path("results/perf"),
 ) -> None:  # fmt: skip
     """Measure what the harness costs and saves, as ratios of runs that take turns in one process.
@@ -33,15 +33,13 @@ def perf(
     --batch-size 1 --eager` (that it works, on a CPU)
     """
     found = registry.suite(suite)
-    from bench.diffusion.model import load_model
-    from bench.diffusion.numerics import pick_device, pick_dtype
+    from bench.diffusion.numerics import pick_device
     from bench.perf.report import Scope, as_table, measure
 
-    where = pick_device(device)
-    precision = pick_dtype(dtype, load_model(found.model_folder(), where), 2 * batch_size)
+    where, slots = pick_device(device), 2 * batch_size if batch_size else None
     scope = Scope(suite if size == "suite" else size, images, steps or (20 if size == "suite" else 100), pairs, compiled, table)
     with err.status("perf") as status:
-        values = measure(found, scope, where, precision, 2 * batch_size, folder, lambda text: status.update(f"perf: {text}"))
+        values = measure(found, scope, where, dtype, slots, folder, lambda text: status.update(f"perf: {text}"))
     out.print(as_table(values), markup=False, highlight=False, soft_wrap=True)
     err.print(f"Figures: {folder}", highlight=False, soft_wrap=True)
 

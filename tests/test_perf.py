@@ -41,9 +41,10 @@ def test_perf_measures_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(report, "suite_world", few)
     monkeypatch.setattr(World, "erasures", two)
-    monkeypatch.setattr(report, "_start_up", lambda say: {"--help": 0.5})
+    monkeypatch.setattr(report, "start_up", lambda say: {"--help": 0.5})
+    monkeypatch.setattr(report, "run_memory", lambda *arguments: {"1×": 900.0})
     scope = report.Scope("minicanvas", images=2, steps=20, pairs=1, compiled=False, table=6)
-    found = report.measure(SUITE, scope, CPU, torch.bfloat16, 8, tmp_path, lambda text: None)
+    found = report.measure(SUITE, scope, CPU, "bfloat16", 8, tmp_path, lambda text: None)
     assert json.loads((tmp_path / "minicanvas-cpu.json").read_text()) == found
     assert (tmp_path / "minicanvas-cpu.md").read_text() == report.as_table(found)
     calibrated, published = (found["sharing"][name] for name in report.DETECTIONS)
@@ -51,8 +52,10 @@ def test_perf_measures_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert calibrated["ratio"] < 0.8 < published["ratio"]
     assert calibrated["never_fork"] > 0.7 > published["never_fork"]
     assert set(found["edits"]) == {"1 erasure", "2 erasures", "dense hook"}
-    assert found["sharing"]["timed"]["rows"] < 1
-    assert 0 < found["unet"]["share_of_peak"] < 2
+    assert calibrated["timed"]["rows"] < published["timed"]["rows"]
+    assert set(calibrated["macro_ua"]) == {"saeuron-detect, objects"}
+    assert set(found["unet"]["share_of_peak"]) == {"eager"}
+    assert 0 < found["unet"]["share_of_peak"]["eager"] < 2
     assert list(found["harness"]["peak_memory_mb"]) == ["2", "8", "32"]
     assert found["harness"]["eager"]["pairs"] == 1
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.diffusion.attention import use_small_attention
+
 Act = Callable[[str, Tensor, Tensor], Tensor]
 
 
@@ -73,6 +75,7 @@ class CompiledUNet:
     """
 
     def __init__(self, unet: nn.Module, hookpoints: Iterable[str]) -> None:
+        use_small_attention(unet)
         self.unet = unet
         self.names: set[str] = set()
         self._add(set(hookpoints))

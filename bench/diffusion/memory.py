@@ -26,18 +26,19 @@ class PeakMemory:
         else:
             with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # resets the process's high-water mark (man 5 proc)
-            self._before = _process_mb("VmRSS") or 0.0
+            self._before = process_mb("VmRSS") or 0.0
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         on_cuda = self.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(self.device) / 1e6 if on_cuda else _process_mb("VmHWM")
+        peak = torch.cuda.max_memory_allocated(self.device) / 1e6 if on_cuda else process_mb("VmHWM")
         self.peak_mb = None if peak is None else max(0.0, peak - self._before)
 
 
-def _process_mb(field: str) -> float | None:
+def process_mb(field: str, process: int | str = "self") -> float | None:
+    """A field of Linux's account of a process in MB, such as VmHWM, the most that it ever held; None where there is none."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) / 1e3 for line in lines if line.startswith(f"{field}:")), None)

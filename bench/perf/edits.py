@@ -14,11 +14,8 @@ from bench.diffusion.rows import Row, encode
 from bench.diffusion.sampler import Sampler
 from bench.diffusion.solvers import solver_of
 from bench.interfaces import Erasure
-from bench.perf.pairs import alternate, ratio
+from bench.perf.pairs import CALLS, alternate, ratio
 from bench.types import GenerationRequest
-
-CALLS = 4
-"""Turns per pair: a call is short beside what else a machine does."""
 
 
 def edit_cost(

@@ -12,6 +12,8 @@ import torch
 from bench.diffusion.numerics import synchronise
 
 Case = Callable[[], object]
+CALLS = 4
+"""Turns per pair where a case is a single UNet call, which is short beside what else a machine does."""
 
 
 def alternate(cases: Mapping[str, Case], pairs: int, device: torch.device, say: Callable[[str], None]) -> dict[str, list[float]]:

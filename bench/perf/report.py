@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -15,21 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from bench.diffusion.numerics import call, call_inputs, call_seconds, describe, invariant_slots, synchronise
+from bench.config import DTypeName
+from bench.diffusion.model import load_model
+from bench.diffusion.numerics import USUAL_SLOTS, describe, invariant_slots, pick_dtype, pick_slots
 from bench.diffusion.sampler import Sampler
 from bench.files import write_atomic
 from bench.perf.edits import edit_cost
 from bench.perf.harness import harness_ratio
+from bench.perf.peak import peak_share
+from bench.perf.process import run_memory, start_up
 from bench.perf.sharing import sharing_rows, sharing_seconds
-from bench.perf.world import World, sd15_world, suite_world
+from bench.perf.world import World, sd15_model, sd15_world, suite_world
 from bench.scoring import Scorer
 from bench.suites.suite import Suite
 
 PACKAGES = ("torch", "diffusers", "transformers")
 DETECTIONS = ("calibrated", "saeuron-code")
-TIMED = 16
+TIMED = 8
 """Requests of the timed comparison of sharing."""
 
 
@@ -49,15 +50,17 @@ class Scope:
 
 
 def measure(
-    suite: Suite, scope: Scope, device: torch.device, dtype: torch.dtype, slots: int, folder: Path, say: Callable[[str], None]
+    suite: Suite, scope: Scope, device: torch.device, dtype: DTypeName, slots: int | None, folder: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Measure and write `<size>-<device>.json` and `.md` into `folder`; returns what the JSON holds."""
+    """Measure and write `<size>-<device>.json` and `.md` into `folder`; returns what the JSON holds. Without `slots`, those of a run."""
     with tempfile.TemporaryDirectory() as scratch:
         say("loading")
         is_suite = scope.size != "sd15"
-        world = suite_world(suite, scope.steps, device, dtype) if is_suite else sd15_world(suite, scope.steps, device, Path(scratch))
-        sampler = Sampler(world.model, dtype, slots)
-        sampler.slots = invariant_slots(sampler)
+        model = load_model(suite.model_folder(), device) if is_suite else sd15_model(suite, device)
+        precision = pick_dtype(dtype, model, slots or USUAL_SLOTS)
+        sampler = Sampler(model, precision, slots or pick_slots(model, precision))
+        sampler.slots = slots = invariant_slots(sampler)
+        world = suite_world(suite, model, scope.steps, precision) if is_suite else sd15_world(suite, model, scope.steps, Path(scratch))
         found: dict[str, Any] = {
             "size": scope.size, "command": "python -m bench " + " ".join(sys.argv[1:]), "numerics": describe(sampler),
             "machine": {"cpu": _cpu(), "cores": torch.get_num_threads(), "python": platform.python_version()},
@@ -65,13 +68,14 @@ def measure(
         }  # fmt: skip
         name = f"{scope.size}-{device.type}"
         found["edits"] = edit_cost(sampler, world.edits, _spread(world, slots // 2), scope.pairs, say)
-        found["unet"] = _peak_share(sampler)
+        found["unet"] = peak_share(sampler, scope.pairs, scope.compiled, say)
         found["harness"] = harness_ratio(
             suite, sampler, Scorer.load(suite, device), _spread(world, scope.images), scope.pairs, scope.compiled, say
         )
         if is_suite:
             found["sharing"] = _sharing(world, sampler, scope, say)
-            found["start_up_seconds"] = _start_up(say)
+            found["start_up_seconds"] = start_up(say)
+            found["run_memory_mb"] = run_memory(suite.name, str(suite.concepts[0]), str(device), say)
     write_atomic(folder / f"{name}.json", (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
     write_atomic(folder / f"{name}.md", as_table(found).encode())
     return found
@@ -88,44 +92,11 @@ def _sharing(world: World, sampler: Sampler, scope: Scope, say: Callable[[str], 
     found: dict[str, Any] = {}
     for detection in DETECTIONS:
         erasures = world.erasures(sampler.dtype, detection)
-        found[detection] = sharing_rows(sampler, erasures, _spread(world, scope.table), say)
-        if detection == DETECTIONS[0]:
-            few = dict(list(erasures.items())[:: max(1, len(erasures) // 6)])
-            found["timed"] = sharing_seconds(sampler, few, _spread(world, min(scope.images, TIMED)), scope.pairs, say)
-    return found
-
-
-def _peak_share(sampler: Sampler) -> dict[str, float]:
-    """Floating-point operations of a call, what it reaches, and what a large matrix product reaches beside it."""
-    with FlopCounterMode(display=False) as counter:
-        call(sampler, *call_inputs(sampler))
-    reached = counter.get_total_flops() / call_seconds(sampler)
-    n = 8_192 if sampler.model.device.type == "cuda" else 2_048
-    a = torch.randn(n, n, device=sampler.model.device, dtype=sampler.dtype)
-    times = []
-    for _ in range(6):
-        began = time.perf_counter()
-        a @ a
-        synchronise(sampler.model.device)
-        times.append(time.perf_counter() - began)
-    peak = 2 * n**3 / min(times)
-    return {
-        "gflop_a_slot": counter.get_total_flops() / sampler.slots / 1e9, "slots_a_second": sampler.slots / call_seconds(sampler),
-        "tflops": reached / 1e12, "matrix_tflops": peak / 1e12, "share_of_peak": reached / peak,
-    }  # fmt: skip
-
-
-def _start_up(say: Callable[[str], None]) -> dict[str, float]:
-    """Seconds of whole processes, the fastest of three; `plan` is what `run` does before it samples."""
-    found = {}
-    for name, arguments in {"--help": ["--help"], "list": ["list"], "run until it samples": ["plan", "--preset", "smoke"]}.items():
-        say(f"start-up of {name}")
-        times = []
-        for _ in range(3):
-            began = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "bench", *arguments], capture_output=True, check=True)
-            times.append(time.perf_counter() - began)
-        found[name] = min(times)
+        few = dict(list(erasures.items())[:: max(1, len(erasures) // 6)])
+        found[detection] = {
+            **sharing_rows(world.suite, sampler, erasures, _spread(world, scope.table), say),
+            "timed": sharing_seconds(sampler, few, _spread(world, min(scope.images, TIMED)), scope.pairs, say),
+        }
     return found
 
 
@@ -153,14 +124,21 @@ def as_table(found: dict[str, Any]) -> str:
             f"rows that never fork; of pictures without the target, those that fork; mean step of a fork ({detection})",
             f"{own['never_fork']:.1%}; {own['unrelated_fork']:.1%}; {own['mean_fork_step'] or 0:.1f} of {found['steps']}",
         ))  # fmt: skip
-    if "sharing" in found:
-        timed = found["sharing"]["timed"]
-        rows.append((f"seconds shared ÷ alone, {timed['erasures']} erasures (rows {timed['rows']:.3f})", _range(timed["seconds"])))
+        rows.append((f"macro-UA ({detection})", "; ".join(f"{name} {ua:.3f}" for name, ua in own["macro_ua"].items())))
+        timed = own["timed"]
+        name = f"seconds shared ÷ alone, {timed['erasures']} erasures, {timed['requests']} prompts ({detection}: rows {timed['rows']:.3f})"
+        rows.append((name, _range(timed["seconds"])))
     peaks = ", ".join(f"{images} images {mb:,.0f} MB" for images, mb in harness["peak_memory_mb"].items() if mb is not None)
     rows.append(("peak memory above the loaded, warm process", peaks or "not known"))
     rows.append(("time to a first sampled picture, warm", f"{harness['first_image_seconds']:.1f} s"))
     unet = found["unet"]
-    rows.append(("UNet share of the peak of a matrix product", f"{unet['share_of_peak']:.0%} of {unet['matrix_tflops']:.2f} TFLOP/s"))
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in unet["share_of_peak"].items())
+    rows.append(("UNet share of the peak of a matrix product", f"{shares} of {unet['matrix_tflops']:.2f} TFLOP/s"))
+    if "eager_over_compiled" in unet:
+        rows.append(("UNet call eager ÷ compiled", _range(unet["eager_over_compiled"])))
+    whole = ", ".join(f"{times} {mb:,.0f} MB" for times, mb in found.get("run_memory_mb", {}).items())
+    if whole:
+        rows.append(("most memory of a whole `run` process, by pictures", whole))
     rows += [(f"start-up of {name}", f"{seconds:.2f} s") for name, seconds in found.get("start_up_seconds", {}).items()]
     machine = f"{found['machine']['cpu']}, {found['machine']['cores']} threads" if n["device"] == "cpu" else n["hardware"]
     title = f"{found['size']} on {machine}, {n['dtype']}, {n['slots']} slots a call, {found['steps']} steps"

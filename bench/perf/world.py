@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from bench.diffusion.model import DiffusionModel, load_model
+from bench.diffusion.model import DiffusionModel
 from bench.interfaces import Erasure, FitContext
 from bench.registry import load_object, method
 from bench.suites.suite import Suite
@@ -53,9 +53,8 @@ def fitted(
     return found
 
 
-def suite_world(suite: Suite, steps: int, device: torch.device, dtype: torch.dtype) -> World:
+def suite_world(suite: Suite, model: DiffusionModel, steps: int, dtype: torch.dtype) -> World:
     """A suite with its own model."""
-    model = load_model(suite.model_folder(), device)
     preset = replace(suite.presets["full"], seeds=1, steps=steps)
     requests = suite.requests(Target((suite.concepts[0],)), preset)
     edits = [
@@ -66,8 +65,8 @@ def suite_world(suite: Suite, steps: int, device: torch.device, dtype: torch.dty
     return World(suite, model, requests, edits[:EDITS])
 
 
-def sd15_world(suite: Suite, steps: int, device: torch.device, folder: Path) -> World:
-    """SD 1.5 (UNet 860 M, VAE, CLIP-L) at 512 px, guidance 9, with a random SAE 1280 → 20,480, k 32, kept in `folder`."""
+def sd15_model(suite: Suite, device: torch.device) -> DiffusionModel:
+    """SD 1.5's UNet (860 M), VAE and CLIP-L with random weights."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
     vae = AutoencoderKL(
@@ -82,10 +81,14 @@ def sd15_world(suite: Suite, steps: int, device: torch.device, folder: Path) -> 
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
     )
     tokenizer = CLIPTokenizer.from_pretrained(suite.model_folder() / "tokenizer", local_files_only=True, model_max_length=77)
-    model = DiffusionModel(tokenizer, CLIPTextModel(text).to(device), unet.to(device), vae.to(device), scheduler, "random")
+    return DiffusionModel(tokenizer, CLIPTextModel(text).to(device), unet.to(device), vae.to(device), scheduler, "random")
+
+
+def sd15_world(suite: Suite, model: DiffusionModel, steps: int, folder: Path) -> World:
+    """At 512 px, guidance 9, with a random SAE 1280 → 20,480, k 32, kept in `folder`."""
     cells = suite.requests(Target((suite.concepts[0],)), replace(suite.presets["full"], seeds=1, steps=steps))
     requests = tuple(replace(request, guidance_scale=9.0, height=512, width=512) for request in cells)
-    return World(suite, model, requests, _random_edits(folder / f"unet.{SD15_BLOCK}", scheduler, steps))
+    return World(suite, model, requests, _random_edits(folder / f"unet.{SD15_BLOCK}", model.scheduler, steps))
 
 
 def _random_edits(folder: Path, scheduler: DDIMScheduler, steps: int) -> list[Erasure]:

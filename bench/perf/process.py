@@ -1,0 +1,61 @@
+"""Whole processes of the command line: how soon they start, how much memory they take."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.diffusion.memory import process_mb
+
+STARTS = {"--help": ["--help"], "list": ["list"], "run until it samples": ["plan", "--preset", "smoke"]}
+"""`plan` is what `run` does before it samples."""
+SEEDS = (1, 4, 16)
+
+
+def start_up(say: Callable[[str], None]) -> dict[str, float]:
+    """Seconds, the fastest of three."""
+    found = {}
+    for name, arguments in STARTS.items():
+        say(f"start-up of {name}")
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-m", "bench", *arguments], capture_output=True, check=True)
+            times.append(time.perf_counter() - began)
+        found[name] = min(times)
+    return found
+
+
+def run_memory(suite: str, concept: str, device: str, say: Callable[[str], None]) -> dict[str, float]:
+    """Most resident MB of `run` with 1×, 4× and 16× the pictures, by how many times; empty where the system does not say.
+
+    One step a picture: more take time, not memory.
+    """
+    found = {}
+    for seeds in SEEDS:
+        say(f"memory of a run with {seeds} seeds")
+        with tempfile.TemporaryDirectory() as folder:
+            own = ["run", "--suite", suite, "--methods", "negative-prompt", "--concepts", concept, "--steps", "1", "--device", device]
+            own += ["--seeds", str(seeds), "--out", str(Path(folder) / "run")]
+            peak = _peak_mb([sys.executable, "-m", "bench", *own])
+        if peak is not None:
+            found[f"{seeds}×"] = peak
+    return found
+
+
+def _peak_mb(command: list[str]) -> float | None:
+    """Of a process that must succeed; its high-water mark is read while it lives, as the system's own account includes its parent's."""
+    peak = None
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        while process.poll() is None:
+            peak = process_mb("VmHWM", process.pid) or peak
+            time.sleep(0.1)
+        if process.returncode:
+            log.seek(0)
+            raise subprocess.CalledProcessError(process.returncode, command, log.read())
+    return peak
