@@ -51,7 +51,7 @@ def pick_dtype(name: DTypeName, model: DiffusionModel, slots: int) -> torch.dtyp
     """For `auto`, time UNet calls of the run's own shape and take bfloat16 only where it is faster."""
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-    fast, slow = (call_seconds(Sampler(model, dtype, slots)) for dtype in (torch.bfloat16, torch.float32))
+    fast, slow = call_seconds(*(Sampler(model, dtype, slots) for dtype in (torch.bfloat16, torch.float32)))
     return torch.bfloat16 if fast < GAIN * slow else torch.float32
 
 
@@ -71,11 +71,11 @@ def pick_compiled(choice: CompileChoice, sampler: Sampler, calls: float) -> bool
     """For `auto`, compile where that is expected to save twice what it takes over so many calls, and keep it if it is faster."""
     if choice != "auto":
         return choice == "yes"
-    eager = call_seconds(sampler)
+    (eager,) = call_seconds(sampler)
     if calls * eager * COMPILED_SAVES < 2 * COMPILING_SECONDS.get(sampler.model.device.type, 60.0):
         return False
-    compiled = Sampler(sampler.model, sampler.dtype, sampler.slots, compiled=True)
-    return call_seconds(compiled) < GAIN * call_seconds(sampler)
+    compiled, eager = call_seconds(Sampler(sampler.model, sampler.dtype, sampler.slots, compiled=True), sampler)
+    return compiled < GAIN * eager
 
 
 def invariant_slots(sampler: Sampler) -> int:
@@ -101,15 +101,16 @@ def call(sampler: Sampler, x: Tensor, timestep: Tensor, states: Tensor) -> Tenso
     return out
 
 
-def call_seconds(sampler: Sampler) -> float:
-    """The fastest of `TRIALS` calls after one more, as other work only ever slows one down."""
-    inputs, times = call_inputs(sampler), []
+def call_seconds(*samplers: Sampler) -> list[float]:
+    """Of each the fastest of `TRIALS` calls after one more, as other work only ever slows one down. They take turns, as machines drift."""
+    inputs, times = [call_inputs(sampler) for sampler in samplers], []
     for _ in range(1 + TRIALS):
-        began = time.perf_counter()
-        call(sampler, *inputs)
-        synchronise(sampler.model.device)
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+        for sampler, own in zip(samplers, inputs, strict=True):
+            began = time.perf_counter()
+            call(sampler, *own)
+            synchronise(sampler.model.device)
+            times.append(time.perf_counter() - began)
+    return [min(times[i + len(samplers) :: len(samplers)]) for i in range(len(samplers))]
 
 
 def synchronise(device: torch.device) -> None:
