@@ -6,6 +6,7 @@ may come and go without another compilation; only a hook point that no earlier r
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -76,6 +77,7 @@ class CompiledUNet:
 
     def __init__(self, unet: nn.Module, hookpoints: Iterable[str]) -> None:
         use_small_attention(unet)
+        warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")  # of a version number, in diffusers
         self.unet = unet
         self.names: set[str] = set()
         self._add(set(hookpoints))

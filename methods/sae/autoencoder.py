@@ -75,21 +75,25 @@ class SparseAutoencoder(nn.Module):
     def exceeding(self, tokens: Tensor, latents: Tensor, above: Tensor) -> Tensor:
         """float32 [S, P, K]: what `encode` gives for `latents` [S, K] of each slot where it exceeds `above` [S, K]; elsewhere no more.
 
-        The TopK needs a token's full row of latents, so on a CPU only tokens that may exceed are encoded: a cheap product with
-        the K rows of the encoder rules the others out, with room for the rounding of two sums of `d_in` products. Encoded in blocks of one
-        size, a token's bits do not depend on how many they are. Elsewhere a shape that depends on data would be a stall.
+        Whether a latent is among the TopK takes the token's full row, so on a CPU only tokens where one may exceed are encoded: a
+        cheap product with the K rows of the encoder rules the others out, with room for the rounding of two sums of `d_in` products.
+        Encoded in blocks of one size, a token's bits do not depend on how many they are. Elsewhere a shape that depends on data
+        would be a stall.
         """
-        centred, per_slot = (tokens.float() - self.b_dec).flatten(0, 1), tokens.shape[1]
-        maybe, size = torch.arange(len(centred), device=tokens.device), len(centred)
-        if tokens.device.type == "cpu":
-            maybe, size = maybe[self._may_exceed(centred.detach().view(tokens.shape), latents, above).flatten()], _BLOCK
-        found = [centred.new_zeros(0, latents.shape[1])]
-        for block in maybe.split(size) if len(maybe) else ():
-            x = centred[torch.cat([block, block[-1:].expand(size - len(block))])]
+        if tokens.device.type != "cpu":
+            return self.encode(tokens).gather(2, latents[:, None, :].expand(-1, tokens.shape[1], -1))
+        centred = (tokens.float() - self.b_dec).flatten(0, 1)
+        maybe = self._may_exceed(centred.detach().view(tokens.shape), latents, above).flatten().nonzero().flatten()
+        found, slot = centred.new_zeros(len(centred), latents.shape[1]), maybe // tokens.shape[1]
+        for block, own in zip(maybe.split(_BLOCK), slot.split(_BLOCK), strict=True) if len(maybe) else ():
+            x = centred[torch.cat([block, block[-1:].expand(_BLOCK - len(block))])]
             pre = torch.relu(self.encoder(x))[: len(block)]
-            z = pre.gather(1, latents[block // per_slot])
-            found.append(z * (z >= self.smallest_kept(pre)))
-        return centred.new_zeros(len(centred), latents.shape[1]).index_put((maybe,), torch.cat(found)).view(*tokens.shape[:2], -1)
+            z = pre.gather(1, latents[own])
+            token, which = (z > above[own]).nonzero(as_tuple=True)
+            value = z[token, which]
+            kept = (pre[token] > value[:, None]).sum(1) < self.config.k  # as `encode`: at least the k-th largest
+            found = found.index_put((block[token], which), value * kept)
+        return found.view(*tokens.shape[:2], -1)
 
     def _may_exceed(self, centred: Tensor, latents: Tensor, above: Tensor) -> Tensor:
         """Bool [S, P]."""
