@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from bench import registry
 from bench.cli_options import Device, DType, SuiteName, err, out, show_frame
+from bench.errors import unknown
 
 Size = Literal["suite", "sd15"]
 
@@ -17,6 +18,7 @@ Size = Literal["suite", "sd15"]
 def perf(
     size: Annotated[Size, typer.Option(help="The suite's own model, or SD 1.5's architecture with random weights.")] = "suite",
     suite: SuiteName = "minicanvas",
+    parts: Annotated[str | None, typer.Option(help="Comma-separated: unet, harness, sharing, process. The others keep their figures.")] = None,
     images: Annotated[int, typer.Option(min=1, max=100_000, help="Pictures of a timed run.")] = 64,
     steps: Annotated[int | None, typer.Option(min=2, max=1000, help="Sampling steps. Default: 20, of sd15 100.")] = None,
     pairs: Annotated[int, typer.Option(min=1, max=1_000, help="Turns of each comparison.")] = 10,
@@ -34,10 +36,14 @@ def perf(
     """
     found = registry.suite(suite)
     from bench.diffusion.numerics import pick_device
-    from bench.perf.report import Scope, as_table, measure
+    from bench.perf.report import PARTS, Scope, as_table, measure
 
+    names = PARTS[size] if parts is None else tuple(name.strip() for name in parts.split(","))
+    for name in names:
+        if name not in PARTS[size]:
+            raise unknown(f"part for --size {size}", name, PARTS[size])
     where, slots = pick_device(device), 2 * batch_size if batch_size else None
-    scope = Scope(suite if size == "suite" else size, images, steps or (20 if size == "suite" else 100), pairs, compiled, table)
+    scope = Scope(suite if size == "suite" else size, names, images, steps or (20 if size == "suite" else 100), pairs, compiled, table)
     with err.status("perf") as status:
         values = measure(found, scope, where, dtype, slots, folder, lambda text: status.update(f"perf: {text}"))
     out.print(as_table(values), markup=False, highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,11 @@ def test_perf_measures_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(World, "erasures", two)
     monkeypatch.setattr(report, "start_up", lambda say: {"--help": 0.5})
     monkeypatch.setattr(report, "run_memory", lambda *arguments: {"1×": 900.0})
-    scope = report.Scope("minicanvas", images=2, steps=20, pairs=1, compiled=False, table=6)
+    scope = report.Scope("minicanvas", report.PARTS["suite"], images=2, steps=20, pairs=1, compiled=False, table=6)
     found = report.measure(SUITE, scope, CPU, "bfloat16", 8, tmp_path, lambda text: None)
     assert json.loads((tmp_path / "minicanvas-cpu.json").read_text()) == found
+    again = report.measure(SUITE, replace(scope, parts=("process",)), CPU, "bfloat16", 8, tmp_path, lambda text: None)
+    assert again == found, "what other parts measured is kept"
     assert (tmp_path / "minicanvas-cpu.md").read_text() == report.as_table(found)
     calibrated, published = (found["sharing"][name] for name in report.DETECTIONS)
     assert calibrated["rows_without"] == published["rows_without"] == 3 * 6 * 20 * 2

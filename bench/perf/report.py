@@ -34,12 +34,17 @@ TIMED = 8
 """Requests of the timed comparison of sharing."""
 
 
+PARTS: dict[str, tuple[str, ...]] = {"suite": ("unet", "harness", "sharing", "process"), "sd15": ("unet", "harness")}
+"""What there is to measure, by size."""
+
+
 @dataclass(frozen=True)
 class Scope:
     """What to measure."""
 
     size: str
     """"sd15" or the suite's own."""
+    parts: tuple[str, ...]
     images: int
     """Of the harness."""
     steps: int
@@ -52,33 +57,58 @@ class Scope:
 def measure(
     suite: Suite, scope: Scope, device: torch.device, dtype: DTypeName, slots: int | None, folder: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Measure and write `<size>-<device>.json` and `.md` into `folder`; returns what the JSON holds. Without `slots`, those of a run."""
+    """Measure, writing `<size>-<device>.json` and `.md` into `folder` after every part; returns what the JSON holds.
+
+    Parts that an earlier command measured with the same numerics are kept. Without `slots`, those of a run.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         say("loading")
         is_suite = scope.size != "sd15"
         model = load_model(suite.model_folder(), device) if is_suite else sd15_model(suite, device)
         precision = pick_dtype(dtype, model, slots or USUAL_SLOTS)
         sampler = Sampler(model, precision, slots or pick_slots(model, precision))
-        sampler.slots = slots = invariant_slots(sampler)
+        sampler.slots = invariant_slots(sampler)
         world = suite_world(suite, model, scope.steps, precision) if is_suite else sd15_world(suite, model, scope.steps, Path(scratch))
-        found: dict[str, Any] = {
-            "size": scope.size, "command": "python -m bench " + " ".join(sys.argv[1:]), "numerics": describe(sampler),
+        about = {
+            "size": scope.size, "numerics": describe(sampler), "packages": {name: version(name) for name in PACKAGES}, "steps": scope.steps,
             "machine": {"cpu": _cpu(), "cores": torch.get_num_threads(), "python": platform.python_version()},
-            "packages": {name: version(name) for name in PACKAGES}, "steps": scope.steps, "pairs": scope.pairs,
         }  # fmt: skip
-        name = f"{scope.size}-{device.type}"
-        found["edits"] = edit_cost(sampler, world.edits, _spread(world, slots // 2), scope.pairs, say)
-        found["unet"] = peak_share(sampler, scope.pairs, scope.compiled, say)
-        found["harness"] = harness_ratio(
-            suite, sampler, Scorer.load(suite, device), _spread(world, scope.images), scope.pairs, scope.compiled, say
-        )
-        if is_suite:
-            found["sharing"] = _sharing(world, sampler, scope, say)
-            found["start_up_seconds"] = start_up(say)
-            found["run_memory_mb"] = run_memory(suite.name, str(suite.concepts[0]), str(device), say)
-    write_atomic(folder / f"{name}.json", (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
-    write_atomic(folder / f"{name}.md", as_table(found).encode())
+        path = folder / f"{scope.size}-{device.type}.json"
+        found = _kept(path, about)
+        measured: dict[str, Callable[[], dict[str, Any]]] = {
+            "unet": lambda: _unet(world, sampler, scope, say), "harness": lambda: _harness(suite, world, sampler, scope, say),
+            "sharing": lambda: {"sharing": _sharing(world, sampler, scope, say)}, "process": lambda: _process(suite, device, say),
+        }  # fmt: skip
+        for part in scope.parts:
+            found |= measured[part]()
+            found["commands"][part] = "python -m bench " + " ".join(sys.argv[1:])
+            write_atomic(path, (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
+            write_atomic(path.with_suffix(".md"), as_table(found).encode())
     return found
+
+
+def _kept(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """What other commands measured of the same thing."""
+    try:
+        kept = json.loads(path.read_text())
+    except (OSError, ValueError):
+        kept = {}
+    same = "commands" in kept and all(kept.get(name) == value for name, value in about.items())
+    return dict(kept) if same else {**about, "commands": {}}
+
+
+def _unet(world: World, sampler: Sampler, scope: Scope, say: Callable[[str], None]) -> dict[str, Any]:
+    edits = edit_cost(sampler, world.edits, _spread(world, sampler.slots // 2), scope.pairs, say)
+    return {"edits": edits, "unet": peak_share(sampler, scope.pairs, scope.compiled, say)}
+
+
+def _harness(suite: Suite, world: World, sampler: Sampler, scope: Scope, say: Callable[[str], None]) -> dict[str, Any]:
+    scorer = Scorer.load(suite, sampler.model.device)
+    return {"harness": harness_ratio(suite, sampler, scorer, _spread(world, scope.images), scope.pairs, scope.compiled, say)}
+
+
+def _process(suite: Suite, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
+    return {"start_up_seconds": start_up(say), "run_memory_mb": run_memory(suite.name, str(suite.concepts[0]), str(device), say)}
 
 
 def _spread(world: World, count: int) -> tuple[Any, ...]:
@@ -109,41 +139,67 @@ def _cpu() -> str:
 
 
 def as_table(found: dict[str, Any]) -> str:
-    """Markdown, a figure a line."""
-    harness, n = found["harness"], found["numerics"]
+    """Markdown, a figure a line, of the parts that were measured."""
+    rows = [row for part in PARTS["suite"] if part in found["commands"] for row in ROWS[part](found)]
+    n = found["numerics"]
+    machine = f"{found['machine']['cpu']}, {found['machine']['cores']} threads" if n["device"] == "cpu" else n["hardware"]
+    title = f"{found['size']} on {machine}, {n['dtype']}, {n['slots']} slots a call, {found['steps']} steps"
+    commands = ", ".join(f"`{command}`" for command in dict.fromkeys(found["commands"].values()))
+    lines = [f"{commands}: {title}, torch {n['torch']}.", "", "| figure | median [range] |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows)]) + "\n"
+
+
+Lines = list[tuple[str, str]]
+
+
+def _unet_rows(found: dict[str, Any]) -> Lines:
+    unet = found["unet"]
+    rows = [(f"UNet call with {name} ÷ plain call", _range(value)) for name, value in found["edits"].items()]
+    if "eager_over_compiled" in unet:
+        rows.append(("UNet call eager ÷ compiled", _range(unet["eager_over_compiled"])))
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in unet["share_of_peak"].items())
+    return [*rows, ("UNet share of the peak of a matrix product", f"{shares} of {unet['matrix_tflops']:.2f} TFLOP/s")]
+
+
+def _harness_rows(found: dict[str, Any]) -> Lines:
+    harness = found["harness"]
     rows = [("harness ÷ plain pipeline, pictures a second, both eager", _range(harness["eager"]))]
     if "compiled" in harness:
         rows.append(("the same, both compiled", _range(harness["compiled"])))
         rows.append(("harness compiled ÷ plain eager", _range(harness["compiled_over_plain_eager"])))
-    for name, value in found["edits"].items():
-        rows.append((f"UNet call with {name} ÷ plain call", _range(value)))
-    for detection in DETECTIONS if "sharing" in found else ():
-        own = found["sharing"][detection]
-        rows.append((f"two methods × all concepts: UNet rows shared ÷ alone, detection {detection}", f"{own['ratio']:.3f}"))
-        rows.append((
-            f"rows that never fork; of pictures without the target, those that fork; mean step of a fork ({detection})",
-            f"{own['never_fork']:.1%}; {own['unrelated_fork']:.1%}; {own['mean_fork_step'] or 0:.1f} of {found['steps']}",
-        ))  # fmt: skip
-        rows.append((f"macro-UA ({detection})", "; ".join(f"{name} {ua:.3f}" for name, ua in own["macro_ua"].items())))
-        timed = own["timed"]
-        name = f"seconds shared ÷ alone, {timed['erasures']} erasures, {timed['requests']} prompts ({detection}: rows {timed['rows']:.3f})"
-        rows.append((name, _range(timed["seconds"])))
     peaks = ", ".join(f"{images} images {mb:,.0f} MB" for images, mb in harness["peak_memory_mb"].items() if mb is not None)
     rows.append(("peak memory above the loaded, warm process", peaks or "not known"))
-    rows.append(("time to a first sampled picture, warm", f"{harness['first_image_seconds']:.1f} s"))
-    unet = found["unet"]
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in unet["share_of_peak"].items())
-    rows.append(("UNet share of the peak of a matrix product", f"{shares} of {unet['matrix_tflops']:.2f} TFLOP/s"))
-    if "eager_over_compiled" in unet:
-        rows.append(("UNet call eager ÷ compiled", _range(unet["eager_over_compiled"])))
-    whole = ", ".join(f"{times} {mb:,.0f} MB" for times, mb in found.get("run_memory_mb", {}).items())
-    if whole:
-        rows.append(("most memory of a whole `run` process, by pictures", whole))
-    rows += [(f"start-up of {name}", f"{seconds:.2f} s") for name, seconds in found.get("start_up_seconds", {}).items()]
-    machine = f"{found['machine']['cpu']}, {found['machine']['cores']} threads" if n["device"] == "cpu" else n["hardware"]
-    title = f"{found['size']} on {machine}, {n['dtype']}, {n['slots']} slots a call, {found['steps']} steps"
-    lines = [f"`{found['command']}`: {title}, torch {n['torch']}.", "", "| figure | median [range] |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows)]) + "\n"
+    return [*rows, ("time to a first sampled picture, warm", f"{harness['first_image_seconds']:.1f} s")]
+
+
+def _sharing_rows(found: dict[str, Any]) -> Lines:
+    rows = []
+    for detection, own in found["sharing"].items():
+        timed = own["timed"]
+        seconds = (
+            f"seconds shared ÷ alone, {timed['erasures']} erasures, {timed['requests']} prompts ({detection}: rows {timed['rows']:.3f})"
+        )
+        rows += [
+            (f"two methods × all concepts: UNet rows shared ÷ alone, detection {detection}", f"{own['ratio']:.3f}"),
+            (
+                f"rows that never fork; of pictures without the target, those that fork; mean step of a fork ({detection})",
+                f"{own['never_fork']:.1%}; {own['unrelated_fork']:.1%}; {own['mean_fork_step'] or 0:.1f} of {found['steps']}",
+            ),
+            (f"macro-UA ({detection})", "; ".join(f"{name} {ua:.3f}" for name, ua in own["macro_ua"].items())),
+            (f"seconds shared ÷ alone, {about}", _range(timed["seconds"])),
+        ]
+    return rows
+
+
+def _process_rows(found: dict[str, Any]) -> Lines:
+    whole = ", ".join(f"{times} {mb:,.0f} MB" for times, mb in found["run_memory_mb"].items())
+    rows = [("most memory of a whole `run` process, by pictures", whole or "not known")]
+    return [*rows, *((f"start-up of {name}", f"{seconds:.2f} s") for name, seconds in found["start_up_seconds"].items())]
+
+
+ROWS: dict[str, Callable[[dict[str, Any]], Lines]] = {
+    "unet": _unet_rows, "harness": _harness_rows, "sharing": _sharing_rows, "process": _process_rows,
+}  # fmt: skip
 
 
 def _range(value: dict[str, Any]) -> str:
