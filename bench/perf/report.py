@@ -176,9 +176,7 @@ def _sharing_rows(found: dict[str, Any]) -> Lines:
     rows = []
     for detection, own in found["sharing"].items():
         timed = own["timed"]
-        seconds = (
-            f"seconds shared ÷ alone, {timed['erasures']} erasures, {timed['requests']} prompts ({detection}: rows {timed['rows']:.3f})"
-        )
+        about = f"{timed['erasures']} erasures, {timed['requests']} prompts ({detection}: rows {timed['rows']:.3f})"
         rows += [
             (f"two methods × all concepts: UNet rows shared ÷ alone, detection {detection}", f"{own['ratio']:.3f}"),
             (
