@@ -11,9 +11,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from bench import cli_compare, cli_perf, cli_sae, cli_show, registry
-from bench.cli_options import BATCH_SIZE, AutoBatchSize, BatchSize, Compile, Device, DType, SuiteName, err, out
-from bench.config import DEFAULT_METHODS, CompileChoice, DTypeName, Images, RunConfig, Tuning, parse_settings, parse_targets, parse_variant
+from bench import cli_compare, cli_folder, cli_perf, cli_sae, cli_show, registry
+from bench.cli_options import BATCH_SIZE, AutoBatchSize, BatchSize, Compile, Device, DType, SuiteName, err, out, show_leaderboard
+from bench.config import (
+    DEFAULT_METHODS,
+    CompileChoice,
+    DTypeName,
+    Images,
+    Resume,
+    RunConfig,
+    Shard,
+    Tuning,
+    parse_settings,
+    parse_targets,
+    parse_variant,
+)
 from bench.errors import BenchError, unknown
 from bench.types import SCHEDULERS, content_hash
 
@@ -25,6 +37,8 @@ app = typer.Typer(
     help="Compare methods that remove concepts from text-to-image diffusion models.\n\n"
     "Start with `python -m bench run`: SAeUron and PER on the embedded world, minutes on a laptop.",
 )  # fmt: skip
+STOPPED = 75
+"""Exit status of a run that was stopped and can go on (`EX_TEMPFAIL`): batch systems queue such a job again."""
 Methods = Annotated[
     str,
     typer.Option(
@@ -120,30 +134,50 @@ def run(
                                                "The result is the same, byte for byte.")] = True,
     images: Annotated[Images, typer.Option(help="Pictures to keep: all, a dozen per erasure, or none. Scores are always kept.")] = "sample",
     folder: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: results/runs/SUITE-PRESET.")] = None,
+    resume: Annotated[Resume, typer.Option(help="In a folder that holds a run: sample what is missing; never touch it; always sample all "
+                                                "again; only-cache makes the tables of what is there.")] = "missing",
+    shard: Annotated[str, typer.Option(help="i/n: only every n-th bundle from the i-th, beside processes that do the others.")] = "1/1",
 ) -> None:  # fmt: skip
     """Remove each concept with each method, sample, score, and print the table. The same command again continues.
 
     In one folder methods may change from command to command: what is sampled is kept, the tables are the last command's.
+    Ctrl-C, or SIGTERM, finishes and writes what is in flight and exits with status 75; nothing that is written is ever lost.
 
     Examples: `python -m bench run` · `python -m bench run --methods uce,esd --concepts neon,fish --seeds 3` ·
     `python -m bench run --methods uce --set uce.tokens=last`
     """
-    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning)
+    config, part = (
+        _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning),
+        Shard.parse(shard),
+    )
     from bench.store import Store
 
     place = folder or Path("results") / "runs" / _run_name(config)
     known = Store(place)
-    known.check_same(config.model_dump(mode="json"))
+    known.check_same(config.model_dump(mode="json"), resume)
     session = _prepare(config, device, dtype, compile_, known.config().get("numerics"))
+    known.check_numerics(session.numerics, resume)
     store = Store.create(place)
     n = session.numerics
     err.print(f"{session.protocol}: {session.plan.pictures} pictures, {n['device']} {n['dtype']}, {n['slots']} slots a call")
-    with _progress() as progress:
-        from bench.runner import run as execute
+    from bench.engine.stopping import stopping
+    from bench.runner import run as execute
 
-        leaderboard = execute(session, store, _Bar(progress), sharing)
-    _print(leaderboard)
-    err.print(f"Tables and picture: {place}", highlight=False, soft_wrap=True)
+    with _progress() as progress:
+        bar = _Bar(progress)
+        with stopping(bar.warn) as stop:
+            ended = execute(session, store, bar, sharing, resume, stop, part)
+    if ended.leaderboard is not None:
+        show_leaderboard(ended.leaderboard)
+        err.print(f"Tables and picture: {place}", highlight=False, soft_wrap=True)
+    for name, text in ended.broken.items():
+        err.print(f"{name} broke:\n{text}", markup=False, highlight=False, soft_wrap=True)
+    if ended.left:
+        err.print(f"{ended.left} pictures are left: the same command continues.", highlight=False, soft_wrap=True)
+    if stop():
+        raise typer.Exit(STOPPED)
+    if ended.broken:
+        raise typer.Exit(1)
 
 
 def _run_name(config: RunConfig) -> str:
@@ -197,24 +231,6 @@ def build(
 
     place = make(folder, tuple(part.split(",")), budget, pick_device(device), lambda text: err.print(text, highlight=False))
     err.print(f"Weights: {place}")
-
-
-@app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(help="A run's folder.")],
-    to: Annotated[Path | None, typer.Option(help="Also write tables, records and picture here, to keep or publish.")] = None,
-) -> None:
-    """Make a run's tables and picture again from its records and units."""
-    from bench.store import Store
-
-    store = Store.open(folder)
-    from bench.tables import publish
-    from bench.tables import report as rebuild
-
-    leaderboard = rebuild(store)
-    if to is not None:
-        publish(store, to)
-    _print(leaderboard)
 
 
 @app.command()
@@ -276,6 +292,9 @@ def _print_tuned(name: str, body: dict[str, dict[str, Any]], concepts: list[str]
 
 app.command("list")(cli_show.list_)
 app.command()(cli_show.show)
+app.command()(cli_folder.report)
+app.command()(cli_folder.status)
+app.command()(cli_folder.verify)
 app.command()(cli_compare.compare)
 app.command()(cli_compare.matched)
 app.command()(cli_perf.perf)
@@ -283,13 +302,6 @@ app.command()(cli_perf.numerics)
 app.command()(cli_sae.locate)
 app.command("train-sae")(cli_sae.train_sae)
 app.command()(cli_sae.study)
-
-
-def _print(leaderboard: Any) -> None:
-    from bench.leaderboard.export import terminal
-
-    for table in terminal(leaderboard, brief=out.width < 160):
-        out.print(table)
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ from bench.config import CompileChoice, DTypeName
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bench.leaderboard.table import Leaderboard
+
 out, err = Console(emoji=False), Console(stderr=True, emoji=False)  # "style:sunset" is no emoji
 BATCH_SIZE = 16
 
@@ -38,3 +40,11 @@ def show_frame(frame: pd.DataFrame, title: str) -> None:
     for row in frame.itertuples(index=False):
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
     out.print(table)
+
+
+def show_leaderboard(leaderboard: Leaderboard) -> None:
+    """Print its tables, with fewer columns where the terminal is narrow."""
+    from bench.leaderboard.export import terminal
+
+    for table in terminal(leaderboard, brief=out.width < 160):
+        out.print(table)

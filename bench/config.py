@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,6 +16,9 @@ Images = Literal["all", "sample", "none"]
 Tuning = Literal["both", "tuned", "untuned"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 CompileChoice = Literal["auto", "yes", "no"]
+Resume = Literal["missing", "never", "always", "only-cache"]
+"""What to do in a folder that holds a run: what is missing; stop; everything again; nothing but tables of what is there."""
+T = TypeVar("T")
 DEFAULT_METHODS = "none,saeuron,saeuron-detect"
 
 
@@ -36,6 +39,28 @@ class RunConfig(BaseModel):
     tuning: Tuning = Field("both", description="Rows of methods that the suite has tuned values for.")
     scheduler: str = Field("ddim", description="Of another one, pictures are of another protocol.")
     fit_seed: int = 0
+
+
+class Shard(NamedTuple):
+    """The `number`-th `of` so many processes that share a run's folder."""
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """`"2/8"`; BenchError for what is none."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise BenchError(f'--shard "{text}" is not of the form i/n with i from 1 to n, such as 2/8.')
+        return cls(int(match[1]), int(match[2]))
+
+    def own(self, things: Sequence[T]) -> Sequence[T]:
+        """Every `of`-th, so that what is slow is spread."""
+        return things[self.number - 1 :: self.of]
+
+
+WHOLE = Shard()
 
 
 def parse_variant(text: str) -> tuple[str, dict[str, str]]:

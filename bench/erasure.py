@@ -54,6 +54,14 @@ def load_erasure(folder: Path, parts: tuple[type, ...], device: torch.device) ->
         raise BenchError(f"The erasure in {folder} is damaged ({error}): delete the folder and run again.") from error
 
 
+def erasure_digest(folder: Path) -> str | None:
+    """SHA-256 of a stored erasure's tensors; None where there is none that could be read."""
+    try:
+        return str(json.loads((folder / _INDEX).read_text())["tensors_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def stored_bytes(folder: Path) -> int:
     """What the erasure needs on disk, in bytes."""
     return sum(file.stat().st_size for file in (folder / _TENSORS, folder / _INDEX))

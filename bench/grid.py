@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,12 +18,12 @@ OWN, OTHER, TARGETS, THUMB, MARGIN = 4, 2, 6, 128, 4
 _HEAD, _SIDE = 40, 170
 
 
-def draw_grid(store: Store) -> None:
-    """Write `grid.png`: a block per target, a row per method, columns of pictures that involve it, then some that do not.
+def draw_grid(store: Store, folder: Path) -> None:
+    """Write `grid.png` into a folder: a block per target, a row per method, columns of pictures that involve it, then some that do not.
 
     At most `TARGETS` targets, evenly spaced, are drawn, with pictures that every method has stored; without any, there is no file.
     """
-    (store.folder / "grid.png").unlink(missing_ok=True)
+    (folder / "grid.png").unlink(missing_ok=True)
     plan = (store.read_json("plan.json", ["units"]) or {"units": []})["units"]
     frames: dict[str, dict[str, pd.DataFrame]] = {}
     for entry in plan:
@@ -45,7 +46,7 @@ def draw_grid(store: Store) -> None:
         top += block.height
     buffer = io.BytesIO()
     sheet.save(buffer, "png", optimize=True)
-    write_atomic(store.folder / "grid.png", buffer.getvalue())
+    write_atomic(folder / "grid.png", buffer.getvalue())
 
 
 def _block(target: Target, base: pd.DataFrame, frames: dict[str, dict[str, pd.DataFrame]], key: str) -> Image.Image:

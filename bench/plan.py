@@ -8,39 +8,14 @@ trajectory is walked once for all of them; or under one erasure with changed wei
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
+from bench.identity import Identity, MethodSpec
 from bench.suites.suite import Preset, Suite
-from bench.types import Card, GenerationRequest, Target, content_hash
+from bench.types import GenerationRequest, Target
 
-IDENTITY_VERSION = 3
 REQUESTS_PER_BUNDLE = 64
 BASE = "none"
-
-
-@dataclass(frozen=True)
-class MethodSpec:
-    """A method with its resolved configuration; `label` names it in tables."""
-
-    name: str
-    label: str
-    version: int
-    config: Mapping[str, Any]
-    card: Card
-    row_wise: bool
-    tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Per target, the configuration that tuning found for it; other targets have `config`."""
-    budget: Mapping[str, Any] | None = None
-    """What the tuning was allowed, None for an untuned row."""
-    paths: tuple[str, ...] = ()
-    """Parameters that name files: their digests are part of identities, they are not."""
-    inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Per target, digests of the files that its fit reads."""
-
-    def config_for(self, target: Target | None) -> Mapping[str, Any]:
-        """The configuration that a target is fitted with."""
-        return self.tuned.get(str(target), self.config)
 
 
 @dataclass(frozen=True)
@@ -79,37 +54,6 @@ class Plan:
     def pictures(self) -> int:
         """How many pictures will be sampled; two rows that share a unit share its pictures."""
         return sum({unit.id: len(unit.requests) for unit in self.units}.values())
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What all units of a run share and what changes their contents."""
-
-    model: str
-    """Digest of the base model."""
-    judges: Mapping[str, str]
-    """Digest per role."""
-    protocol: str
-    codec: str
-    numerics: Mapping[str, Any]
-    fit_seed: int
-
-    def of_fit(self, suite: Suite, spec: MethodSpec, target: Target | None, steps: int) -> str:
-        """An erasure enters by its recipe."""
-        texts = [asdict(suite.texts(concept)) for concept in target.concepts] if target else []
-        return content_hash({
-            "identity": IDENTITY_VERSION, "model": self.model, "method": spec.name, "version": spec.version,
-            "config": {key: value for key, value in spec.config_for(target).items() if key not in spec.paths},
-            "inputs": dict(spec.inputs.get(str(target), {})), "target": str(target) if target else "", "texts": texts,
-            "seed": self.fit_seed, "steps": steps, "guidance_scale": suite.guidance_scale, "numerics": dict(self.numerics),
-        })  # fmt: skip
-
-    def of_unit(self, fit: str, requests: Sequence[GenerationRequest]) -> str:
-        """All of the fit's identity, and what happens after it."""
-        return content_hash({
-            "identity": IDENTITY_VERSION, "fit": fit, "requests": [request.id for request in requests],
-            "judges": dict(self.judges), "protocol": self.protocol, "codec": self.codec,
-        })  # fmt: skip
 
 
 def make_plan(suite: Suite, specs: Sequence[MethodSpec], targets: Sequence[Target], preset: Preset, identity: Identity) -> Plan:

@@ -13,11 +13,12 @@ import torch
 
 from bench.cost import FIT_COST, SAMPLING_COST
 from bench.errors import BenchError
+from bench.identity import MethodSpec
 from bench.metrics.artifacts import ArtifactReference
 from bench.metrics.detection import detection
 from bench.metrics.distance import frechet_distance, kernel_distance
 from bench.metrics.unlearning import shows
-from bench.plan import BASE, MethodSpec, Plan, Unit
+from bench.plan import BASE, Plan, Unit
 from bench.session import Session
 from bench.store import Store
 from bench.types import Record, Target, content_hash

@@ -20,7 +20,8 @@ from bench.diffusion.numerics import (
     pick_slots,
 )  # fmt: skip
 from bench.diffusion.sampler import Sampler
-from bench.plan import BASE, Identity, MethodSpec, Plan, make_plan
+from bench.identity import Identity, MethodSpec
+from bench.plan import BASE, Plan, make_plan
 from bench.registry import method
 from bench.registry import suite as find_suite
 from bench.scoring import Scorer

@@ -1,6 +1,9 @@
 """The files of a run. A unit file is named by its identity and its own digest, so what exists and verifies is done.
 
-<run>/config.json  plan.json  units/<id>.<sha256>.parquet  erasures/<id>/  cost/  records/  leaderboard.*  grid.png
+<run>/config.json  plan.json  units/<xx>/<id>.<sha256>.parquet  erasures/<id>/  cost/  records/  leaderboard.*  grid.png
+
+There are no locks and no status: any number of processes may write into one folder. `xx` are the first two digits of the id,
+so that no folder grows too long to be looked through.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from typing import Any
 
 import pandas as pd
 
+from bench.config import Resume
 from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.types import Record
 
 _FOLDERS = ("units", "erasures", "cost", "records")
+_FILES = ("config.json", "plan.json", "failures.json")
 _CONFIG_KEYS = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "numerics", "protocol")
 # What may differ between commands that share a folder: methods and pictures kept. All else decides what is compared.
 _FIXED = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "scheduler", "fit_seed")
@@ -26,8 +31,16 @@ _FIXED = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "schedul
 
 def _foreign(folder: Path) -> bool:
     """Whether it holds anything that a run, killed at any moment, would not have left."""
-    known = {*_FOLDERS, "config.json", "plan.json"}
+    known = {*_FOLDERS, *_FILES, "damaged"}
     return any(path.name not in known and not path.name.endswith(".tmp") for path in folder.iterdir())
+
+
+def _read(path: Path) -> bytes | None:
+    """None where another process has just replaced it."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 class Store:
@@ -44,8 +57,6 @@ class Store:
         try:
             for name in _FOLDERS:
                 (folder / name).mkdir(parents=True, exist_ok=True)
-            for stale in folder.rglob(".*.tmp"):
-                stale.unlink(missing_ok=True)
         except OSError as error:
             raise BenchError(f"{folder} cannot be written ({error.strerror}): choose another --out.") from error
         return cls(folder)
@@ -57,12 +68,26 @@ class Store:
             raise BenchError(f"{folder} is not a run (it has no config.json): give a folder that `python -m bench run` made.")
         return cls(folder)
 
-    def check_same(self, config: Mapping[str, Any]) -> None:
-        """BenchError where the folder is of another run, whose units would not be comparable with this one's."""
+    def check_same(self, config: Mapping[str, Any], resume: Resume) -> None:
+        """BenchError where the folder is of another run, whose units would not be comparable with this one's, or is to stay as it is."""
         kept = self.read_json("config.json", ())
+        if kept and resume == "never":
+            raise BenchError(f"{self.folder} holds a run already: choose another --out, or another --resume.")
+        if not kept and resume == "only-cache":
+            raise BenchError(f"{self.folder} holds no run to make tables of: choose another --out, or another --resume.")
         for name in _FIXED if kept else ():
             if kept.get(name) != config[name]:
                 raise BenchError(f"{self.folder} holds a run with other {name.replace('_', ' ')}: choose another --out.")
+
+    def check_numerics(self, numerics: Mapping[str, Any], resume: Resume) -> None:
+        """BenchError where what is stored was sampled with other numerics: none of it would be used, all sampled again."""
+        kept = self.config().get("numerics", numerics)
+        other = [f"{key} {kept.get(key)} there, {value} here" for key, value in numerics.items() if kept.get(key) != value]
+        if other and resume != "always":
+            raise BenchError(
+                f"{self.folder} was sampled with other numerics ({'; '.join(other)}): give the options it was made with, choose"
+                " another --out, or sample all again with --resume always."
+            )
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration of the run, its numerics and protocol."""
@@ -91,19 +116,33 @@ class Store:
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False, compression="zstd")
         data = buffer.getvalue()
-        path = self.folder / "units" / f"{unit}.{hashlib.sha256(data).hexdigest()}.parquet"
+        before = self.unit_files(unit)  # not after: two that write at once must not remove each other's
+        path = self.folder / "units" / unit[:2] / f"{unit}.{hashlib.sha256(data).hexdigest()}.parquet"
         write_atomic(path, data)
-        for other in (self.folder / "units").glob(f"{unit}.*.parquet"):
+        for other in before:
             if other != path:
-                other.unlink()
+                other.unlink(missing_ok=True)
 
     def read_unit(self, unit: str) -> pd.DataFrame | None:
         """The unit's outcomes; None where no file of that identity has the digest its name states."""
-        for path in sorted((self.folder / "units").glob(f"{unit}.*.parquet")):
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() == path.name.split(".")[1]:
+        for path in self.unit_files(unit):
+            data = _read(path)
+            if data is not None and hashlib.sha256(data).hexdigest() == path.name.split(".")[1]:
                 return pd.read_parquet(io.BytesIO(data))
         return None
+
+    def unit_files(self, unit: str) -> list[Path]:
+        """What there is under this identity: one file, but for a moment more where another process replaces it."""
+        return sorted((self.folder / "units" / unit[:2]).glob(f"{unit}.*.parquet"))
+
+    def all_unit_files(self) -> list[Path]:
+        """Every unit file, of this plan or an earlier one."""
+        return sorted((self.folder / "units").glob("*/*.parquet"))
+
+    def set_aside(self, path: Path) -> Path:
+        """Move a damaged file out of the way, to look at."""
+        (self.folder / "damaged").mkdir(exist_ok=True)
+        return path.rename(self.folder / "damaged" / path.name)
 
     def write_records(self, records: Iterable[Record]) -> None:
         """The records of this run, one file a method; those of methods that it no longer has go (their units stay)."""

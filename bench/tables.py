@@ -16,7 +16,20 @@ from bench.store import Store
 
 
 def report(store: Store) -> Leaderboard:
-    """Tables and picture from the records and units that are there."""
+    """Tables and picture from the records and units that are there, into the run's folder."""
+    leaderboard = leaderboard_of(store)
+    write_tables(leaderboard, store, store.folder)
+    return leaderboard
+
+
+def write_tables(leaderboard: Leaderboard, store: Store, folder: Path) -> None:
+    """Every file that is made of records and units."""
+    write_all(leaderboard, folder)
+    draw_grid(store, folder)
+
+
+def leaderboard_of(store: Store) -> Leaderboard:
+    """The table that a run's records make."""
     config = store.config()
     suite = find_suite(config["suite"])
     if config["preset"] not in suite.presets:
@@ -24,8 +37,6 @@ def report(store: Store) -> Leaderboard:
     leaderboard = build(store.records(), suite.rules, suite.floors)
     if not suite.presets[config["preset"]].ranked:
         leaderboard = replace(leaderboard, invalid=f"the preset {config['preset']} only shows that everything works")
-    write_all(leaderboard, store.folder)
-    draw_grid(store)
     return leaderboard
 
 

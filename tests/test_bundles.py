@@ -16,8 +16,9 @@ from bench.diffusion.model import DiffusionModel
 from bench.diffusion.sampler import Sampler
 from bench.engine.worker import Worker
 from bench.errors import BenchError
+from bench.identity import MethodSpec
 from bench.interfaces import ActivationEdit, EditBank, Erasure, FitContext, Slots
-from bench.plan import BASE, Fit, MethodSpec, Unit
+from bench.plan import BASE, Fit, Unit
 from bench.registry import method
 from bench.scoring import Scorer
 from bench.store import Store
@@ -75,7 +76,7 @@ class Told:
         return {unit.id: frame for unit in units if (frame := self.store.read_unit(unit.id)) is not None}
 
     def files(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in sorted((self.store.folder / "units").iterdir())}
+        return {path.name: path.read_bytes() for path in self.store.all_unit_files()}
 
 
 def unit(name: str, target: str | None, cells: Sequence[tuple[str, str]]) -> Unit:

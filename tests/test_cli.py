@@ -57,7 +57,7 @@ def test_a_run_leaves_all_its_files(smoke: Path) -> None:
 def test_the_same_command_continues_to_the_same_bytes(smoke: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(smoke, copy)
-    lost = sorted((copy / "units").iterdir())[:2]
+    lost = sorted((copy / "units").glob("*/*"))[:2]
     lost[0].unlink()
     lost[1].write_bytes(lost[1].read_bytes()[:-7])
     for path in (copy / "records").iterdir():
@@ -65,7 +65,7 @@ def test_the_same_command_continues_to_the_same_bytes(smoke: Path, tmp_path: Pat
     found = bench(*SMOKE, "--dtype", "float32", "--out", "run", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert "are there already" in found.stderr
-    patterns = ("units/*", "records/*", "leaderboard.*", "*.csv", "citations.bib", "grid.png")
+    patterns = ("units/*/*", "records/*", "leaderboard.*", "*.csv", "citations.bib", "grid.png")
     assert contents(copy, *patterns) == contents(smoke, *patterns)
 
 
@@ -83,14 +83,17 @@ def test_a_killed_run_is_finished_by_the_same_command(smoke: Path, tmp_path: Pat
     command = [sys.executable, "-m", "bench", *SMOKE, "--dtype", "float32", "--out", "run"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     units = tmp_path / "run" / "units"
-    while process.poll() is None and not (units.is_dir() and list(units.glob("*.parquet"))):
+    while process.poll() is None and not list(units.glob("*/*.parquet")):
         time.sleep(0.02)
     process.kill()
     process.wait()
     assert not (tmp_path / "run" / "leaderboard.csv").exists()
     (tmp_path / "run" / ".config.json.x.tmp").write_text("cut off")
     assert bench(*command[3:], cwd=tmp_path).returncode == 0
-    assert contents(tmp_path / "run", "units/*") == contents(smoke, "units/*")
+    assert contents(tmp_path / "run", "units/*/*") == contents(smoke, "units/*/*")
+    found = bench("verify", "run", "--clean", cwd=tmp_path)
+    assert found.returncode == 0, found.stdout
+    assert "temporary files removed" in found.stdout
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
@@ -106,7 +109,7 @@ def test_one_folder_holds_one_design(smoke: Path, tmp_path: Path) -> None:
     assert found.returncode == 0, found.stderr
     assert "uce:tokens=aligned" in found.stdout
     assert {path.name for path in (copy / "records").iterdir()} == {"none.json", "uce_tokens=aligned.json"}
-    frames = [pd.read_parquet(path) for path in (copy / "units").iterdir() if path.name.split(".")[0] in (copy / "plan.json").read_text()]
+    frames = [pd.read_parquet(path) for path in (copy / "units").glob("*/*") if path.name.split(".")[0] in (copy / "plan.json").read_text()]
     assert all(frame["png"].notna().all() for frame in frames)
     kept = json.loads((copy / "config.json").read_text())["numerics"]["dtype"]
     assert kept == "float32", "a continued run keeps its numerics"

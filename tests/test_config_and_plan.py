@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from bench.config import RunConfig, method_config, parse_settings, parse_targets, parse_variant
 from bench.errors import BenchError
-from bench.plan import REQUESTS_PER_BUNDLE, Identity, MethodSpec, make_plan
+from bench.identity import Identity, MethodSpec
+from bench.plan import REQUESTS_PER_BUNDLE, make_plan
 from bench.registry import method, methods, summary
 from bench.session import method_specs
 from bench.suites.minicanvas import SUITE

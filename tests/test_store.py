@@ -34,14 +34,14 @@ def test_units_come_back_and_damaged_ones_are_not_done(tmp_path: Path) -> None:
     assert found is not None
     pd.testing.assert_frame_equal(found, FRAME)
     assert store.read_unit("def") is None
-    (file,) = (store.folder / "units").iterdir()
+    (file,) = store.all_unit_files()
     file.write_bytes(file.read_bytes()[:-1])
     assert store.read_unit("abc") is None
     store.write_unit("abc", FRAME.assign(score=2.0))
     again = store.read_unit("abc")
     assert again is not None
     assert again["score"].tolist() == [2.0, 2.0]
-    assert len(list((store.folder / "units").iterdir())) == 1, "one file an identity"
+    assert len(store.all_unit_files()) == 1, "one file an identity"
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from bench.diffusion.model import DiffusionModel
 from bench.diffusion.sampler import Sampler
 from bench.engine.worker import Worker
 from bench.errors import BenchError
-from bench.plan import Fit, MethodSpec
+from bench.identity import MethodSpec
+from bench.plan import Fit
 from bench.registry import method
 from bench.store import Store
 from bench.suites.minicanvas import SUITE

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,8 @@ from bench.diffusion.sampler import Sampler
 from bench.diffusion.solvers import solver_of
 from bench.engine.desk import Desk
 from bench.engine.finish import Finisher
-from bench.erasure import load_erasure, save_erasure, stored_bytes
+from bench.engine.stopping import Stopped
+from bench.erasure import erasure_digest, load_erasure, save_erasure, stored_bytes
 from bench.errors import BenchError
 from bench.interfaces import Erasure, FitContext
 from bench.plan import Fit, Unit
@@ -50,23 +52,48 @@ class Worker:
     say: Callable[[str], None]
     advance: Callable[[int], None]
     warn: Callable[[str], None]
+    stop: Callable[[], bool] = lambda: False
+    """Whether to finish what is in flight and end."""
+    again: bool = False
+    """Whether to sample what is stored anew."""
     failed: dict[str, str] = field(default_factory=dict)
     """Fits that could not be made, and why."""
     loaded: dict[str, Erasure] = field(default_factory=dict)
     """Erasures by fit, so that no bundle reads them again: all that leave the weights alone, and the last of the others."""
+    written: set[str] = field(default_factory=set)
+    """Ids of the units that this worker has written."""
+    digests: dict[str, str | None] = field(default_factory=dict)
+    """Of stored erasures, by fit."""
 
     def done(self, unit: Unit) -> bool:
-        """Whether the unit is stored whole, with as many pictures as the policy keeps."""
+        """Whether the unit is stored whole, with as many pictures as the policy keeps, of the erasure that is stored, if one is.
+
+        Fitted again, as where its files were lost, an erasure may be another one: not all devices compute the same twice.
+        """
         frame = self.store.read_unit(unit.id)
-        if frame is None:
+        if frame is None or not self._same_erasure(unit.fit, frame):
             return False
         wanted = np.array(kept(self.images, unit.requests, unit.fit.target)) & frame["sha256"].notna()
         return int(frame["png"].notna().sum()) >= int(wanted.sum())
 
+    def _same_erasure(self, fit: Fit, frame: pd.DataFrame) -> bool:
+        if fit.id not in self.digests:
+            self.digests[fit.id] = erasure_digest(self._place(fit))
+        return self.digests[fit.id] is None or set(frame["erasure"]) == {self.digests[fit.id]}
+
+    def _place(self, fit: Fit) -> Path:
+        return self.store.folder / "erasures" / fit.id
+
+    def left(self, units: Sequence[Unit]) -> list[Unit]:
+        """Those that are to be done, each once: rows that agree on a target share its units."""
+        own = {unit.id: unit for unit in units if unit.id not in self.written}
+        return [unit for unit in own.values() if self.again or not self.done(unit)]
+
     def execute(self, bundle: Sequence[Unit], slots: int | None = None) -> None:
         """Write every unit of the bundle but those whose erasure cannot be made or used. Units with changed weights must be of one erasure.
 
-        Where memory runs out, what is left is sampled again in half the slots, which its units say.
+        Where memory runs out, what is left is sampled again in half the slots, which its units say. When asked to stop, it writes
+        those units that are complete; raises Stopped from within a fit.
         """
         slots = slots or self.sampler.slots
         erasures = {unit.fit.id: erasure for unit in bundle if (erasure := self._try_erasure(unit.fit)) is not None}
@@ -121,9 +148,12 @@ class Worker:
                 else:
                     finisher.add(key, done.latent, desk.keeps(done.rows))
                 self.advance(len(done.rows))
+                if self.stop():
+                    break
 
     def _write(self, slots: int, unit: Unit, frame: pd.DataFrame) -> None:
-        self.store.write_unit(unit.id, frame.assign(slots=slots))
+        self.store.write_unit(unit.id, frame.assign(slots=slots, erasure=self.digests.get(unit.fit.id)))
+        self.written.add(unit.id)
 
     def _try_erasure(self, fit: Fit) -> Erasure | None:
         """A method that cannot remove one target must not end the run: the pair becomes a hole with its reason."""
@@ -155,7 +185,9 @@ class Worker:
         return self._load(fit)
 
     def _load(self, fit: Fit) -> Erasure:
-        return load_erasure(self.store.folder / "erasures" / fit.id, method(fit.spec.name).parts, self.model.device)
+        erasure = load_erasure(self._place(fit), method(fit.spec.name).parts, self.model.device)
+        self.digests[fit.id] = erasure_digest(self._place(fit))
+        return erasure
 
     def _fit(self, fit: Fit) -> None:
         """Fit and save one erasure and what the fit cost."""
@@ -164,6 +196,8 @@ class Worker:
         name = f"{fit.spec.label} on {fit.target}"
 
         def progress(share: float, text: str) -> None:
+            if self.stop():
+                raise Stopped
             self.say(f"{name}: {text} {share:.0%}")
 
         if fit.target:
@@ -176,7 +210,7 @@ class Worker:
             began = time.perf_counter()
             erasure = kind(kind.Config.model_validate(dict(fit.spec.config_for(fit.target)))).fit(context, concepts)
             seconds = time.perf_counter() - began
-        folder = self.store.folder / "erasures" / fit.id
+        folder = self._place(fit)
         save_erasure(erasure, folder)
         self.store.write_json(
             f"cost/fit-{fit.id}.json",

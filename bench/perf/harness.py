@@ -17,8 +17,9 @@ from bench.diffusion.memory import PeakMemory
 from bench.diffusion.noise import initial_noise
 from bench.diffusion.sampler import Sampler
 from bench.engine.worker import Worker
+from bench.identity import MethodSpec
 from bench.perf.pairs import Case, alternate, ratio
-from bench.plan import BASE, Fit, MethodSpec, Unit
+from bench.plan import BASE, Fit, Unit
 from bench.registry import method
 from bench.scoring import Scorer
 from bench.store import Store

@@ -1,0 +1,75 @@
+"""Commands on a run's folder: `report`, `status`, `verify`. None needs torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+from rich.table import Table
+
+from bench.cli_options import err, out, show_leaderboard
+
+Folder = Annotated[Path, typer.Argument(help="A run's folder.")]
+
+
+def report(
+    folder: Folder,
+    to: Annotated[Path | None, typer.Option(help="Also write tables, records and picture here, to keep or publish.")] = None,
+) -> None:
+    """Make a run's tables and picture again from its records and units."""
+    from bench.store import Store
+    from bench.tables import publish
+    from bench.tables import report as rebuild
+
+    store = Store.open(folder)
+    leaderboard = rebuild(store)
+    if to is not None:
+        publish(store, to)
+    show_leaderboard(leaderboard)
+
+
+def status(folder: Folder) -> None:
+    """What a run has done, what is missing or broke, and how long the rest takes at the pace of its last units.
+
+    From another shell too, while it runs. Files are counted, not read: `verify` reads them.
+    """
+    from bench.progress import progress_of
+    from bench.store import Store
+
+    found = progress_of(Store.open(folder))
+    table = Table("method", "units", "of", "pictures", "of")
+    for row in (*found.methods, found.total):
+        table.add_row(row.label, str(row.units_done), str(row.units), str(row.pictures_done), str(row.pictures))
+    out.print(table)
+    for name, reason in found.broken.items():
+        out.print(f"{name} broke: {reason}", markup=False, highlight=False, soft_wrap=True)
+    out.print(found.sentence(), highlight=False, soft_wrap=True)
+
+
+def verify(
+    folder: Folder,
+    clean: Annotated[bool, typer.Option("--clean", help="Remove temporary files that killed processes left. Not while one runs.")] = False,
+) -> None:
+    """Read every file of a run again: units and erasures against their digests, tables against the records they are made of.
+
+    A damaged unit is set aside, into `damaged/`, and the run's command makes it again. Exit status 1 if anything was found.
+    """
+    from bench.store import Store
+    from bench.verify import damaged_units, other_damage, temporary_files
+
+    store = Store.open(folder)
+    files = store.all_unit_files()
+    found = list(damaged_units(store, track(files, "units", console=err, transient=True)))
+    found += other_damage(store)
+    stale = temporary_files(store)
+    for path in stale if clean else ():
+        path.unlink(missing_ok=True)
+    for text in found:
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
+    if stale:
+        out.print(f"{len(stale)} temporary files {'removed' if clean else 'of killed or running processes: --clean removes them'}")
+    out.print(f"{len(files)} units read: {f'{len(found)} of all files are not as they should be' if found else 'all is as it should be'}")
+    if found:
+        raise typer.Exit(1)

@@ -1,0 +1,34 @@
+"""Whether a method's code is what it was when a run began. Read as text, never imported."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+from pathlib import Path
+
+
+def source_digest(address: str) -> str:
+    """SHA-256 over the method's module and those of its own package that it imports, comments and layout aside."""
+    found: dict[str, str] = {}
+    _collect(address.partition(":")[0], found)
+    return hashlib.sha256("\n".join(found[name] for name in sorted(found)).encode()).hexdigest()
+
+
+def _collect(module: str, found: dict[str, str]) -> None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ImportError:  # `from package import name`: the name is no module
+        return
+    if module in found or spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    found[module] = ast.dump(tree)
+    package = module.partition(".")[0]
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or "", *(f"{node.module}.{name}" for name in names)]
+        for name in names:
+            if name.partition(".")[0] == package:
+                _collect(name, found)
