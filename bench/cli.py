@@ -15,6 +15,7 @@ from bench import cli_compare, cli_folder, cli_perf, cli_sae, cli_show, registry
 from bench.cli_options import BATCH_SIZE, AutoBatchSize, BatchSize, Compile, Device, DType, SuiteName, err, out, show_leaderboard
 from bench.config import (
     DEFAULT_METHODS,
+    WHOLE,
     CompileChoice,
     DTypeName,
     Images,
@@ -172,11 +173,12 @@ def run(
         err.print(f"Tables and picture: {place}", highlight=False, soft_wrap=True)
     for name, text in ended.broken.items():
         err.print(f"{name} broke:\n{text}", markup=False, highlight=False, soft_wrap=True)
-    if ended.left:
-        err.print(f"{ended.left} pictures are left: the same command continues.", highlight=False, soft_wrap=True)
-    if stop():
+    if ended.left and resume != "only-cache":
+        again = "the same command" if resume == "missing" else "the same command with --resume missing"
+        err.print(f"{ended.left} pictures are left: {again} continues.", highlight=False, soft_wrap=True)
+    if ended.leaderboard is None and stop():
         raise typer.Exit(STOPPED)
-    if ended.broken:
+    if ended.broken or (ended.leaderboard is None and part == WHOLE):
         raise typer.Exit(1)
 
 

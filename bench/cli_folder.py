@@ -52,7 +52,7 @@ def verify(
     folder: Folder,
     clean: Annotated[bool, typer.Option("--clean", help="Remove temporary files that killed processes left. Not while one runs.")] = False,
 ) -> None:
-    """Read every file of a run again: units and erasures against their digests, tables against the records they are made of.
+    """Read the files of a run again: units and tensors of erasures against their digests, tables against the records they are made of.
 
     A damaged unit is set aside, into `damaged/`, and the run's command makes it again. Exit status 1 if anything was found.
     """
@@ -61,8 +61,8 @@ def verify(
 
     store = Store.open(folder)
     files = store.all_unit_files()
-    found = list(damaged_units(store, track(files, "units", console=err, transient=True)))
-    found += other_damage(store)
+    found = other_damage(store)  # before units are set aside, which the picture is made of
+    found += damaged_units(store, track(files, "units", console=err, transient=True))
     stale = temporary_files(store)
     for path in stale if clean else ():
         path.unlink(missing_ok=True)

@@ -10,6 +10,10 @@ class BenchError(Exception):
     """A mistake that the user can mend; the command line prints it and exits with status 2."""
 
 
+class CannotWriteError(BenchError):
+    """The folder takes nothing more: whatever comes next would fail alike."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> BenchError:
     """`Unknown method "uec": did you mean "uce"?`, or the list of what there is."""
     names = sorted(known)

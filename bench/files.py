@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import CannotWriteError
 
 
 def sha256_file(path: Path) -> str:
@@ -24,7 +24,7 @@ def sha256_text(text: str) -> str:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write under a temporary name in the same folder, fsync, rename, fsync the folder: a kill leaves the old file or the new.
 
-    Raises BenchError where the folder cannot be written or the disk is full.
+    Raises CannotWriteError where the folder cannot be written or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise BenchError(f"{path} cannot be written ({error.strerror or error}): choose another folder or free the space.") from error
+        raise CannotWriteError(f"{path} cannot be written ({error.strerror or error}): choose another folder or free the space.") from error
 
 
 def _umask() -> int:

@@ -33,7 +33,7 @@ def make_records(session: Session, store: Store, failed: Mapping[str, str]) -> l
     reference = pd.DataFrame(cells, columns=["style", "object"])
     reference["features"] = list(session.scorer.features(torch.from_numpy(pixels)))
     specs = {spec.label: spec for spec in session.plan.specs}
-    costs = _costs(session.plan, store)
+    costs = _costs(session.plan, store, failed)
     artifacts = _artifact_reference(session)
     provenance = _provenance(session) | {"artifact_threshold": artifacts.threshold if artifacts else None}
     outcomes = {label: _outcomes(session.plan, store, label, failed).pipe(_with_far, artifacts) for label in specs}
@@ -133,14 +133,12 @@ def sampling_cost_file(first: Mapping[str, Unit]) -> str:
     return f"cost/sampling-{content_hash(sorted(unit.fit.id for unit in first.values()))}.json"
 
 
-def _costs(plan: Plan, store: Store) -> dict[str, dict[str, float | None]]:
+def _costs(plan: Plan, store: Store, failed: Mapping[str, str]) -> dict[str, dict[str, float | None]]:
     """Mean fit time and size over targets, sampling time and its ratio to `none`, the larger peak of fit and sampling."""
     fits: dict[str, list[dict[str, Any]]] = {}
-    failed: dict[str, str] = {}
     for label, fit in dict.fromkeys((unit.fit.spec.label, unit.fit.id) for unit in plan.units):
         cost = store.read_json(f"cost/fit-{fit}.json", FIT_COST)
         fits.setdefault(label, []).extend([cost] if cost else [])
-        failed |= {} if cost else {fit: "not fitted"}
     first = first_units(plan, failed)
     sampling = store.read_json(sampling_cost_file(first), [unit.fit.id for unit in first.values()]) or {}
     base = sampling.get(first[BASE].fit.id, {})

@@ -59,15 +59,18 @@ def run(
         session.suite, store, session.model, session.scorer, replace(session.sampler, share=sharing), config.steps,
         config.images, config.fit_seed, reporter.say, reporter.advance, reporter.warn, stop, again=resume == "always",
     )  # fmt: skip
-    broken = {}
+    broken: Mapping[str, str] = {}
     if resume != "only-cache":
         bundles = shard.own(session.plan.bundles)
-        own = {unit.id: len(unit.requests) for bundle in bundles for unit in bundle}
-        todo = sum(len(unit.requests) for unit in worker.left([unit for bundle in bundles for unit in bundle]))
-        reporter.total(sum(own.values()), sum(own.values()) - todo)
+        own = {unit.id: unit for bundle in bundles for unit in bundle}
+        todo = {unit.id: len(unit.requests) for unit in worker.left(list(own.values()))}
+        total = sum(len(unit.requests) for unit in own.values())
+        reporter.total(total, total - sum(todo.values()))
         broken = local.execute(worker, bundles)
-    store.write_json("failures.json", broken)
-    left = [unit for unit in worker.left(units) if unit.fit.id not in worker.failed]
+        store.write_json("failures.json", broken)
+        if stop():  # there may be little time left
+            return Ended(None, sum(n for id_, n in todo.items() if id_ not in worker.written), broken)
+    left = [unit for unit in {unit.id: unit for unit in units}.values() if unit.fit.id not in worker.failed and not worker.done(unit)]
     pictures = sum(len(unit.requests) for unit in left)
     if resume == "only-cache":
         worker.failed.update({unit.fit.id: "not all of its pictures are sampled yet" for unit in left})

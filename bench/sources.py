@@ -1,4 +1,4 @@
-"""Whether a method's code is what it was when a run began. Read as text, never imported."""
+"""Whether a method's code is what it was when a run began."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def source_digest(address: str) -> str:
-    """SHA-256 over the method's module and those of its own package that it imports, comments and layout aside."""
+    """SHA-256 over the method's module and those that it imports by full name from its own package, comments and layout aside."""
     found: dict[str, str] = {}
     _collect(address.partition(":")[0], found)
     return hashlib.sha256("\n".join(found[name] for name in sorted(found)).encode()).hexdigest()
@@ -23,7 +23,7 @@ def _collect(module: str, found: dict[str, str]) -> None:
     if module in found or spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    found[module] = ast.dump(tree)
+    found[module] = ast.unparse(tree)
     package = module.partition(".")[0]
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []

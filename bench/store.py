@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +141,12 @@ class Store:
         return sorted((self.folder / "units").glob("*/*.parquet"))
 
     def set_aside(self, path: Path) -> Path:
-        """Move a damaged file out of the way, to look at."""
-        (self.folder / "damaged").mkdir(exist_ok=True)
-        return path.rename(self.folder / "damaged" / path.name)
+        """Move a damaged file out of the way, to look at, if no other process has."""
+        place = self.folder / "damaged" / path.name
+        place.parent.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):
+            path.rename(place)
+        return place
 
     def write_records(self, records: Iterable[Record]) -> None:
         """The records of this run, one file a method; those of methods that it no longer has go (their units stay)."""

@@ -30,16 +30,15 @@ def other_damage(store: Store) -> list[str]:
     found += [problem for path in sorted(store.folder.glob("cost/*.json")) if (problem := _json(path))]
     if not any(store.folder.glob("records/*.json")):
         return found
-    try:
-        leaderboard = leaderboard_of(store)
-    except BenchError as error:
-        return [*found, str(error)]
     with tempfile.TemporaryDirectory() as scratch:
-        write_tables(leaderboard, store, Path(scratch))
+        try:
+            write_tables(leaderboard_of(store), store, Path(scratch))
+        except BenchError as error:
+            return [*found, str(error)]
         for path in sorted(Path(scratch).iterdir()):
             own = store.folder / path.name
             if not own.is_file() or own.read_bytes() != path.read_bytes():
-                found.append(f"{own} is not what the records make: `python -m bench report {store.folder}` makes it again")
+                found.append(f"{own} and the records that it is made of differ: the run's command makes both again")
     return found
 
 

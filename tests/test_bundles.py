@@ -145,14 +145,14 @@ def test_out_of_memory_halves_the_slots_and_says_so(
     tmp_path: Path, model: DiffusionModel, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full(Sampler):
-        def stream(self, rows: Any, probes: Any = ()) -> Any:
+        def stream(self, rows: Any, probes: Any = (), stop: Any = None) -> Any:
             raise torch.OutOfMemoryError("no more")
 
     class Small(Sampler):
-        def stream(self, rows: Any, probes: Any = ()) -> Any:
+        def stream(self, rows: Any, probes: Any = (), stop: Any = None) -> Any:
             if self.slots > 4:
                 raise torch.OutOfMemoryError("no more")
-            return super().stream(rows, probes)
+            return super().stream(rows, probes, stop)
 
     told = Told(tmp_path, model, scorer, {BASE: Erasure()})
     frames = told.run([unit(BASE, None, CELLS)])

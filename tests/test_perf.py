@@ -54,7 +54,7 @@ def test_perf_measures_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert calibrated["rows_without"] == published["rows_without"] == 3 * 6 * 20 * 2
     assert calibrated["ratio"] < 0.8 < published["ratio"]
     assert calibrated["never_fork"] > 0.7 > published["never_fork"]
-    assert set(found["edits"]) == {"1 erasure", "2 erasures", "dense hook"}
+    assert set(found["edits"]) == {"1 erasure", "2 erasures in the bank", "dense hook"}
     assert calibrated["timed"]["rows"] < published["timed"]["rows"]
     assert set(calibrated["macro_ua"]) == {"saeuron-detect, objects"}
     assert set(found["unet"]["share_of_peak"]) == {"eager"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from bench.config import Shard
 from bench.diffusion.model import DiffusionModel
 from bench.engine import local
 from bench.engine.stopping import Stopped, stopping
-from bench.errors import BenchError
+from bench.errors import BenchError, CannotWriteError
 from bench.interfaces import Erasure
 from bench.plan import BASE, Unit
 from bench.progress import progress_of
@@ -84,19 +86,19 @@ def test_what_always_breaks_is_left_out_alone() -> None:
 
 def test_a_full_disk_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(units: Sequence[Unit]) -> None:
-        raise BenchError("no space")
+        raise CannotWriteError("no space")
 
     worker = Scripted()
     monkeypatch.setattr(worker, "execute", full)
-    with pytest.raises(BenchError, match="no space"):
+    with pytest.raises(CannotWriteError, match="no space"):
         run(worker, [UNITS])
 
 
-def test_a_stop_ends_after_the_bundle_or_within_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_ends_before_a_bundle_or_within_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Scripted()
     worker.stopped = True
     run(worker, [UNITS[:1], UNITS[1:]])
-    assert worker.written == ["none-unit"]
+    assert not worker.written
 
     def fitting(units: Sequence[Unit]) -> None:
         raise Stopped
@@ -133,7 +135,7 @@ def test_everything_again_replaces_nothing_by_other_bytes(tmp_path: Path, model:
     assert told.worker.left(UNITS[:1]) == [], "once is enough"
 
 
-def test_signals_ask_and_the_second_ends(capsys: pytest.CaptureFixture[str]) -> None:
+def test_signals_ask_and_the_second_ends() -> None:
     told: list[str] = []
     before = signal.getsignal(signal.SIGTERM)
     with stopping(told.append) as stop:
@@ -142,6 +144,13 @@ def test_signals_ask_and_the_second_ends(capsys: pytest.CaptureFixture[str]) -> 
         assert stop()
         assert "once more stops at once" in told[0]
     assert signal.getsignal(signal.SIGTERM) == before
+    code = (
+        "import os, signal\nfrom bench.engine.stopping import stopping\n"
+        "with stopping(print):\n    os.kill(os.getpid(), signal.SIGTERM)\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('still here')"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == -signal.SIGTERM
+    assert "still here" not in found.stdout
 
 
 def store_of(folder: Path, units: Sequence[Unit]) -> Store:

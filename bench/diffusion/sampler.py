@@ -76,8 +76,8 @@ class Sampler:
     share: bool = False
     counts: Counts = field(default_factory=Counts)
 
-    def stream(self, rows: Sequence[Row], probes: Sequence[Probe] = ()) -> Iterator[Finished]:
-        """Sample all rows, and tell of each as soon as it has ended, in no particular order.
+    def stream(self, rows: Sequence[Row], probes: Sequence[Probe] = (), stop: Callable[[], bool] = lambda: False) -> Iterator[Finished]:
+        """Sample all rows, and tell of each as soon as it has ended, in no particular order. Once `stop()`, no more calls are made.
 
         `probes` see every step of every row; rows then walk in lock-step and share nothing. Raises BenchError for rows that
         need more than the call's slots, schedulers or steps that cannot be, and edits that do not fit.
@@ -91,15 +91,17 @@ class Sampler:
         banks = stack_edits(rows, self.model.device)
         together = solver.lock_step or bool(probes)
         tasks = _tasks(rows, encode(self.model, rows), banks, share=self.share and not together)
-        yield from self._walk(_Queue(tasks, self.slots, together), banks, solver, probes)
+        yield from self._walk(_Queue(tasks, self.slots, together), banks, solver, probes, stop)
 
-    def _walk(self, queue: _Queue, banks: Sequence[Bank], solver: Solver, probes: Sequence[Probe]) -> Iterator[Finished]:
+    def _walk(
+        self, queue: _Queue, banks: Sequence[Bank], solver: Solver, probes: Sequence[Probe], stop: Callable[[], bool]
+    ) -> Iterator[Finished]:
         names = {name for bank in banks for name in bank.hookpoints} | {name for probe in probes for name in probe.hookpoints}
         call: Call | None = None
         unread: Receipt | None = None
         with self.acting(names, lambda name, x_in, x_out: call.act(name, x_in, x_out) if call else x_out) as unet:
             while True:
-                tasks = queue.fill(call.tasks if call else [])
+                tasks = queue.fill(call.tasks if call else []) if not stop() else []
                 if call and tasks != call.tasks:
                     call.save()
                     call = None
@@ -113,7 +115,7 @@ class Sampler:
                 if unread:
                     yield from _settle(unread, queue)
                 unread = receipt
-                if unread is None and not queue:
+                if unread is None and (stop() or not queue):
                     return
 
     @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from bench.engine.stopping import Stopped
 from bench.engine.worker import Worker
-from bench.errors import BenchError
+from bench.errors import BenchError, CannotWriteError
 from bench.plan import Unit
 
 ATTEMPTS = 2
@@ -17,15 +17,12 @@ ATTEMPTS = 2
 def execute(worker: Worker, bundles: Iterable[Sequence[Unit]]) -> dict[str, str]:
     """Write every unit that can be. Gives tracebacks by method and target of those that broke, whose reasons are in `worker.failed`.
 
-    Ends early, without an error, where the worker is asked to stop. Raises BenchError for what would break every bundle, such as a
-    full disk.
+    Ends early, without an error, where the worker is asked to stop. Raises CannotWriteError, as everything else would fail alike.
     """
     broken: dict[str, str] = {}
     try:
         for bundle in bundles:
             _persist(worker, bundle, broken)
-            if worker.stop():
-                break
     except Stopped:
         pass
     return broken
@@ -33,28 +30,27 @@ def execute(worker: Worker, bundles: Iterable[Sequence[Unit]]) -> dict[str, str]
 
 def _persist(worker: Worker, bundle: Sequence[Unit], broken: dict[str, str]) -> None:
     for _ in range(ATTEMPTS):
-        error = _try(worker, bundle)
-        if error is None:
+        failure = _try(worker, bundle)
+        if failure is None:
             return
-        worker.warn(f"{_named(error)}: trying again")
+        worker.warn(f"{failure[0]}: trying again")
     for unit in bundle:
-        error = _try(worker, [unit])
-        if error is not None:
+        failure = _try(worker, [unit])
+        if failure is not None:
             name = f"{unit.fit.spec.label} on {unit.fit.target}" if unit.fit.target else unit.fit.spec.label
-            broken[name] = "".join(traceback.format_exception(error))
-            worker.failed[unit.fit.id] = f"broke {ATTEMPTS + 1} times ({_named(error)})"
-            worker.warn(f"{name} is left out: {_named(error)}")
+            worker.failed[unit.fit.id], broken[name] = f"broke {ATTEMPTS + 1} times ({failure[0]})", failure[1]
+            worker.warn(f"{name} is left out: {failure[0]}")
 
 
-def _try(worker: Worker, units: Sequence[Unit]) -> Exception | None:
+def _try(worker: Worker, units: Sequence[Unit]) -> tuple[str, str] | None:
+    """What broke, in one line and as a traceback: the exception itself would hold the memory of all that it passed through."""
+    if worker.stop():
+        raise Stopped
     try:
         worker.execute(worker.left(units))
-    except (BenchError, Stopped):
+    except (CannotWriteError, Stopped):
         raise
     except Exception as error:  # a method is anybody's code
-        return error
+        line = " ".join(str(error).split())[:200]
+        return line if isinstance(error, BenchError) else f"{type(error).__name__}: {line}", "".join(traceback.format_exception(error))
     return None
-
-
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

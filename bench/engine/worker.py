@@ -35,6 +35,9 @@ from bench.scoring import Scorer, kept
 from bench.store import Store
 from bench.suites.suite import Suite
 
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")
+"""In what a CPU's allocator says."""
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -116,10 +119,12 @@ class Worker:
             self._sample(units, erasures, slots, desk)
         except EditError as error:
             bad = [id_ for id_, erasure in erasures.items() if any(id(edit) in error.edits for edit in erasure.activations)]
+            if len(bad) > 1:
+                raise  # one of them: whoever tries them one at a time will see which
             self.failed.update(dict.fromkeys(bad, str(error)))
             return slots
         except RuntimeError as error:  # a CPU's allocator raises no kind of its own
-            if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+            if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
                 raise
             widest = max(Row(unit.requests[0], erasures[unit.fit.id]).slots for unit in units)
             if slots // 2 < widest:
@@ -138,7 +143,7 @@ class Worker:
                 if erasure.weights is not None:
                     stack.enter_context(self.model.weights(erasure.weights.values))
             finisher = stack.enter_context(Finisher(self.model, self.scorer, desk.deliver))
-            for done in replace(self.sampler, slots=slots).stream(rows):
+            for done in replace(self.sampler, slots=slots).stream(rows, stop=self.stop):
                 key = desk.expect(done)
                 if done.latent is None:
                     request = rows[key].request
@@ -148,8 +153,6 @@ class Worker:
                 else:
                     finisher.add(key, done.latent, desk.keeps(done.rows))
                 self.advance(len(done.rows))
-                if self.stop():
-                    break
 
     def _write(self, slots: int, unit: Unit, frame: pd.DataFrame) -> None:
         self.store.write_unit(unit.id, frame.assign(slots=slots, erasure=self.digests.get(unit.fit.id)))

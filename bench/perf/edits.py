@@ -28,7 +28,7 @@ def edit_cost(
     start = _half_way(sampler, requests)
     plain = _case(sampler, [Row(request, Erasure()) for request in requests], [], start)
     cases = {"plain": plain}
-    for name, own in (("1 erasure", erasures[:1]), (f"{len(erasures)} erasures", erasures)):
+    for name, own in (("1 erasure", erasures[:1]), (f"{len(erasures)} erasures in the bank", erasures)):
         rows = [Row(request, own[i % len(own)]) for i, request in enumerate(requests)]
         cases[name] = _case(sampler, rows, [Row(requests[0], erasure) for erasure in own], start)
     cases["dense hook"] = _dense(sampler, erasures[0], plain)

@@ -31,7 +31,7 @@ def start_up(say: Callable[[str], None]) -> dict[str, float]:
 
 
 def run_memory(suite: str, concept: str, device: str, say: Callable[[str], None]) -> dict[str, float]:
-    """Most resident MB of `run` with 1×, 4× and 16× the pictures, by how many times; empty where the system does not say.
+    """Most resident MB (of the host) of `run` with 1×, 4× and 16× the pictures, by how many times; empty where the system does not say.
 
     One step a picture: more take time, not memory.
     """
@@ -53,7 +53,8 @@ def _peak_mb(command: list[str]) -> float | None:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         while process.poll() is None:
-            peak = process_mb("VmHWM", process.pid) or peak
+            now = process_mb("VmHWM", process.pid)  # the run itself resets it where it measures memory
+            peak = max(peak or 0.0, now) if now else peak
             time.sleep(0.1)
         if process.returncode:
             log.seek(0)

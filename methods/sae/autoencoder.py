@@ -91,7 +91,9 @@ class SparseAutoencoder(nn.Module):
             z = pre.gather(1, latents[own])
             token, which = (z > above[own]).nonzero(as_tuple=True)
             value = z[token, which]
-            kept = (pre[token] > value[:, None]).sum(1) < self.config.k  # as `encode`: at least the k-th largest
+            # As `encode`: at least the k-th largest. Split, because hits may be many times the tokens.
+            larger = [(pre[t] > v[:, None]).sum(1) for t, v in zip(token.split(_BLOCK), value.split(_BLOCK), strict=True)]
+            kept = torch.cat(larger) < self.config.k
             found = found.index_put((block[token], which), value * kept)
         return found.view(*tokens.shape[:2], -1)
 

@@ -125,6 +125,27 @@ def test_ties_with_the_kth_are_all_kept() -> None:
     assert sae.encode(torch.tensor([1.0, 0])).tolist() == [1.0, 0.5, 0.5, 0.0]
 
 
+def test_looked_up_latents_are_those_of_the_encoder_ties_included() -> None:
+    """Weights and tokens of few values: many latents of a token tie with its k-th."""
+    generator = torch.Generator().manual_seed(3)
+    sae = SparseAutoencoder(SAEConfig(4, 3, num_latents=24))
+    with torch.no_grad():
+        sae.encoder.weight.copy_(torch.randint(-1, 2, (24, 4), generator=generator))
+    tokens = torch.randint(-1, 2, (5, 300, 4), generator=generator).float()  # more than one block
+    latents = torch.randint(0, 24, (5, 6), generator=generator)
+    above = torch.randint(0, 3, (5, 6), generator=generator).float()
+    above[4] = torch.inf
+    with torch.no_grad():
+        found = sae.exceeding(tokens, latents, above)
+        dense = sae.encode(tokens).gather(2, latents[:, None, :].expand(-1, 300, -1))
+    exceeds = dense > above[:, None, :]
+    kept = sae.encode(tokens) > 0
+    assert (kept.sum(-1) > 3).any(), "ties beyond k"
+    assert exceeds.any()
+    assert torch.equal(found > above[:, None, :], exceeds)
+    assert torch.equal(found[exceeds], dense[exceeds])
+
+
 @pytest.mark.parametrize("error", ["exact", "published-code", "none"])
 def test_steering_equals_the_dense_formula(sae: SparseAutoencoder, folder: Path, error: str) -> None:
     x = maps(3)
