@@ -13,10 +13,13 @@ import torch
 
 from bench.errors import BenchError
 from bench.flips import Setting, label_flips
+from bench.interfaces import FitContext
 from bench.perf import report
 from bench.perf.pairs import alternate, ratio
 from bench.perf.world import World, suite_world
+from bench.registry import method
 from bench.suites.minicanvas import SUITE
+from bench.types import Target
 
 CPU = torch.device("cpu")
 
@@ -33,12 +36,15 @@ def test_ratios_are_taken_turn_by_turn() -> None:
 def test_perf_measures_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def few(*arguments: Any) -> World:
         world = suite_world(*arguments)
-        return World(world.suite, world.model, world.requests, world.edits[:2])
+        context = FitContext(world.model, SUITE.texts, 0, 20, SUITE.guidance_scale, torch.bfloat16, SUITE.assets)
+        kind = method("saeuron")
+        return replace(world, edits=lambda: [kind(kind.Config()).fit(context, [concept]) for concept in SUITE.concepts[:2]])
 
     def two(self: World, dtype: torch.dtype, detection: str) -> Any:
-        from bench.perf.world import fitted
-
-        return dict(list(fitted(SUITE, self.model, 20, dtype, ("saeuron-detect",), {"detection": detection}).items())[:2])
+        context = FitContext(self.model, SUITE.texts, 0, 20, SUITE.guidance_scale, dtype, SUITE.assets)
+        kind = method("saeuron-detect")
+        objects = [concept for concept in SUITE.concepts if concept.kind == "object"][:2]
+        return {("saeuron-detect", Target((one,))): kind(kind.Config(detection=detection)).fit(context, [one]) for one in objects}
 
     monkeypatch.setattr(report, "suite_world", few)
     monkeypatch.setattr(World, "erasures", two)

@@ -98,7 +98,7 @@ def _kept(path: Path, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unet(world: World, sampler: Sampler, scope: Scope, say: Callable[[str], None]) -> dict[str, Any]:
-    edits = edit_cost(sampler, world.edits, _spread(world, sampler.slots // 2), scope.pairs, say)
+    edits = edit_cost(sampler, world.edits(), _spread(world, sampler.slots // 2), scope.pairs, say)
     return {"edits": edits, "unet": peak_share(sampler, scope.pairs, scope.compiled, say)}
 
 

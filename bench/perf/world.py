@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ class World:
     suite: Suite
     model: DiffusionModel
     requests: tuple[GenerationRequest, ...]
-    edits: list[Erasure]
-    """`EDITS` of one class, whose gates are open from the start."""
+    edits: Callable[[], list[Erasure]]
+    """Makes `EDITS` of one class, whose gates are open from the start."""
 
     def erasures(self, dtype: torch.dtype, detection: str) -> dict[tuple[str, Target], Erasure]:
         """Both SAE methods on every concept that they support, tuned values with another detection."""
@@ -57,12 +57,12 @@ def suite_world(suite: Suite, model: DiffusionModel, steps: int, dtype: torch.dt
     """A suite with its own model."""
     preset = replace(suite.presets["full"], seeds=1, steps=steps)
     requests = suite.requests(Target((suite.concepts[0],)), preset)
-    edits = [
-        erasure
-        for detection in ("saeuron-code", "calibrated")
-        for erasure in fitted(suite, model, steps, dtype, ("saeuron",), {"detection": detection}).values()
-    ]
-    return World(suite, model, requests, edits[:EDITS])
+
+    def edits() -> list[Erasure]:
+        both = [fitted(suite, model, steps, dtype, ("saeuron",), {"detection": detection}) for detection in ("saeuron-code", "calibrated")]
+        return [erasure for own in both for erasure in own.values()][:EDITS]
+
+    return World(suite, model, requests, edits)
 
 
 def sd15_model(suite: Suite, device: torch.device) -> DiffusionModel:
@@ -88,7 +88,7 @@ def sd15_world(suite: Suite, model: DiffusionModel, steps: int, folder: Path) ->
     """At 512 px, guidance 9, with a random SAE 1280 → 20,480, k 32, kept in `folder`."""
     cells = suite.requests(Target((suite.concepts[0],)), replace(suite.presets["full"], seeds=1, steps=steps))
     requests = tuple(replace(request, guidance_scale=9.0, height=512, width=512) for request in cells)
-    return World(suite, model, requests, _random_edits(folder / f"unet.{SD15_BLOCK}", model.scheduler, steps))
+    return World(suite, model, requests, lambda: _random_edits(folder / f"unet.{SD15_BLOCK}", model.scheduler, steps))
 
 
 def _random_edits(folder: Path, scheduler: DDIMScheduler, steps: int) -> list[Erasure]:
