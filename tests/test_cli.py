@@ -1,7 +1,9 @@
-"""The command line as a user meets it: in a process of its own, in a folder of its own."""
+"""The command line as a user meets it, in a folder of its own."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -20,17 +23,32 @@ FEW = ("run", "--preset", "smoke", "--batch-size", "4")
 SMOKE = (*FEW, "--methods", "uce,esd,sld,negative-prompt", "--set", "esd.iterations=2", "--set", "esd.trajectories=2")
 
 
-def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """As a user gives it."""
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     return subprocess.run(
         [sys.executable, "-m", "bench", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 
+def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same in this process, as to import torch each time takes longer than most of what is tested."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(cwd), patch.object(sys, "argv", ["bench", *arguments]), patch.dict(os.environ, COLUMNS="200", NO_COLOR="1"),
+        contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
+    ):  # fmt: skip
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smoke")
-    found = bench(*SMOKE, "--dtype", "float32", "--out", "run", cwd=folder)
+    found = process(*SMOKE, "--dtype", "float32", "--out", "run", cwd=folder)
     assert found.returncode == 0, found.stderr
     assert "uce" in found.stdout
     assert (folder / "run" / "leaderboard.md").exists()
@@ -81,15 +99,15 @@ def test_report_makes_the_same_tables(smoke: Path, tmp_path: Path) -> None:
 
 def test_a_killed_run_is_finished_by_the_same_command(smoke: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", *SMOKE, "--dtype", "float32", "--out", "run"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     units = tmp_path / "run" / "units"
-    while process.poll() is None and not list(units.glob("*/*.parquet")):
+    while killed.poll() is None and not list(units.glob("*/*.parquet")):
         time.sleep(0.02)
-    process.kill()
-    process.wait()
+    killed.kill()
+    killed.wait()
     assert not (tmp_path / "run" / "leaderboard.csv").exists()
     (tmp_path / "run" / ".config.json.x.tmp").write_text("cut off")
-    assert bench(*command[3:], cwd=tmp_path).returncode == 0
+    assert process(*command[3:], cwd=tmp_path).returncode == 0
     assert contents(tmp_path / "run", "units/*/*") == contents(smoke, "units/*/*")
     found = bench("verify", "run", "--clean", cwd=tmp_path)
     assert found.returncode == 0, found.stdout
