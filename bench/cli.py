@@ -39,7 +39,7 @@ app = typer.Typer(
     "Start with `python -m bench run`: SAeUron and PER on the embedded world, minutes on a laptop.",
 )  # fmt: skip
 STOPPED = 75
-"""Exit status of a run that was stopped and can go on (`EX_TEMPFAIL`): batch systems queue such a job again."""
+"""Exit status of a run that was stopped and can go on (`EX_TEMPFAIL`)."""
 Methods = Annotated[
     str,
     typer.Option(
@@ -147,10 +147,8 @@ def run(
     Examples: `python -m bench run` · `python -m bench run --methods uce,esd --concepts neon,fish --seeds 3` ·
     `python -m bench run --methods uce --set uce.tokens=last`
     """
-    config, part = (
-        _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning),
-        Shard.parse(shard),
-    )
+    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning)
+    part = Shard.parse(shard)
     from bench.store import Store
 
     place = folder or Path("results") / "runs" / _run_name(config)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bench.store import Store
 
@@ -61,7 +62,7 @@ def progress_of(store: Store) -> Progress:
     return Progress(methods, total, broken, pace, (store.folder / "leaderboard.csv").is_file())
 
 
-def _done(label: str, entries: list[dict[str, object]], files: Mapping[str, object]) -> Done:
+def _done(label: str, entries: Sequence[Mapping[str, Any]], files: Mapping[str, object]) -> Done:
     there = [entry for entry in entries if entry["unit"] in files]
-    pictures, done = (sum(int(str(entry["pictures"])) for entry in own) for own in (entries, there))
+    pictures, done = (sum(entry["pictures"] for entry in own) for own in (entries, there))
     return Done(label, len(there), len(entries), done, pictures)

@@ -36,12 +36,10 @@ def _foreign(folder: Path) -> bool:
     return any(path.name not in known and not path.name.endswith(".tmp") for path in folder.iterdir())
 
 
-def _read(path: Path) -> bytes | None:
-    """None where another process has just replaced it."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
+def whole(path: Path) -> bytes | None:
+    """What a unit file holds; None where that has not the digest of its name. FileNotFoundError where another process replaced it."""
+    data = path.read_bytes()
+    return data if hashlib.sha256(data).hexdigest() == path.name.split(".")[1] else None
 
 
 class Store:
@@ -127,9 +125,10 @@ class Store:
     def read_unit(self, unit: str) -> pd.DataFrame | None:
         """The unit's outcomes; None where no file of that identity has the digest its name states."""
         for path in self.unit_files(unit):
-            data = _read(path)
-            if data is not None and hashlib.sha256(data).hexdigest() == path.name.split(".")[1]:
-                return pd.read_parquet(io.BytesIO(data))
+            with suppress(FileNotFoundError):
+                data = whole(path)
+                if data is not None:
+                    return pd.read_parquet(io.BytesIO(data))
         return None
 
     def unit_files(self, unit: str) -> list[Path]:

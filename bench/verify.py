@@ -6,28 +6,26 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.store import Store
+from bench.store import Store, whole
 from bench.tables import leaderboard_of, write_tables
 
 
 def damaged_units(store: Store, files: Iterable[Path]) -> Iterator[str]:
     """Those that have not the digest of their names; each is set aside, so that it is missing and made again."""
     for path in files:
-        try:
-            whole = hashlib.sha256(path.read_bytes()).hexdigest() == path.name.split(".")[1]
-        except FileNotFoundError:  # just replaced by another process
-            continue
-        if not whole:
-            yield f"{path} is damaged: set aside as {store.set_aside(path)}; the run's command makes it again"
+        with suppress(FileNotFoundError):  # just replaced by another process
+            if whole(path) is None:
+                yield f"{path} is damaged: set aside as {store.set_aside(path)}; the run's command makes it again"
 
 
 def other_damage(store: Store) -> list[str]:
     """Erasures, costs and records that cannot be read; tables and picture that their records do not make, byte for byte."""
     found = [problem for path in sorted(store.folder.glob("erasures/*/")) if (problem := _erasure(path))]
-    found += [problem for path in sorted(store.folder.glob("cost/*.json")) if (problem := _json(path))]
+    found += [problem for path in sorted(store.folder.glob("cost/*.json")) if (problem := _json(store, path))]
     if not any(store.folder.glob("records/*.json")):
         return found
     with tempfile.TemporaryDirectory() as scratch:
@@ -60,9 +58,9 @@ def _erasure(folder: Path) -> str | None:
     return f"{folder} is damaged: the run's command fits it again where it needs it"
 
 
-def _json(path: Path) -> str | None:
+def _json(store: Store, path: Path) -> str | None:
     try:
-        json.loads(path.read_text())
-    except ValueError as error:
-        return f"{path} is damaged ({error}): delete it and give the run's command again"
+        store.read_json(str(path.relative_to(store.folder)), ())
+    except BenchError as error:
+        return str(error)
     return None

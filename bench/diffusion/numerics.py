@@ -21,7 +21,7 @@ GAIN = 0.9
 """Another setting has to be at least a tenth faster to be worth its rounding."""
 USUAL_SLOTS = 32
 MOST_SLOTS = {"cpu": 32, "cuda": 128}
-"""A CPU gains little beyond (`bench.perf`); for CUDA a guess that no measurement has confirmed."""
+"""64 were 4 % faster a slot on two cores, less than a small run loses to padding; for CUDA a guess that no measurement has confirmed."""
 MEMORY_SHARE = 0.5
 """Of what is free; the rest is for decoding, judging and what else runs."""
 COMPILING_SECONDS = {"cpu": 40.0, "cuda": 120.0}

@@ -67,22 +67,27 @@ class Worker:
     """Ids of the units that this worker has written."""
     digests: dict[str, str | None] = field(default_factory=dict)
     """Of stored erasures, by fit."""
+    seen: set[tuple[str, str | None]] = field(default_factory=set)
+    """Units, with the digest of their erasure, that were read and found whole: they need not be read again."""
 
     def done(self, unit: Unit) -> bool:
         """Whether the unit is stored whole, with as many pictures as the policy keeps, of the erasure that is stored, if one is.
 
         Fitted again, as where its files were lost, an erasure may be another one: not all devices compute the same twice.
         """
+        if unit.fit.id not in self.digests:
+            self.digests[unit.fit.id] = erasure_digest(self._place(unit.fit))
+        digest = self.digests[unit.fit.id]
+        if (unit.id, digest) in self.seen:
+            return True
         frame = self.store.read_unit(unit.id)
-        if frame is None or not self._same_erasure(unit.fit, frame):
+        if frame is None or (digest is not None and set(frame["erasure"]) != {digest}):
             return False
         wanted = np.array(kept(self.images, unit.requests, unit.fit.target)) & frame["sha256"].notna()
-        return int(frame["png"].notna().sum()) >= int(wanted.sum())
-
-    def _same_erasure(self, fit: Fit, frame: pd.DataFrame) -> bool:
-        if fit.id not in self.digests:
-            self.digests[fit.id] = erasure_digest(self._place(fit))
-        return self.digests[fit.id] is None or set(frame["erasure"]) == {self.digests[fit.id]}
+        if int(frame["png"].notna().sum()) < int(wanted.sum()):
+            return False
+        self.seen.add((unit.id, digest))
+        return True
 
     def _place(self, fit: Fit) -> Path:
         return self.store.folder / "erasures" / fit.id

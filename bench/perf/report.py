@@ -18,6 +18,7 @@ from bench.config import DTypeName
 from bench.diffusion.model import load_model
 from bench.diffusion.numerics import USUAL_SLOTS, describe, invariant_slots, pick_dtype, pick_slots
 from bench.diffusion.sampler import Sampler
+from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.perf.edits import edit_cost
 from bench.perf.harness import harness_ratio
@@ -74,7 +75,9 @@ def measure(
             "machine": {"cpu": _cpu(), "cores": torch.get_num_threads(), "python": platform.python_version()},
         }  # fmt: skip
         path = folder / f"{scope.size}-{device.type}.json"
-        found = _kept(path, about)
+        found: dict[str, Any] = {**about, "commands": {}}
+        if set(scope.parts) != set(PARTS["suite" if is_suite else "sd15"]):
+            found |= _kept(path, about)
         measured: dict[str, Callable[[], dict[str, Any]]] = {
             "unet": lambda: _unet(world, sampler, scope, say), "harness": lambda: _harness(suite, world, sampler, scope, say),
             "sharing": lambda: {"sharing": _sharing(world, sampler, scope, say)}, "process": lambda: _process(suite, device, say),
@@ -88,13 +91,14 @@ def measure(
 
 
 def _kept(path: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """What other commands measured of the same thing."""
-    try:
-        kept = json.loads(path.read_text())
-    except (OSError, ValueError):
-        kept = {}
-    same = "commands" in kept and all(kept.get(name) == value for name, value in about.items())
-    return dict(kept) if same else {**about, "commands": {}}
+    """What other commands measured of the same thing. BenchError if it was measured of something else, not to lose it."""
+    if not path.exists():
+        return {}
+    kept = json.loads(path.read_text())
+    other = [name for name, value in about.items() if kept.get(name) != value]
+    if other:
+        raise BenchError(f"{path} was measured with other {', '.join(other)}: measure all parts, or choose another --out.")
+    return dict(kept)
 
 
 def _unet(world: World, sampler: Sampler, scope: Scope, say: Callable[[str], None]) -> dict[str, Any]:

@@ -81,7 +81,9 @@ class SparseAutoencoder(nn.Module):
         would be a stall.
         """
         if tokens.device.type != "cpu":
-            return self.encode(tokens).gather(2, latents[:, None, :].expand(-1, tokens.shape[1], -1))
+            pre = self.pre(tokens)
+            z = pre.gather(2, latents[:, None, :].expand(-1, tokens.shape[1], -1))
+            return z * (z >= self.smallest_kept(pre))
         centred = (tokens.float() - self.b_dec).flatten(0, 1)
         maybe = self._may_exceed(centred.detach().view(tokens.shape), latents, above).flatten().nonzero().flatten()
         found, slot = centred.new_zeros(len(centred), latents.shape[1]), maybe // tokens.shape[1]
