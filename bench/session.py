@@ -109,8 +109,9 @@ def prepare(
     sampler = kept_settings(kept, model, asked)
     if sampler is None:
         chosen = pick_dtype(dtype, model, slots or USUAL_SLOTS)
-        sampler = Sampler(model, chosen, slots or pick_slots(model, chosen))
-        calls = plan_with(sampler).pictures * config.steps * 2 / sampler.slots * SHARED
+        pictures = plan_with(Sampler(model, chosen, USUAL_SLOTS)).pictures
+        sampler = Sampler(model, chosen, slots or pick_slots(model, chosen, pictures))
+        calls = pictures * config.steps * 2 / sampler.slots * SHARED
         sampler.compiled = pick_compiled(compile_, sampler, calls)
         sampler.slots = invariant_slots(sampler)
     return Session(config, suite, preset, targets, model, scorer, sampler, describe(sampler), plan_with(sampler), protocol)

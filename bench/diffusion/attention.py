@@ -12,12 +12,17 @@ MOST_SCORES = 256 * 256
 """Queries × keys up to which explicit scores were seen to pay: with more, they cost memory that fused attention never takes."""
 
 
-class SmallAttention:
-    """torch's fused attention, but in a graph compiled for a CPU explicit scores where they are few.
+def small_attention(device: torch.device, dtype: torch.dtype, compiled: bool) -> bool:
+    """Whether scores are explicit where they are few: on a CPU, in bfloat16 or in a compiled graph.
 
-    There the compiler fuses the softmax, and the products run on matrix units, of which the fused kernel makes little use with
-    heads as narrow as minicanvas' (16 channels): a UNet call takes a sixth less.
+    There the products run on matrix units, of which the fused kernel makes little use with heads as narrow as minicanvas'
+    (16 channels), and a compiler fuses the softmax. A UNet call takes a fourteenth less, compiled a sixth; eager float32 ones take more.
     """
+    return device.type == "cpu" and (compiled or dtype == torch.bfloat16)
+
+
+class SmallAttention:
+    """torch's fused attention, but explicit scores where they are few and `small_attention`."""
 
     def __init__(self) -> None:
         self.fused, self.explicit = AttnProcessor2_0(), AttnProcessor()
@@ -29,7 +34,7 @@ class SmallAttention:
         """As every processor of diffusers; hidden_states [S, tokens, C]."""
         keys = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         few = hidden_states.shape[1] * keys.shape[1] <= MOST_SCORES
-        explicit = few and hidden_states.device.type == "cpu" and torch.compiler.is_compiling()
+        explicit = few and small_attention(hidden_states.device, hidden_states.dtype, torch.compiler.is_compiling())
         found: Tensor = (self.explicit if explicit else self.fused)(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         return found
 

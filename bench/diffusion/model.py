@@ -17,6 +17,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from bench.diffusion.attention import use_small_attention
 from bench.diffusion.hooks import CompiledUNet
 from bench.errors import BenchError
 from bench.files import sha256_file
@@ -106,6 +107,7 @@ class DiffusionModel:
             copy = UNet2DConditionModel.from_config(self.unet.config).to(self.device)
             copy.load_state_dict(self.unet.state_dict())
             layout = torch.channels_last if channels_last(self.device, dtype) else torch.preserve_format
+            use_small_attention(copy)
             self._copy = dtype, copy.to(dtype, memory_format=layout).eval().requires_grad_(False)
         return self._copy[1]
 

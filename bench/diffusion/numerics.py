@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.config import CompileChoice, DTypeName
+from bench.diffusion.attention import small_attention
 from bench.diffusion.memory import PeakMemory, free_mb
 from bench.diffusion.model import DiffusionModel, channels_last
 from bench.diffusion.sampler import Sampler
@@ -20,8 +21,8 @@ TRIALS = 3
 GAIN = 0.9
 """Another setting has to be at least a tenth faster to be worth its rounding."""
 USUAL_SLOTS = 32
-MOST_SLOTS = {"cpu": 32, "cuda": 128}
-"""64 were 4 % faster a slot on two cores, less than a small run loses to padding; for CUDA a guess that no measurement has confirmed."""
+MOST_SLOTS = {"cpu": 64, "cuda": 128}
+"""On two cores 4 % faster a slot than 32, and more are no faster; for CUDA a guess that no measurement has confirmed."""
 MEMORY_SHARE = 0.5
 """Of what is free; the rest is for decoding, judging and what else runs."""
 COMPILING_SECONDS = {"cpu": 40.0, "cuda": 120.0}
@@ -55,9 +56,11 @@ def pick_dtype(name: DTypeName, model: DiffusionModel, slots: int) -> torch.dtyp
     return torch.bfloat16 if fast < GAIN * slow else torch.float32
 
 
-def pick_slots(model: DiffusionModel, dtype: torch.dtype) -> int:
-    """As many as are worth it and fit in `MEMORY_SHARE` of the free memory, a power of two; measured on small calls."""
-    most, free = MOST_SLOTS.get(model.device.type, 32), free_mb(model.device)
+def pick_slots(model: DiffusionModel, dtype: torch.dtype, pictures: int) -> int:
+    """The power of two that is worth it, that `pictures` can fill and that fits in `MEMORY_SHARE` of the free memory (by small calls)."""
+    most, free = MOST_SLOTS.get(model.device.type, USUAL_SLOTS), free_mb(model.device)
+    while most > 2 and most // 2 >= 2 * pictures:
+        most //= 2
     used = {slots: _peak_mb(Sampler(model, dtype, slots)) for slots in (2, 8)}
     if free is None or used[8] is None or used[2] is None:
         return most
@@ -146,6 +149,7 @@ def describe(sampler: Sampler) -> dict[str, Any]:
         "device": device.type, "hardware": hardware, "capability": capability, "dtype": str(sampler.dtype).removeprefix("torch."),
         "slots": sampler.slots, "threads": torch.get_num_threads(), "compiled": sampler.compiled, "torch": torch.__version__,
         "tf32": bool(on_cuda and torch.backends.cuda.matmul.allow_tf32), "channels_last": channels_last(device, sampler.dtype),
+        "small_attention": small_attention(device, sampler.dtype, sampler.compiled),
     }  # fmt: skip
 
 

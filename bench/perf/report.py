@@ -67,7 +67,7 @@ def measure(
         is_suite = scope.size != "sd15"
         model = load_model(suite.model_folder(), device) if is_suite else sd15_model(suite, device)
         precision = pick_dtype(dtype, model, slots or USUAL_SLOTS)
-        sampler = Sampler(model, precision, slots or pick_slots(model, precision))
+        sampler = Sampler(model, precision, slots or pick_slots(model, precision, scope.images))
         sampler.slots = invariant_slots(sampler)
         world = suite_world(suite, model, scope.steps, precision) if is_suite else sd15_world(suite, model, scope.steps, Path(scratch))
         about = {

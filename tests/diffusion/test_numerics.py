@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
 
 from bench.diffusion import numerics
+from bench.diffusion.attention import SmallAttention
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.sampler import Sampler
 from bench.errors import BenchError
 
 
-def test_slots_fit_in_half_of_the_free_memory(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_fit_in_half_of_the_free_memory_and_are_filled(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numerics, "_peak_mb", lambda sampler: 100.0 + 10.0 * sampler.slots)
     found = {}
-    for free in (10_000.0, 640.0, 639.0, 1.0, None):
+    for free in (10_000.0, 1280.0, 1279.0, 1.0, None):
         monkeypatch.setattr(numerics, "free_mb", lambda device, free=free: free)
-        found[free] = numerics.pick_slots(model, torch.float32)
-    assert found == {10_000.0: 32, 640.0: 32, 639.0: 16, 1.0: 2, None: 32}
+        found[free] = numerics.pick_slots(model, torch.float32, 1000)
+    assert found == {10_000.0: 64, 1280.0: 64, 1279.0: 32, 1.0: 2, None: 64}
+    assert [numerics.pick_slots(model, torch.float32, pictures) for pictures in (1, 2, 3, 16, 17, 32)] == [2, 4, 8, 32, 64, 64]
+
+
+def test_explicit_attention_is_what_the_fused_kernel_computes(model: DiffusionModel) -> None:
+    sampler = Sampler(model, torch.bfloat16, 8)
+    x, timestep, states = numerics.call_inputs(sampler)
+    assert numerics.describe(sampler)["small_attention"]
+    assert not numerics.describe(Sampler(model, torch.float32, 8))["small_attention"]
+    kinds, found = set(), numerics.call(sampler, x, timestep, states)
+    fused = deepcopy(model.sampling_unet(torch.bfloat16))
+    for module in fused.modules():
+        if isinstance(module, Attention):
+            kinds.add(type(module.processor))
+            module.set_processor(AttnProcessor2_0())
+    assert kinds == {SmallAttention}
+    error = (found - fused(x, timestep, encoder_hidden_states=states, return_dict=False)[0]).float()
+    assert error.square().mean() < 1e-4 * found.float().square().mean()
 
 
 def test_slots_are_raised_until_places_do_not_matter(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
