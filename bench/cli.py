@@ -18,6 +18,7 @@ from bench.config import (
     WHOLE,
     CompileChoice,
     DTypeName,
+    EngineName,
     Images,
     Resume,
     RunConfig,
@@ -60,7 +61,7 @@ class _Bar:
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self.task: TaskID = progress.add_task("preparing", total=None)
+        self.task: TaskID = progress.add_task("loading torch, the model and the judges", total=None)
 
     def say(self, text: str) -> None:
         self.progress.update(self.task, description=text)
@@ -117,13 +118,11 @@ def _config(
     )  # fmt: skip
 
 
-def _prepare(
-    config: RunConfig, device: str, dtype: DTypeName, compile_: CompileChoice, kept: dict[str, Any] | None = None
-) -> Session:  # fmt: skip
+def _prepare(config: RunConfig, device: str, dtype: DTypeName, compile_: CompileChoice) -> Session:
     with err.status("loading torch, the model and the judges"):
         from bench.session import prepare
 
-        return prepare(config, device, dtype, compile_, kept)
+        return prepare(config, device, dtype, compile_)
 
 
 @app.command()
@@ -137,7 +136,10 @@ def run(
     folder: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: results/runs/SUITE-PRESET.")] = None,
     resume: Annotated[Resume, typer.Option(help="In a folder that holds a run: sample what is missing; never touch it; always sample all "
                                                 "again; only-cache makes the tables of what is there.")] = "missing",
-    shard: Annotated[str, typer.Option(help="i/n: only every n-th bundle from the i-th, beside processes that do the others.")] = "1/1",
+    shard: Annotated[str, typer.Option(help="i/n: only the i-th of n shares, beside processes that do the others.")] = "1/1",
+    engine: Annotated[EngineName, typer.Option(help="local: this machine; ray: a Ray cluster, or Ray on this machine.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, max=10_000, help="Processes. Default: one for each GPU, or one on a CPU.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster, or auto. Default: this machine alone.")] = None,
 ) -> None:  # fmt: skip
     """Remove each concept with each method, sample, score, and print the table. The same command again continues.
 
@@ -148,35 +150,34 @@ def run(
     `python -m bench run --methods uce --set uce.tokens=last`
     """
     config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning)
-    part = Shard.parse(shard)
+    place = folder or Path("results") / "runs" / _run_name(config)
+    from bench.engine.job import Job
+    from bench.engine.stopping import stopping
+    from bench.runner import Engine, crew_of
+    from bench.runner import run as execute
     from bench.store import Store
 
-    place = folder or Path("results") / "runs" / _run_name(config)
-    known = Store(place)
-    known.check_same(config.model_dump(mode="json"), resume)
-    session = _prepare(config, device, dtype, compile_, known.config().get("numerics"))
-    known.check_numerics(session.numerics, resume)
-    store = Store.create(place)
-    n = session.numerics
-    err.print(f"{session.protocol}: {session.plan.pictures} pictures, {n['device']} {n['dtype']}, {n['slots']} slots a call")
-    from bench.engine.stopping import stopping
-    from bench.runner import run as execute
-
-    with _progress() as progress:
+    job = Job(config, place, device, dtype, compile_, sharing, resume, Shard.parse(shard))
+    Store(place).check_same(config.model_dump(mode="json"), resume)  # before anything is loaded
+    with _progress() as progress, stopping() as stop:
         bar = _Bar(progress)
-        with stopping(bar.warn) as stop:
-            ended = execute(session, store, bar, sharing, resume, stop, part)
+        with crew_of(job, Engine(engine, workers, ray_address), bar, stop) as crew:
+            n = crew.outline.numerics
+            err.print(f"{crew.outline.protocol}: {crew.outline.planned} pictures, {n['device']} {n['dtype']}, {n['slots']} slots a call")
+            ended = execute(crew, place, bar, stop)
     if ended.leaderboard is not None:
         show_leaderboard(ended.leaderboard)
         err.print(f"Tables and picture: {place}", highlight=False, soft_wrap=True)
-    for name, text in ended.broken.items():
-        err.print(f"{name} broke:\n{text}", markup=False, highlight=False, soft_wrap=True)
-    if ended.left and resume != "only-cache":
+    broken = [failure for failure in ended.failed.values() if failure.traceback]
+    for failure in broken:
+        err.print(f"{failure.name} broke:\n{failure.traceback}", markup=False, highlight=False, soft_wrap=True)
+    if ended.leaderboard is None:
+        what = f"{ended.left} pictures are" if ended.left else "The table is"
         again = "the same command" if resume == "missing" else "the same command with --resume missing"
-        err.print(f"{ended.left} pictures are left: {again} continues.", highlight=False, soft_wrap=True)
+        err.print(f"{what} left: {again} continues.", highlight=False, soft_wrap=True)
     if ended.leaderboard is None and stop():
         raise typer.Exit(STOPPED)
-    if ended.broken or (ended.leaderboard is None and part == WHOLE):
+    if broken or (ended.leaderboard is None and job.shard == WHOLE):
         raise typer.Exit(1)
 
 

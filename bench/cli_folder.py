@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
 from bench.cli_options import err, out, show_leaderboard
@@ -39,12 +39,12 @@ def status(folder: Folder) -> None:
     from bench.store import Store
 
     found = progress_of(Store.open(folder))
-    table = Table("method", "units", "of", "pictures", "of")
+    table = Table("method", "units", "of", "pictures", "of", "failed")
     for row in (*found.methods, found.total):
-        table.add_row(row.label, str(row.units_done), str(row.units), str(row.pictures_done), str(row.pictures))
+        table.add_row(row.label, *map(str, (row.units_done, row.units, row.pictures_done, row.pictures, row.failed)))
     out.print(table)
-    for name, reason in found.broken.items():
-        out.print(f"{name} broke: {reason}", markup=False, highlight=False, soft_wrap=True)
+    for name, reason in found.failed.items():
+        out.print(f"{name}: {reason}", markup=False, highlight=False, soft_wrap=True)
     out.print(found.sentence(), highlight=False, soft_wrap=True)
 
 
@@ -62,7 +62,9 @@ def verify(
     store = Store.open(folder)
     files = store.all_unit_files()
     found = other_damage(store)  # before units are set aside, which the picture is made of
-    found += damaged_units(store, track(files, "units", console=err, transient=True))
+    with Progress(console=err, transient=True) as progress:
+        task = progress.add_task("units", total=len(files))
+        found += damaged_units(store, files, lambda: progress.advance(task))
     stale = temporary_files(store)
     for path in stale if clean else ():
         path.unlink(missing_ok=True)

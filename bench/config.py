@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,12 +12,15 @@ from bench.errors import BenchError, unknown
 from bench.suites.suite import Suite
 from bench.types import Concept, Target
 
-Images = Literal["all", "sample", "none"]
+Images = Literal["none", "sample", "all"]
+IMAGES: tuple[Images, ...] = get_args(Images)
+"""From least to most."""
 Tuning = Literal["both", "tuned", "untuned"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 CompileChoice = Literal["auto", "yes", "no"]
 Resume = Literal["missing", "never", "always", "only-cache"]
 """What to do in a folder that holds a run: what is missing; stop; everything again; nothing but tables of what is there."""
+EngineName = Literal["local", "ray"]
 T = TypeVar("T")
 DEFAULT_METHODS = "none,saeuron,saeuron-detect"
 
@@ -56,8 +59,8 @@ class Shard(NamedTuple):
         return cls(int(match[1]), int(match[2]))
 
     def own(self, things: Sequence[T]) -> Sequence[T]:
-        """Every `of`-th, so that what is slow is spread."""
-        return things[self.number - 1 :: self.of]
+        """An even share of neighbours: what needs the same weights stays together."""
+        return things[len(things) * (self.number - 1) // self.of : len(things) * self.number // self.of]
 
 
 WHOLE = Shard()

@@ -1,8 +1,7 @@
-"""A fitted erasure as a folder: `erasure.json` (parts and their JSON fields) and `tensors.safetensors`."""
+"""Erasures to files and back."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,15 +11,14 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from bench import packed
 from bench.errors import BenchError
-from bench.files import sha256_file, write_atomic
 from bench.interfaces import Erasure, Weights
+from bench.packed import Packed
 
-_TENSORS, _INDEX = "tensors.safetensors", "erasure.json"
 
-
-def save_erasure(erasure: Erasure, folder: Path) -> None:
-    """Write the folder; the index comes last, so that its existence means the whole is there."""
+def pack(erasure: Erasure) -> Packed:
+    """The erasure ready to be saved."""
     tensors: dict[str, Tensor] = {}
     index: dict[str, Any] = {"notes": dict(erasure.notes), "activations": []}
     for name, part in (("text", erasure.text), ("guidance", erasure.guidance)):
@@ -30,20 +28,16 @@ def save_erasure(erasure: Erasure, folder: Path) -> None:
     if erasure.weights is not None:
         tensors.update({f"weights.{key}": value for key, value in erasure.weights.values.items()})
     index["weights"] = erasure.weights is not None
-    write_atomic(folder / _TENSORS, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
-    index["tensors_sha256"] = sha256_file(folder / _TENSORS)
-    write_atomic(folder / _INDEX, (json.dumps(index, indent=1, sort_keys=True) + "\n").encode())
+    return Packed(index, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
 
 
-def load_erasure(folder: Path, parts: tuple[type, ...], device: torch.device) -> Erasure:
-    """Read a folder written by `save_erasure`; only the classes in `parts` are made. BenchError if it is damaged."""
+def load_erasure(folder: Path, parts: tuple[type, ...], device: torch.device) -> tuple[Erasure, str]:
+    """What was saved, and the digest of its tensors; only the classes in `parts` are made. BenchError if it is damaged."""
     try:
-        index = json.loads((folder / _INDEX).read_text())
-        if index["tensors_sha256"] != sha256_file(folder / _TENSORS):
-            raise ValueError(f"{_TENSORS} does not have the recorded digest")
-        tensors = {key: value.to(device) for key, value in load((folder / _TENSORS).read_bytes()).items()}
+        found = packed.read(folder)
+        index, tensors = found.index, {key: value.to(device) for key, value in load(found.tensors).items()}
         kinds = {kind.__name__: kind for kind in parts}
-        return Erasure(
+        erasure = Erasure(
             text=_make(index["text"], "text", tensors, kinds),
             guidance=_make(index["guidance"], "guidance", tensors, kinds),
             activations=tuple(_make(edit, f"activations.{n}", tensors, kinds) for n, edit in enumerate(index["activations"])),
@@ -52,19 +46,7 @@ def load_erasure(folder: Path, parts: tuple[type, ...], device: torch.device) ->
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BenchError(f"The erasure in {folder} is damaged ({error}): delete the folder and run again.") from error
-
-
-def erasure_digest(folder: Path) -> str | None:
-    """SHA-256 of a stored erasure's tensors; None where there is none that could be read."""
-    try:
-        return str(json.loads((folder / _INDEX).read_text())["tensors_sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def stored_bytes(folder: Path) -> int:
-    """What the erasure needs on disk, in bytes."""
-    return sum(file.stat().st_size for file in (folder / _TENSORS, folder / _INDEX))
+    return erasure, index["tensors"]
 
 
 def _describe(part: Any, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -14,6 +14,10 @@ class CannotWriteError(BenchError):
     """The folder takes nothing more: whatever comes next would fail alike."""
 
 
+class DeviceLostError(BenchError):
+    """The device answers nothing more in this process."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> BenchError:
     """`Unknown method "uec": did you mean "uce"?`, or the list of what there is."""
     names = sorted(known)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from bench.identity import Identity, MethodSpec
 from bench.suites.suite import Preset, Suite
-from bench.types import GenerationRequest, Target
+from bench.types import GenerationRequest, Target, content_hash
 
 REQUESTS_PER_BUNDLE = 64
 BASE = "none"
@@ -25,6 +25,11 @@ class Fit:
     spec: MethodSpec
     target: Target | None
     id: str
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.spec.label} on {self.target}" if self.target else self.spec.label
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Plan:
     """All units of a run in the order of execution, and the pairs that a method does not support, with the reason."""
 
     bundles: tuple[tuple[Unit, ...], ...]
+    row_wise: int = 0
+    """How many of the first bundles are of row-wise erasures; any other is of one erasure with changed weights."""
     unsupported: Mapping[tuple[str, str], str] = field(default_factory=dict)
     specs: tuple[MethodSpec, ...] = ()
     """All that were asked for, those without a unit too."""
@@ -49,6 +56,11 @@ class Plan:
     def units(self) -> tuple[Unit, ...]:
         """Every unit once."""
         return tuple(unit for bundle in self.bundles for unit in bundle)
+
+    @property
+    def hash(self) -> str:
+        """Of all units, in any order."""
+        return content_hash(sorted(unit.id for unit in self.units))
 
     @property
     def pictures(self) -> int:
@@ -75,7 +87,7 @@ def make_plan(suite: Suite, specs: Sequence[MethodSpec], targets: Sequence[Targe
     chunks = [requests[start : start + REQUESTS_PER_BUNDLE] for start in range(0, len(requests), REQUESTS_PER_BUNDLE)]
     row_wise = [tuple(_units([fit for fit in fits if fit[0].spec.row_wise], [chunk], identity)) for chunk in chunks]
     weighted = [bundle for fit in fits if not fit[0].spec.row_wise for bundle in _full(_units([fit], chunks, identity))]
-    return Plan((*row_wise, *weighted), unsupported, tuple(specs))
+    return Plan((*row_wise, *weighted), len(row_wise), unsupported, tuple(specs))
 
 
 def _unsupported(spec: MethodSpec, target: Target) -> str:

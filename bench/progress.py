@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from bench.store import Store
 
-LAST = 50
-"""Units that the pace is taken from."""
+LAST = 8
+"""Bundles that the pace is taken from, as the units of one are written nearly all at once."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Done:
     units: int
     pictures_done: int
     pictures: int
+    failed: int
+    """Pictures that there will not be."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,16 @@ class Progress:
 
     methods: tuple[Done, ...]
     total: Done
-    broken: dict[str, str]
-    """What broke, and how: the last line of its traceback."""
+    failed: dict[str, str]
+    """What is left out, and why."""
     pictures_a_second: float | None
-    """Over the last `LAST` units, None where too few are there or clocks say nonsense."""
+    """Over the last `LAST` bundles, None where too few are there or clocks say nonsense."""
     has_tables: bool
+    """Of this very plan."""
 
     def sentence(self) -> str:
         """In words."""
-        left = self.total.pictures - self.total.pictures_done
+        left = self.total.pictures - self.total.pictures_done - self.total.failed
         if not left:
             return "Complete." if self.has_tables else "All is sampled; the run's command makes the tables."
         if not self.pictures_a_second:
@@ -49,20 +54,49 @@ class Progress:
 
 def progress_of(store: Store) -> Progress:
     """Units that have a file, of those of the plan. Rows that agree on a target share its units, which count for each."""
-    entries = (store.read_json("plan.json", ["units"]) or {"units": []})["units"]
-    files = {path.name.split(".")[0]: path for path in store.all_unit_files()}
-    labels = dict.fromkeys(entry["method"] for entry in entries)
-    methods = tuple(_done(label, [entry for entry in entries if entry["method"] == label], files) for label in labels)
-    total = _done("in all", list({entry["unit"]: entry for entry in entries}.values()), files)
-    broken = {name: text.strip().splitlines()[-1] for name, text in (store.read_json("failures.json", ()) or {}).items()}
-    pictures = {entry["unit"]: entry["pictures"] for entry in entries}
-    written = sorted((path.stat().st_mtime, pictures[unit]) for unit, path in files.items() if unit in pictures)[-LAST:]
-    seconds = written[-1][0] - written[0][0] if written else 0.0
-    pace = sum(n for _, n in written[1:]) / seconds if seconds > 0 else None
-    return Progress(methods, total, broken, pace, (store.folder / "leaderboard.csv").is_file())
+    plan = store.read_json("plan.json", ["units", "plan"]) or {"units": [], "plan": ""}
+    entries, failures = plan["units"], store.failures()
+    files = {file.unit: file.path for file in store.all_unit_files()}
+    by_method: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        by_method.setdefault(entry["method"], []).append(entry)
+    methods = tuple(_done(label, own, files.keys(), failures.keys()) for label, own in by_method.items())
+    every = list({entry["unit"]: entry for entry in entries}.values())
+    times = {}
+    for entry in every:
+        if entry["unit"] in files:
+            with suppress(FileNotFoundError):  # just replaced by another process
+                times[entry["unit"]] = files[entry["unit"]].stat().st_mtime
+    failed = {failure.name: failure.reason for failure in failures.values()}
+    total = _done("in all", every, files.keys(), failures.keys())
+    return Progress(methods, total, failed, _pace(every, times), _tabled(store) == plan["plan"])
 
 
-def _done(label: str, entries: Sequence[Mapping[str, Any]], files: Mapping[str, object]) -> Done:
+def _done(label: str, entries: Sequence[Mapping[str, Any]], files: Set[str], failed: Collection[str]) -> Done:
     there = [entry for entry in entries if entry["unit"] in files]
-    pictures, done = (sum(entry["pictures"] for entry in own) for own in (entries, there))
-    return Done(label, len(there), len(entries), done, pictures)
+    never = [entry for entry in entries if entry["unit"] not in files and entry["fit"] in failed]
+    pictures, done, lost = (sum(entry["pictures"] for entry in own) for own in (entries, there, never))
+    return Done(label, len(there), len(entries), done, pictures, lost)
+
+
+def _pace(entries: Sequence[Mapping[str, Any]], times: Mapping[str, float]) -> float | None:
+    """Pictures of bundles that followed each other, by when the last unit of each was written."""
+    bundles: dict[int, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        bundles.setdefault(entry["bundle"], []).append(entry)
+    ended = sorted(
+        (max(times[entry["unit"]] for entry in own), sum(entry["pictures"] for entry in own))
+        for own in bundles.values() if all(entry["unit"] in times for entry in own)
+    )[-LAST:]  # fmt: skip
+    seconds = ended[-1][0] - ended[0][0] if ended else 0.0
+    return sum(pictures for _, pictures in ended[1:]) / seconds if seconds > 0 else None
+
+
+def _tabled(store: Store) -> str | None:
+    """The plan that the tables are of."""
+    path = next(iter(sorted(store.folder.glob("records/*.json"))), None)
+    if path is None or not (store.folder / "leaderboard.csv").is_file():
+        return None
+    with suppress(ValueError, KeyError, TypeError, OSError):
+        return str(json.loads(path.read_text())["provenance"]["plan"])
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from importlib.metadata import version
 from typing import Any
 
@@ -25,10 +25,22 @@ from bench.types import Record, Target, content_hash
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "numpy", "pillow", "pandas", "safetensors")
 COLUMNS = ("target", "style", "object", "seed", "style_pred", "object_pred", "far", "first_edit")
+_READ = ("request", "style", "object", "seed", "style_pred", "object_pred", "features", "first_edit", "slots")
+
+
+class DamagedUnitsError(BenchError):
+    """Units that are missing or do not have their digests, by id."""
+
+    def __init__(self, units: Set[str]) -> None:
+        super().__init__(f"{len(units)} units are missing or damaged: give the run's command again.")
+        self.units = units
 
 
 def make_records(session: Session, store: Store, failed: Mapping[str, str]) -> list[Record]:
-    """One record per method. `failed` maps fits that could not be made to the reason. BenchError names a unit that is missing."""
+    """One record per method. `failed` maps fits that could not be made to the reason. DamagedUnitsError if units cannot be read.
+
+    Every unit is read once; features are held of one target at a time.
+    """
     cells, pixels = session.suite.reference_pictures()
     reference = pd.DataFrame(cells, columns=["style", "object"])
     reference["features"] = list(session.scorer.features(torch.from_numpy(pixels)))
@@ -36,8 +48,24 @@ def make_records(session: Session, store: Store, failed: Mapping[str, str]) -> l
     costs = _costs(session.plan, store, failed)
     artifacts = _artifact_reference(session)
     provenance = _provenance(session) | {"artifact_threshold": artifacts.threshold if artifacts else None}
-    outcomes = {label: _outcomes(session.plan, store, label, failed).pipe(_with_far, artifacts) for label in specs}
-    return [_record(session, spec, outcomes[label], reference, costs.get(label, {}), failed, provenance) for label, spec in specs.items()]
+    units: dict[str, dict[str, list[Unit]]] = {label: {} for label in specs}
+    for unit in session.plan.units:
+        if unit.fit.id not in failed:
+            units[unit.fit.spec.label].setdefault(str(unit.fit.target or ""), []).append(unit)
+    damaged: set[str] = set()
+    found = []
+    for label, spec in specs.items():
+        seen: list[pd.DataFrame] = []
+        distances: dict[str, dict[str, float | int | None]] = {}
+        for target, own in units[label].items():
+            frame = _with_far(_read(store, own, target, damaged), artifacts)
+            distances |= _distances(session, frame, reference, target)
+            seen.append(frame.drop(columns="features"))
+        outcomes = pd.concat(seen, ignore_index=True) if seen else pd.DataFrame(columns=[*COLUMNS, "request"])
+        found.append(_record(session, spec, outcomes, distances, costs.get(label, {}), failed, provenance))
+    if damaged:
+        raise DamagedUnitsError(damaged)
+    return found
 
 
 def _artifact_reference(session: Session) -> ArtifactReference | None:
@@ -57,20 +85,17 @@ def _with_far(outcomes: pd.DataFrame, reference: ArtifactReference | None) -> pd
     return outcomes.assign(far=far.reindex(outcomes.index))
 
 
-def _outcomes(plan: Plan, store: Store, label: str, failed: Mapping[str, str]) -> pd.DataFrame:
-    frames = [pd.DataFrame(columns=[*COLUMNS, "request", "features"])]
-    for unit in plan.units:
-        if unit.fit.spec.label == label and unit.fit.id not in failed:
-            frame = store.read_unit(unit.id)
-            if frame is None:
-                raise BenchError(f"Unit {unit.id} ({label}) is missing: give the run's command again.")
-            frames.append(frame.assign(target=str(unit.fit.target or "")))
-    return pd.concat(frames[1:] or frames, ignore_index=True)
+def _read(store: Store, units: Sequence[Unit], target: str, damaged: set[str]) -> pd.DataFrame:
+    """Outcomes of units; those that cannot be read are added to `damaged`."""
+    frames = {unit.id: store.read_unit(unit.id, _READ) for unit in units}
+    damaged.update(id_ for id_, frame in frames.items() if frame is None)
+    whole = [frame.assign(target=target) for frame in frames.values() if frame is not None]
+    return pd.concat(whole, ignore_index=True) if whole else pd.DataFrame(columns=[*_READ, "target"])
 
 
 def _record(
-    session: Session, spec: MethodSpec, outcomes: pd.DataFrame, reference: pd.DataFrame, cost: Mapping[str, float | None],
-    failed: Mapping[str, str], provenance: Mapping[str, Any],
+    session: Session, spec: MethodSpec, outcomes: pd.DataFrame, distances: Mapping[str, Mapping[str, float | int | None]],
+    cost: Mapping[str, float | None], failed: Mapping[str, str], provenance: Mapping[str, Any],
 ) -> Record:  # fmt: skip
     missing = {target: why for (label, target), why in session.plan.unsupported.items() if label == spec.label}
     missing |= {str(unit.fit.target): failed[unit.fit.id] for unit in session.plan.units if unit.fit.id in failed and unit.fit.spec == spec}
@@ -81,7 +106,7 @@ def _record(
     return Record(
         method=spec.name, label=spec.label, version=spec.version, config=dict(spec.config), card=spec.card, protocol=session.protocol,
         numerics=session.numerics, outcomes={name: _plain(outcomes[name]) for name in COLUMNS},
-        distances=_distances(session, outcomes, reference, spec.name == BASE), cost=cost, missing=missing, provenance=provenance,
+        distances=distances, cost=cost, missing=missing, provenance=provenance,
         tuning=tuning, inputs=inputs, detection=detection(outcomes, session.targets),
     )  # fmt: skip
 
@@ -97,17 +122,14 @@ def _plain(column: pd.Series) -> list[Any]:
     return column.astype(object).where(column.notna(), None).tolist()
 
 
-def _distances(
-    session: Session, outcomes: pd.DataFrame, reference: pd.DataFrame, is_base: bool
-) -> dict[str, dict[str, float | int | None]]:
-    """Per target: features of the pictures that do not involve it, against true pictures that do not involve it."""
+def _distances(session: Session, outcomes: pd.DataFrame, reference: pd.DataFrame, name: str) -> dict[str, dict[str, float | int | None]]:
+    """Features of the pictures that do not involve a target, against true pictures that do not; the unedited model's for every target."""
     found: dict[str, dict[str, float | int | None]] = {}
     for target in session.targets:
-        if is_base:
-            ids = {r.id for r in session.suite.requests(target, session.preset)}
-            own = outcomes[outcomes["request"].isin(ids)]
-        else:
-            own = outcomes[outcomes["target"] == str(target)]
+        if name not in ("", str(target)):
+            continue
+        ids = {r.id for r in session.suite.requests(target, session.preset)} if not name else set(outcomes["request"])
+        own = outcomes[outcomes["request"].isin(ids)]
         own, true = _retained(own.dropna(subset=["features"]), target), _retained(reference, target)
         if len(own):
             mine, theirs = (np.stack(frame["features"].tolist()) for frame in (own, true))
@@ -119,7 +141,7 @@ def _retained(frame: pd.DataFrame, target: Target) -> pd.DataFrame:
     return frame[~shows(frame, target)]
 
 
-def first_units(plan: Plan, failed: Mapping[str, str]) -> dict[str, Unit]:
+def first_units(plan: Plan, failed: Set[str]) -> dict[str, Unit]:
     """Per label, a unit of its first erasure that could be made: what sampling is timed on."""
     first: dict[str, Unit] = {}
     for unit in plan.units:
@@ -139,7 +161,7 @@ def _costs(plan: Plan, store: Store, failed: Mapping[str, str]) -> dict[str, dic
     for label, fit in dict.fromkeys((unit.fit.spec.label, unit.fit.id) for unit in plan.units):
         cost = store.read_json(f"cost/fit-{fit}.json", FIT_COST)
         fits.setdefault(label, []).extend([cost] if cost else [])
-    first = first_units(plan, failed)
+    first = first_units(plan, failed.keys())
     sampling = store.read_json(sampling_cost_file(first), [unit.fit.id for unit in first.values()]) or {}
     base = sampling.get(first[BASE].fit.id, {})
     found: dict[str, dict[str, float | None]] = {}
@@ -159,7 +181,7 @@ def _costs(plan: Plan, store: Store, failed: Mapping[str, str]) -> dict[str, dic
 
 def _provenance(session: Session) -> dict[str, Any]:
     return {
-        "plan": content_hash(sorted(unit.id for unit in session.plan.units)), "model": session.model.digest,
+        "plan": session.plan.hash, "model": session.model.digest,
         "judges": session.scorer.digests, "preset": session.config.preset, "seeds": session.config.seeds,
         "python": platform.python_version(), "packages": {name: version(name) for name in PACKAGES},
     }  # fmt: skip

@@ -18,6 +18,7 @@ from bench.diffusion.numerics import (
     pick_device,
     pick_dtype,
     pick_slots,
+    sampler_of,
 )  # fmt: skip
 from bench.diffusion.sampler import Sampler
 from bench.identity import Identity, MethodSpec
@@ -86,11 +87,13 @@ def _spec(
 
 
 def prepare(
-    config: RunConfig, device: str, dtype: DTypeName, compile_: CompileChoice = "no", kept: Mapping[str, Any] | None = None
-) -> Session:
+    config: RunConfig, device: str, dtype: DTypeName, compile_: CompileChoice = "no", kept: Mapping[str, Any] | None = None,
+    sampling: bool = True,
+) -> Session:  # fmt: skip
     """Check the configuration, load model and judges, fix the numerics, make the plan. Writes nothing.
 
-    `kept` are the numerics of the run that is continued: on the same machine, what is left to choose stays as it was.
+    `kept` are the numerics of the run that is continued: on the same machine, what is left to choose stays as it was. Where there is
+    to be no `sampling` they are taken as they are, from whichever machine.
     """
     suite = find_suite(config.suite)
     preset = replace(suite.presets[config.preset], seeds=config.seeds, steps=config.steps, scheduler=config.scheduler)
@@ -100,18 +103,19 @@ def prepare(
     model, scorer = load_model(suite.model_folder(), where), Scorer.load(suite, where)
     protocol = suite.protocol(config.preset, preset)
 
-    def plan_with(sampler: Sampler) -> Plan:
-        identity = Identity(model.digest, scorer.digests, protocol, suite.codec, describe(sampler), config.fit_seed)
+    def plan_with(numerics: Mapping[str, Any]) -> Plan:
+        identity = Identity(model.digest, scorer.digests, protocol, suite.codec, numerics, config.fit_seed)
         return make_plan(suite, specs, targets, preset, identity)
 
     slots = 2 * config.batch_size if config.batch_size else None
     asked = {"dtype": None if dtype == "auto" else dtype, "compiled": None if compile_ == "auto" else compile_ == "yes"}
-    sampler = kept_settings(kept, model, asked)
+    sampler = sampler_of(kept, model) if kept and not sampling else kept_settings(kept, model, asked)
     if sampler is None:
         chosen = pick_dtype(dtype, model, slots or USUAL_SLOTS)
-        pictures = plan_with(Sampler(model, chosen, USUAL_SLOTS)).pictures
+        pictures = plan_with(describe(Sampler(model, chosen, USUAL_SLOTS))).pictures
         sampler = Sampler(model, chosen, slots or pick_slots(model, chosen, pictures))
         calls = pictures * config.steps * 2 / sampler.slots * SHARED
         sampler.compiled = pick_compiled(compile_, sampler, calls)
         sampler.slots = invariant_slots(sampler)
-    return Session(config, suite, preset, targets, model, scorer, sampler, describe(sampler), plan_with(sampler), protocol)
+    numerics = describe(sampler) if sampling else dict(kept or {})
+    return Session(config, suite, preset, targets, model, scorer, sampler, numerics, plan_with(numerics), protocol)

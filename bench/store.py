@@ -1,33 +1,47 @@
 """The files of a run. A unit file is named by its identity and its own digest, so what exists and verifies is done.
 
-<run>/config.json  plan.json  units/<xx>/<id>.<sha256>.parquet  erasures/<id>/  cost/  records/  leaderboard.*  grid.png
+<run>/config.json  plan.json  units/<xx>/<id>.<erasure>.<pictures>.<sha256>.parquet
+      erasures/<id>/  cost/  failures/  records/  leaderboard.*  grid.png
 
 There are no locks and no status: any number of processes may write into one folder. `xx` are the first two digits of the id,
-so that no folder grows too long to be looked through.
+so that no folder grows too long to be looked through. Names say what a unit was made of, so that a run is resumed by listing
+folders; contents are held against their digest whenever they are read, at the latest when tables are made.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.config import Resume
+from bench.config import IMAGES, Images, Resume
 from bench.errors import BenchError
-from bench.files import write_atomic
+from bench.files import sealed_json, unsealed, write_atomic
 from bench.types import Record
 
-_FOLDERS = ("units", "erasures", "cost", "records")
-_FILES = ("config.json", "plan.json", "failures.json")
+FORMAT = 1
+"""Of the folder as a whole; raised when files of it come to mean something else."""
+_FOLDERS = ("units", "erasures", "cost", "failures", "records")
+_FILES = ("config.json", "plan.json")
 _CONFIG_KEYS = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "numerics", "protocol")
 # What may differ between commands that share a folder: methods and pictures kept. All else decides what is compared.
 _FIXED = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "scheduler", "fit_seed")
+
+
+class Failure(NamedTuple):
+    """Why there are no pictures of an erasure."""
+
+    name: str
+    """Method and target."""
+    reason: str
+    """One line."""
+    traceback: str | None
+    """Of what broke; None where a method cannot remove a target and says so."""
 
 
 def _foreign(folder: Path) -> bool:
@@ -36,10 +50,34 @@ def _foreign(folder: Path) -> bool:
     return any(path.name not in known and not path.name.endswith(".tmp") for path in folder.iterdir())
 
 
-def whole(path: Path) -> bytes | None:
-    """What a unit file holds; None where that has not the digest of its name. FileNotFoundError where another process replaced it."""
-    data = path.read_bytes()
-    return data if hashlib.sha256(data).hexdigest() == path.name.split(".")[1] else None
+class UnitFile(NamedTuple):
+    """A unit's file, by its name."""
+
+    path: Path
+    unit: str
+    erasure: str
+    """The first digits of the erasure's digest."""
+    images: Images
+    """Which pictures it holds."""
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> UnitFile:
+        """From a name that `write_unit` gave."""
+        unit, erasure, images, sha256, _ = path.name.split(".")
+        return cls(path, unit, erasure, images, sha256)  # type: ignore[arg-type]
+
+    def serves(self, erasure: str | None, images: Images) -> bool:
+        """Whether it is of this erasure (None: of any) and holds these pictures at least."""
+        return (erasure is None or self.erasure == erasure[:_SHORT]) and IMAGES.index(self.images) >= IMAGES.index(images)
+
+    def read(self) -> bytes | None:
+        """What it holds; None where that has not the digest of its name. FileNotFoundError where another process replaced it."""
+        data = self.path.read_bytes()
+        return data if hashlib.sha256(data).hexdigest() == self.sha256 else None
+
+
+_SHORT = 16
 
 
 class Store:
@@ -69,7 +107,7 @@ class Store:
 
     def check_same(self, config: Mapping[str, Any], resume: Resume) -> None:
         """BenchError where the folder is of another run, whose units would not be comparable with this one's, or is to stay as it is."""
-        kept = self.read_json("config.json", ())
+        kept = self.config()
         if kept and resume == "never":
             raise BenchError(f"{self.folder} holds a run already: choose another --out, or another --resume.")
         if not kept and resume == "only-cache":
@@ -93,51 +131,53 @@ class Store:
         return dict(self.read_json("config.json", _CONFIG_KEYS) or {})
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """`name` relative to the run, whole or not at all."""
-        write_atomic(self.folder / name, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+        """`name` relative to the run, whole or not at all, with its digest."""
+        write_atomic(self.folder / name, sealed_json(value))
 
     def read_json(self, name: str, keys: Iterable[str]) -> Any:
-        """An object with these keys; None if there is no such file, BenchError if it is something else."""
+        """An object with these keys; None if there is no such file, BenchError if it is something else or was changed since."""
         path = self.folder / name
         if not path.exists():
             return None
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            lacking = [key for key in keys if key not in value] if isinstance(value, dict) else ["its object"]
+            value = unsealed(path.read_bytes())
+            if value.get("format", FORMAT) > FORMAT:
+                raise BenchError(f"{path} was made by a newer version of this program: update it, or choose another folder.")
+            lacking = [key for key in keys if key not in value]
             if lacking:
                 raise ValueError(f"{lacking[0]} is missing")
         except ValueError as error:
             raise BenchError(f"{path} is damaged ({error}): delete it and give the run's command again.") from error
         return value
 
-    def write_unit(self, unit: str, frame: pd.DataFrame) -> None:
+    def write_unit(self, unit: str, frame: pd.DataFrame, erasure: str, images: Images) -> None:
         """Store one unit's outcomes, row order kept, in place of any earlier file of that identity."""
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False, compression="zstd")
         data = buffer.getvalue()
         before = self.unit_files(unit)  # not after: two that write at once must not remove each other's
-        path = self.folder / "units" / unit[:2] / f"{unit}.{hashlib.sha256(data).hexdigest()}.parquet"
+        path = self.folder / "units" / unit[:2] / f"{unit}.{erasure[:_SHORT]}.{images}.{hashlib.sha256(data).hexdigest()}.parquet"
         write_atomic(path, data)
         for other in before:
-            if other != path:
-                other.unlink(missing_ok=True)
+            if other.path != path:
+                other.path.unlink(missing_ok=True)
 
-    def read_unit(self, unit: str) -> pd.DataFrame | None:
-        """The unit's outcomes; None where no file of that identity has the digest its name states."""
-        for path in self.unit_files(unit):
+    def read_unit(self, unit: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
+        """The unit's outcomes, of all or some columns; None where no file of that identity has the digest its name states."""
+        for file in self.unit_files(unit):
             with suppress(FileNotFoundError):
-                data = whole(path)
+                data = file.read()
                 if data is not None:
-                    return pd.read_parquet(io.BytesIO(data))
+                    return pd.read_parquet(io.BytesIO(data), columns=columns)
         return None
 
-    def unit_files(self, unit: str) -> list[Path]:
+    def unit_files(self, unit: str) -> list[UnitFile]:
         """What there is under this identity: one file, but for a moment more where another process replaces it."""
-        return sorted((self.folder / "units" / unit[:2]).glob(f"{unit}.*.parquet"))
+        return [UnitFile.of(path) for path in sorted((self.folder / "units" / unit[:2]).glob(f"{unit}.*.parquet"))]
 
-    def all_unit_files(self) -> list[Path]:
+    def all_unit_files(self) -> list[UnitFile]:
         """Every unit file, of this plan or an earlier one."""
-        return sorted((self.folder / "units").glob("*/*.parquet"))
+        return [UnitFile.of(path) for path in sorted((self.folder / "units").glob("*/*.parquet"))]
 
     def set_aside(self, path: Path) -> Path:
         """Move a damaged file out of the way, to look at, if no other process has."""
@@ -146,6 +186,21 @@ class Store:
         with suppress(FileNotFoundError):
             path.rename(place)
         return place
+
+    def write_failure(self, fit: str, failure: Failure) -> None:
+        """Keep what broke, by the id of its fit."""
+        self.write_json(f"failures/{fit}.json", failure._asdict())
+
+    def forget_failures(self, fits: Iterable[str]) -> None:
+        """Of fits that are tried again."""
+        for fit in fits:
+            (self.folder / "failures" / f"{fit}.json").unlink(missing_ok=True)
+
+    def failures(self) -> dict[str, Failure]:
+        """What broke and was not tried again, by the id of its fit."""
+        paths = sorted((self.folder / "failures").glob("*.json"))
+        read = {path.stem: self.read_json(f"failures/{path.name}", Failure._fields) for path in paths}
+        return {fit: Failure(**{key: value[key] for key in Failure._fields}) for fit, value in read.items() if value is not None}
 
     def write_records(self, records: Iterable[Record]) -> None:
         """The records of this run, one file a method; those of methods that it no longer has go (their units stay)."""

@@ -35,7 +35,7 @@ from bench.tuned import check_same, inputs_digest, toml
 from bench.types import Concept, GenerationRequest, Target, canonical_json, content_hash
 
 if TYPE_CHECKING:
-    from bench.runner import Reporter
+    from bench.engine.job import Reporter
 
 FAILED = -1.0
 FIT_SEED = 0

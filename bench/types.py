@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.files import seal, unsealed
+
 Kind = Literal["style", "object"]
 KINDS: tuple[Kind, ...] = ("style", "object")
 
@@ -196,12 +198,12 @@ class Record:
         outcomes = body.pop("outcomes")
         text = json.dumps(body, indent=1, sort_keys=True, allow_nan=False)
         columns = ",\n".join(f'  "{name}": {json.dumps(outcomes[name], separators=(",", ":"))}' for name in sorted(outcomes))
-        return text[:-2] + ',\n "outcomes": {\n' + columns + "\n }\n}\n"
+        return seal(text[:-2] + ',\n "outcomes": {\n' + columns + "\n }\n}\n").decode()
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """Inverse of `to_json`. Raises KeyError, TypeError or ValueError on anything else."""
-        body = json.loads(text)
+        """Inverse of `to_json`; older records have no digest. Raises KeyError, TypeError or ValueError on anything else."""
+        body = unsealed(text.encode()) if text.startswith('{"sha256"') else json.loads(text)
         if not isinstance(body, dict):
             raise ValueError("it is no JSON object")
         if body.get("schema") != 1:

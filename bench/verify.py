@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from bench import packed
 from bench.errors import BenchError
-from bench.store import Store, whole
+from bench.store import Store, UnitFile
 from bench.tables import leaderboard_of, write_tables
 
+READERS = 8
+"""Threads."""
 
-def damaged_units(store: Store, files: Iterable[Path]) -> Iterator[str]:
-    """Those that have not the digest of their names; each is set aside, so that it is missing and made again."""
-    for path in files:
-        with suppress(FileNotFoundError):  # just replaced by another process
-            if whole(path) is None:
-                yield f"{path} is damaged: set aside as {store.set_aside(path)}; the run's command makes it again"
+
+def damaged_units(store: Store, files: Sequence[UnitFile], read: Callable[[], None] = lambda: None) -> list[str]:
+    """Those that have not the digest of their names; each is set aside, so that it is missing and made again.
+
+    `read()` is called after each. Several are read at once, as hashing leaves the interpreter free.
+    """
+    found = []
+    with ThreadPoolExecutor(READERS) as pool:
+        for file, is_whole in zip(files, pool.map(_is_whole, files), strict=True):
+            if not is_whole:
+                aside = store.set_aside(file.path)
+                found.append(f"{file.path} is damaged: set aside as {aside}; the run's command makes it again")
+            read()
+    return found
+
+
+def _is_whole(file: UnitFile) -> bool:
+    try:
+        return file.read() is not None
+    except FileNotFoundError:
+        return True  # just replaced by another process
 
 
 def other_damage(store: Store) -> list[str]:
-    """Erasures, costs and records that cannot be read; tables and picture that their records do not make, byte for byte."""
+    """Erasures and JSON files that are not as they were written; tables and picture that their records do not make, byte for byte."""
     found = [problem for path in sorted(store.folder.glob("erasures/*/")) if (problem := _erasure(path))]
-    found += [problem for path in sorted(store.folder.glob("cost/*.json")) if (problem := _json(store, path))]
+    for pattern in ("config.json", "plan.json", "cost/*.json", "failures/*.json"):
+        found += [problem for path in sorted(store.folder.glob(pattern)) if (problem := _json(store, path))]
     if not any(store.folder.glob("records/*.json")):
         return found
     with tempfile.TemporaryDirectory() as scratch:
@@ -46,16 +63,13 @@ def temporary_files(store: Store) -> list[Path]:
 
 
 def _erasure(folder: Path) -> str | None:
-    index = folder / "erasure.json"
-    if not index.is_file():
+    if not packed.exists(folder):
         return None  # a kill came before its last file: it is fitted again
     try:
-        digest = json.loads(index.read_text())["tensors_sha256"]
-        if hashlib.sha256((folder / "tensors.safetensors").read_bytes()).hexdigest() == digest:
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return f"{folder} is damaged: the run's command fits it again where it needs it"
+        packed.read(folder)
+    except (OSError, ValueError, KeyError):
+        return f"{folder} is damaged: the run's command fits it again where it needs it"
+    return None
 
 
 def _json(store: Store, path: Path) -> str | None:

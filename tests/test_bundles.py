@@ -76,7 +76,7 @@ class Told:
         return {unit.id: frame for unit in units if (frame := self.store.read_unit(unit.id)) is not None}
 
     def files(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in self.store.all_unit_files()}
+        return {file.path.name: file.path.read_bytes() for file in self.store.all_unit_files()}
 
 
 def unit(name: str, target: str | None, cells: Sequence[tuple[str, str]]) -> Unit:
@@ -123,14 +123,14 @@ def test_a_latent_that_breaks_is_one_null_picture(tmp_path: Path, model: Diffusi
     assert "bad on object:fish" in told.warnings[0]
     assert "seed 1" in told.warnings[0]
     assert "step 1" in told.warnings[0]
-    assert told.worker.done(units[1]), "it would break again"
+    assert told.worker.left(units) == [], "it would break again"
 
 
 def test_an_edit_that_changes_shape_fails_its_own_erasure(tmp_path: Path, model: DiffusionModel, scorer: Scorer) -> None:
     told = Told(tmp_path, model, scorer, {BASE: Erasure(), "bad": Erasure(activations=(Mishap("shape"),))})
     frames = told.run([unit(BASE, None, CELLS), unit("bad", "object:fish", CELLS)])
     assert list(frames) == ["none-unit"]
-    assert "must keep shape and dtype" in told.worker.failed["bad"]
+    assert "must keep shape and dtype" in told.worker.failed["bad"].reason
 
 
 def test_a_hook_point_that_does_not_exist_fails_its_own_erasure(tmp_path: Path, model: DiffusionModel, scorer: Scorer) -> None:
@@ -138,7 +138,7 @@ def test_a_hook_point_that_does_not_exist_fails_its_own_erasure(tmp_path: Path, 
     told = Told(tmp_path, model, scorer, {BASE: Erasure(), "bad": bad})
     frames = told.run([unit(BASE, None, CELLS), unit("bad", "object:fish", CELLS)])
     assert list(frames) == ["none-unit"]
-    assert 'did you mean "mid_block.attentions.0"' in told.worker.failed["bad"]
+    assert 'did you mean "mid_block.attentions.0"' in told.worker.failed["bad"].reason
 
 
 def test_out_of_memory_halves_the_slots_and_says_so(

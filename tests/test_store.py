@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.erasure import load_erasure, save_erasure, stored_bytes
+from bench import packed
+from bench.config import IMAGES
+from bench.erasure import load_erasure, pack
 from bench.errors import BenchError
-from bench.files import sha256_file, write_atomic
+from bench.files import write_atomic
 from bench.interfaces import Erasure, Weights
 from bench.registry import load_object
 from bench.store import Store
@@ -23,21 +25,25 @@ RECORD = Record("uce", "uce:tokens=last", 1, {"a": 1}, CARD, "p", {"dtype": "flo
 
 def run_folder(tmp_path: Path) -> Store:
     store = Store.create(tmp_path / "run")
-    store.write_json("config.json", {"suite": "minicanvas"})
+    keys = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "numerics", "protocol")
+    store.write_json("config.json", dict.fromkeys(keys, "minicanvas"))
     return store
 
 
 def test_units_come_back_and_damaged_ones_are_not_done(tmp_path: Path) -> None:
     store = run_folder(tmp_path)
-    store.write_unit("abc", FRAME)
+    store.write_unit("abc", FRAME, "0123456789abcdef0", "sample")
     found = store.read_unit("abc")
     assert found is not None
     pd.testing.assert_frame_equal(found, FRAME)
     assert store.read_unit("def") is None
     (file,) = store.all_unit_files()
-    file.write_bytes(file.read_bytes()[:-1])
+    assert (file.unit, file.erasure, file.images) == ("abc", "0123456789abcdef", "sample")
+    served = {(erasure, images) for erasure in (None, "0123456789abcdef0", "f") for images in IMAGES if file.serves(erasure, images)}
+    assert served == {(erasure, images) for erasure in (None, "0123456789abcdef0") for images in ("none", "sample")}
+    file.path.write_bytes(file.path.read_bytes()[:-1])
     assert store.read_unit("abc") is None
-    store.write_unit("abc", FRAME.assign(score=2.0))
+    store.write_unit("abc", FRAME.assign(score=2.0), "f", "all")
     again = store.read_unit("abc")
     assert again is not None
     assert again["score"].tolist() == [2.0, 2.0]
@@ -89,17 +95,23 @@ def test_records(tmp_path: Path) -> None:
 def test_erasures_are_verified(tmp_path: Path) -> None:
     kind = load_object("methods.uce:TextMap")
     erasure = Erasure(text=kind(torch.randn(4, 4)), weights=Weights({"unet.a": torch.randn(2).bfloat16()}), notes={"n": 1})
-    save_erasure(erasure, tmp_path)
-    again = load_erasure(tmp_path, (kind,), torch.device("cpu"))
+    pack(erasure).save(tmp_path)
+    again, digest = load_erasure(tmp_path, (kind,), torch.device("cpu"))
     assert torch.equal(again.text.matrix, erasure.text.matrix)
     assert torch.equal(again.weights.values["unet.a"], erasure.weights.values["unet.a"])
     assert again.notes == {"n": 1}
-    assert stored_bytes(tmp_path) == sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert packed.stored_digest(tmp_path) == digest
+    pack(replace(erasure, weights=Weights({"unet.a": torch.randn(2)}))).save(tmp_path)
+    assert load_erasure(tmp_path, (kind,), torch.device("cpu"))[1] == digest, "of two writers the first stays"
     with pytest.raises(BenchError, match="damaged"):
         load_erasure(tmp_path, (), torch.device("cpu"))
-    tensors = tmp_path / "tensors.safetensors"
-    digest = sha256_file(tensors)
+    tensors, index = tmp_path / f"{digest[:16]}.safetensors", tmp_path / "erasure.json"
     tensors.write_bytes(tensors.read_bytes()[:-1])
-    assert sha256_file(tensors) != digest
-    with pytest.raises(BenchError, match="does not have the recorded digest"):
+    with pytest.raises(BenchError, match="do not have the digest that is recorded"):
+        load_erasure(tmp_path, (kind,), torch.device("cpu"))
+    packed.remove(tmp_path)
+    assert packed.stored_digest(tmp_path) is None
+    pack(erasure).save(tmp_path)
+    index.write_text(index.read_text().replace('"n": 1', '"n": 2'))
+    with pytest.raises(BenchError, match="does not have the digest that its first line states"):
         load_erasure(tmp_path, (kind,), torch.device("cpu"))

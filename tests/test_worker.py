@@ -55,5 +55,6 @@ def test_a_damaged_erasure_is_fitted_again(tmp_path: Path, model: DiffusionModel
     assert SUITE.assets.sae_folder is not None
     one, fit = worker(tmp_path, model), fit_with(SUITE.assets.sae_folder)
     first = one.erasure(fit).activations[0]
-    (tmp_path / "erasures" / "the-same" / "tensors.safetensors").write_bytes(b"damage")
+    (tensors,) = (tmp_path / "erasures" / "the-same").glob("*.safetensors")
+    tensors.write_bytes(b"damage")
     assert torch.equal(one.erasure(fit).activations[0].factors, first.factors)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""As in glibc's malloc.h."""
 
 
 class PeakMemory:
@@ -42,6 +46,18 @@ def process_mb(field: str, process: int | str = "self") -> float | None:
     except OSError:
         return None
     return next((int(line.split()[1]) / 1e3 for line in lines if line.startswith(f"{field}:")), None)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed for the next use, as far as that is possible.
+
+    By default it maps buffers over 32 MB anew each time, and the system fills them with zeros page by page: in UNet calls of 64
+    slots 25,000 to 70,000 page faults a call, a tenth to a quarter of its time.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # other C libraries have no mallopt, Windows no such handle
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def free_mb(device: torch.device) -> float | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.config import CompileChoice, DTypeName
 from bench.diffusion.attention import small_attention
-from bench.diffusion.memory import PeakMemory, free_mb
+from bench.diffusion.memory import PeakMemory, free_mb, keep_freed_memory
 from bench.diffusion.model import DiffusionModel, channels_last
 from bench.diffusion.sampler import Sampler
 from bench.errors import BenchError
@@ -22,7 +22,7 @@ GAIN = 0.9
 """Another setting has to be at least a tenth faster to be worth its rounding."""
 USUAL_SLOTS = 32
 MOST_SLOTS = {"cpu": 64, "cuda": 128}
-"""On two cores 4 % faster a slot than 32, and more are no faster; for CUDA a guess that no measurement has confirmed."""
+"""On two cores 6 % faster a slot than 32, more hardly so; for CUDA a guess that no measurement has confirmed."""
 MEMORY_SHARE = 0.5
 """Of what is free; the rest is for decoding, judging and what else runs."""
 COMPILING_SECONDS = {"cpu": 40.0, "cuda": 120.0}
@@ -34,6 +34,7 @@ COMPILED_SAVES = 0.2
 def pick_device(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`; BenchError for one that this machine lacks. From then on float32 means float32."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # whatever the library's default of the day
+    keep_freed_memory()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -157,5 +158,10 @@ def kept_settings(kept: Mapping[str, Any] | None, model: DiffusionModel, asked: 
     """The sampler of the run that is continued, where this machine can still be it and nothing else is `asked` for (None: anything)."""
     if not kept or any(value is not None and kept.get(name) != value for name, value in asked.items()):
         return None
-    sampler = Sampler(model, getattr(torch, str(kept["dtype"])), int(kept["slots"]), bool(kept["compiled"]))
+    sampler = sampler_of(kept, model)
     return sampler if describe(sampler) == kept else None
+
+
+def sampler_of(kept: Mapping[str, Any], model: DiffusionModel) -> Sampler:
+    """With the settings of a run, whatever the machine."""
+    return Sampler(model, getattr(torch, str(kept["dtype"])), int(kept["slots"]), bool(kept["compiled"]))

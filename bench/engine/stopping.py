@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TOLD = b"stopping: what is in flight is finished and written; once more stops at once\n"
 
 
 class Stopped(Exception):  # noqa: N818
@@ -16,7 +17,7 @@ class Stopped(Exception):  # noqa: N818
 
 
 @contextmanager
-def stopping(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+def stopping() -> Iterator[Callable[[], bool]]:
     """Gives a function that tells whether SIGINT or SIGTERM has come; a second one ends the process at once. For the main thread."""
     asked = False
 
@@ -26,7 +27,7 @@ def stopping(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         asked = True
-        say("stopping: what is in flight is finished and written; once more stops at once")
+        os.write(2, TOLD)  # nothing that might wait for a lock which the interrupted code holds
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

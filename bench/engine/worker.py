@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
+from bench import packed
 from bench.config import Images
 from bench.cost import FIT_COST
 from bench.diffusion.call import EditError
@@ -26,15 +26,17 @@ from bench.diffusion.solvers import solver_of
 from bench.engine.desk import Desk
 from bench.engine.finish import Finisher
 from bench.engine.stopping import Stopped
-from bench.erasure import erasure_digest, load_erasure, save_erasure, stored_bytes
-from bench.errors import BenchError
+from bench.erasure import load_erasure, pack
+from bench.errors import BenchError, CannotWriteError, DeviceLostError
 from bench.interfaces import Erasure, FitContext
 from bench.plan import Fit, Unit
 from bench.registry import method
-from bench.scoring import Scorer, kept
-from bench.store import Store
+from bench.scoring import Scorer
+from bench.store import Failure, Store, UnitFile
 from bench.suites.suite import Suite
 
+_MANY = 1_000
+"""Units from which on all folders are listed once, rather than a folder for each."""
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")
 """In what a CPU's allocator says."""
 
@@ -58,44 +60,41 @@ class Worker:
     stop: Callable[[], bool] = lambda: False
     """Whether to finish what is in flight and end."""
     again: bool = False
-    """Whether to sample what is stored anew."""
-    failed: dict[str, str] = field(default_factory=dict)
+    """Whether to fit and sample what is stored anew."""
+    failed: dict[str, Failure] = field(default_factory=dict)
     """Fits that could not be made, and why."""
     loaded: dict[str, Erasure] = field(default_factory=dict)
     """Erasures by fit, so that no bundle reads them again: all that leave the weights alone, and the last of the others."""
+    fitted: set[str] = field(default_factory=set)
+    """Ids of the fits that this worker has made."""
     written: set[str] = field(default_factory=set)
     """Ids of the units that this worker has written."""
-    digests: dict[str, str | None] = field(default_factory=dict)
-    """Of stored erasures, by fit."""
-    seen: set[tuple[str, str | None]] = field(default_factory=set)
-    """Units, with the digest of their erasure, that were read and found whole: they need not be read again."""
-
-    def done(self, unit: Unit) -> bool:
-        """Whether the unit is stored whole, with as many pictures as the policy keeps, of the erasure that is stored, if one is.
-
-        Fitted again, as where its files were lost, an erasure may be another one: not all devices compute the same twice.
-        """
-        if unit.fit.id not in self.digests:
-            self.digests[unit.fit.id] = erasure_digest(self._place(unit.fit))
-        digest = self.digests[unit.fit.id]
-        if (unit.id, digest) in self.seen:
-            return True
-        frame = self.store.read_unit(unit.id)
-        if frame is None or (digest is not None and set(frame["erasure"]) != {digest}):
-            return False
-        wanted = np.array(kept(self.images, unit.requests, unit.fit.target)) & frame["sha256"].notna()
-        if int(frame["png"].notna().sum()) < int(wanted.sum()):
-            return False
-        self.seen.add((unit.id, digest))
-        return True
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of erasures that were loaded, by fit."""
 
     def _place(self, fit: Fit) -> Path:
         return self.store.folder / "erasures" / fit.id
 
     def left(self, units: Sequence[Unit]) -> list[Unit]:
-        """Those that are to be done, each once: rows that agree on a target share its units."""
-        own = {unit.id: unit for unit in units if unit.id not in self.written}
-        return [unit for unit in own.values() if self.again or not self.done(unit)]
+        """Those that are to be done, each once."""
+        own = [unit for unit in units if unit.id not in self.written]
+        return list({unit.id: unit for unit in own}.values()) if self.again else self.missing(own)
+
+    def missing(self, units: Sequence[Unit]) -> list[Unit]:
+        """Those without a file that has the pictures that the policy keeps, of the erasure that is stored, if one is.
+
+        Each once, as rows that agree on a target share its units. Folders are listed, no unit is read. Fitted again, as where its
+        files were lost, an erasure may be another one: not all devices compute the same twice.
+        """
+        own = {unit.id: unit for unit in units}
+        files: dict[str, list[UnitFile]] = {}
+        for file in self.store.all_unit_files() if len(own) > _MANY else (file for id_ in own for file in self.store.unit_files(id_)):
+            files.setdefault(file.unit, []).append(file)
+        erasures = {unit.fit.id: packed.stored_digest(self._place(unit.fit)) for unit in own.values() if unit.id in files}
+        return [
+            unit for unit in own.values()
+            if not any(file.serves(erasures[unit.fit.id], self.images) for file in files.get(unit.id, ()))
+        ]  # fmt: skip
 
     def execute(self, bundle: Sequence[Unit], slots: int | None = None) -> None:
         """Write every unit of the bundle but those whose erasure cannot be made or used. Units with changed weights must be of one erasure.
@@ -104,7 +103,7 @@ class Worker:
         those units that are complete; raises Stopped from within a fit.
         """
         slots = slots or self.sampler.slots
-        erasures = {unit.fit.id: erasure for unit in bundle if (erasure := self._try_erasure(unit.fit)) is not None}
+        erasures = {unit.fit.id: erasure for unit in bundle if (erasure := self.ready(unit.fit)) is not None}
         units = [unit for unit in bundle if unit.fit.id in erasures]
         if not units:
             return
@@ -126,7 +125,8 @@ class Worker:
             bad = [id_ for id_, erasure in erasures.items() if any(id(edit) in error.edits for edit in erasure.activations)]
             if len(bad) > 1:
                 raise  # one of them: whoever tries them one at a time will see which
-            self.failed.update(dict.fromkeys(bad, str(error)))
+            for fit in {unit.fit.id: unit.fit for unit in units if unit.fit.id in bad}.values():
+                self.fail(fit, str(error))
             return slots
         except RuntimeError as error:  # a CPU's allocator raises no kind of its own
             if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
@@ -160,11 +160,27 @@ class Worker:
                 self.advance(len(done.rows))
 
     def _write(self, slots: int, unit: Unit, frame: pd.DataFrame) -> None:
-        self.store.write_unit(unit.id, frame.assign(slots=slots, erasure=self.digests.get(unit.fit.id)))
+        digest = self.digests.get(unit.fit.id, "")
+        self.store.write_unit(unit.id, frame.assign(slots=slots, erasure=digest), digest, self.images)
         self.written.add(unit.id)
 
-    def _try_erasure(self, fit: Fit) -> Erasure | None:
-        """A method that cannot remove one target must not end the run: the pair becomes a hole with its reason."""
+    def fail(self, fit: Fit, reason: str, traceback: str | None = None) -> None:
+        """There will be no pictures of an erasure; whoever makes the tables learns why."""
+        self.failed[fit.id] = Failure(fit.name, reason, traceback)
+        self.store.write_failure(fit.id, self.failed[fit.id])
+
+    def check_device(self, what: str) -> None:
+        """DeviceLostError if this process can do nothing more on its device, as after an illegal access on CUDA."""
+        if self.model.device.type == "cuda":
+            try:
+                torch.cuda.synchronize(self.model.device)
+            except RuntimeError as error:
+                raise DeviceLostError(
+                    f"The GPU answers nothing more ({what}): all that is written is kept, the same command goes on."
+                ) from error
+
+    def ready(self, fit: Fit) -> Erasure | None:
+        """An erasure, fitted if need be; None, with the reason in `failed`, where a method cannot remove a target."""
         if fit.id in self.failed:
             return None
         if fit.id in self.loaded:
@@ -176,8 +192,10 @@ class Worker:
                 del self.loaded[other]
             self.loaded[fit.id] = erasure
             return erasure
+        except CannotWriteError:
+            raise
         except BenchError as error:
-            self.failed[fit.id] = str(error)
+            self.fail(fit, str(error))
             return None
 
     def _check(self, erasure: Erasure) -> None:
@@ -186,30 +204,31 @@ class Worker:
 
     def erasure(self, fit: Fit) -> Erasure:
         """What this run fitted before; fitted now if it is not there, is damaged or is of files that have moved."""
-        if self.store.read_json(f"cost/fit-{fit.id}.json", FIT_COST) is not None:
-            with suppress(BenchError):
-                return self._load(fit)
+        place = self._place(fit)
+        if packed.exists(place):
+            if not self.again or fit.id in self.fitted:
+                with suppress(BenchError):
+                    return self._load(fit)
+            packed.remove(place)
         self._fit(fit)
         return self._load(fit)
 
     def _load(self, fit: Fit) -> Erasure:
-        erasure = load_erasure(self._place(fit), method(fit.spec.name).parts, self.model.device)
-        self.digests[fit.id] = erasure_digest(self._place(fit))
+        erasure, self.digests[fit.id] = load_erasure(self._place(fit), method(fit.spec.name).parts, self.model.device)
         return erasure
 
     def _fit(self, fit: Fit) -> None:
         """Fit and save one erasure and what the fit cost."""
         kind = method(fit.spec.name)
         concepts = fit.target.concepts if fit.target else ()
-        name = f"{fit.spec.label} on {fit.target}"
 
         def progress(share: float, text: str) -> None:
             if self.stop():
                 raise Stopped
-            self.say(f"{name}: {text} {share:.0%}")
+            self.say(f"{fit.name}: {text} {share:.0%}")
 
         if fit.target:
-            self.say(f"{name}: fitting")
+            self.say(f"{fit.name}: fitting")
         context = FitContext(
             self.model, self.suite.texts, self.fit_seed, self.steps, self.suite.guidance_scale, self.sampler.dtype, self.suite.assets,
             progress,
@@ -218,9 +237,8 @@ class Worker:
             began = time.perf_counter()
             erasure = kind(kind.Config.model_validate(dict(fit.spec.config_for(fit.target)))).fit(context, concepts)
             seconds = time.perf_counter() - began
-        folder = self._place(fit)
-        save_erasure(erasure, folder)
-        self.store.write_json(
-            f"cost/fit-{fit.id}.json",
-            dict(zip(FIT_COST, (seconds, memory.peak_mb, stored_bytes(folder) / 1e6), strict=True)),
-        )
+        own = pack(erasure)
+        size = len(own.tensors) / 1e6
+        self.store.write_json(f"cost/fit-{fit.id}.json", dict(zip(FIT_COST, (seconds, memory.peak_mb, size), strict=True)))
+        own.save(self._place(fit))
+        self.fitted.add(fit.id)

@@ -99,7 +99,7 @@ def _frame(record: Record) -> pd.DataFrame:
 def _digest(record: Record) -> str:
     """Content hash of a record, without the slow deep copy of `asdict`."""
     try:
-        return content_hash({**vars(record), "card": asdict(record.card)})
+        return content_hash({**vars(record), "card": asdict(record.card), "cost": {}})  # time is no result: it is another in every run
     except (TypeError, ValueError) as error:
         raise BenchError(f'The record "{record.label}" is not plain JSON ({error}): make the record again.') from error
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import sample
-from bench.erasure import load_erasure, save_erasure
+from bench.erasure import load_erasure, pack
 from bench.errors import BenchError
 from bench.interfaces import Erasure, FitContext
 from bench.registry import load_object, method, methods
@@ -55,8 +55,8 @@ def test_contract(name: str, concepts: list[Concept], model: DiffusionModel, con
     after = state(model)
     assert all(torch.equal(before[key], after[key]) for key in before), "the model must come back bit for bit"
     assert (erasure.weights is None) == method(name)(method(name).Config()).row_wise
-    save_erasure(erasure, tmp_path)
-    again = load_erasure(tmp_path, method(name).parts, torch.device("cpu"))
+    pack(erasure).save(tmp_path)
+    again, _ = load_erasure(tmp_path, method(name).parts, torch.device("cpu"))
     assert torch.equal(pictures(model, again), sampled)
     refitted = fit(name, context, concepts)
     assert torch.equal(pictures(model, refitted), sampled), "a fit is a function of its recipe"

@@ -14,7 +14,7 @@ from bench.config import method_config
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import sample
-from bench.erasure import load_erasure, save_erasure
+from bench.erasure import load_erasure, pack
 from bench.errors import BenchError
 from bench.interfaces import Erasure, FitContext
 from bench.registry import method
@@ -77,8 +77,8 @@ def test_it_acts_and_survives_saving(
     context: FitContext, model: DiffusionModel, tmp_path: Path, name: str, concept: Concept, detection: str
 ) -> None:
     erasure = fit(context, name, [concept], detection=detection)
-    save_erasure(erasure, tmp_path)
-    again = load_erasure(tmp_path, method(name).parts, CPU)
+    pack(erasure).save(tmp_path)
+    again, _ = load_erasure(tmp_path, method(name).parts, CPU)
     request = SUITE.request("neon", "fish", 1, 4)
     found, base = (sample(model, [Row(request, e)], torch.float32, 2) for e in (again, Erasure()))
     assert torch.equal(found.latents, sample(model, [Row(request, erasure)], torch.float32, 2).latents)

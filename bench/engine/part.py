@@ -1,0 +1,171 @@
+"""A run in one process: the session, a worker, and the tasks that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+
+from bench import cost
+from bench.engine import persist
+from bench.engine.job import Failures, Finish, Job, Listener, Outline, Portion, Task
+from bench.engine.stopping import Stopped
+from bench.engine.worker import Worker
+from bench.errors import BenchError
+from bench.identity import MethodSpec
+from bench.plan import BASE, Unit
+from bench.records import DamagedUnitsError, first_units, make_records, sampling_cost_file
+from bench.registry import methods
+from bench.session import prepare
+from bench.sources import source_digest
+from bench.store import FORMAT, Failure, Store
+
+ROUNDS = 3
+"""Of making tables, each after units that turned out damaged were sampled again."""
+
+
+class Part:
+    """What this process does for a `Job`. BenchError if the job does not fit the folder, or this machine what others began."""
+
+    def __init__(self, job: Job, reporter: Listener, stop: Callable[[], bool]) -> None:
+        self.job, self.reporter = job, reporter
+        known = Store(job.folder)
+        known.check_same(job.config.model_dump(mode="json"), job.resume)
+        kept = job.numerics or known.config().get("numerics")
+        self.session = prepare(job.config, job.device, job.dtype, job.compile, kept, sampling=job.resume != "only-cache")
+        if job.numerics is None:
+            known.check_numerics(self.session.numerics, job.resume)
+        elif job.numerics != self.session.numerics:
+            raise BenchError(f"A worker has other numerics ({self.session.numerics}) than the first ({job.numerics}): use like devices.")
+        self.store = Store.create(job.folder)
+        self.worker = Worker(
+            self.session.suite, self.store, self.session.model, self.session.scorer, replace(self.session.sampler, share=job.sharing),
+            job.config.steps, job.config.images, job.config.fit_seed, reporter.say, reporter.advance, reporter.warn, stop,
+            again=job.resume == "always",
+        )  # fmt: skip
+        self.bundles = self.session.plan.bundles
+        self.fits = {unit.fit.id: unit.fit for unit in self.session.plan.units}
+
+    def outline(self) -> Outline:
+        """Write down what is run, and find what of it is left to do."""
+        self._describe()
+        plan, shard = self.session.plan, self.job.shard
+        own = [*shard.own(range(plan.row_wise)), *shard.own(range(plan.row_wise, len(self.bundles)))]
+        units = {unit.id: unit for index in own for unit in self.bundles[index]}
+        left = {} if self.job.resume == "only-cache" else {unit.id: unit for unit in self.worker.left(list(units.values()))}
+        portions = [
+            Portion(index, tuple(unit.fit.id for unit in bundle), bundle[0].fit.id if index >= plan.row_wise else "")
+            for index, bundle in ((index, self.bundles[index]) for index in own)
+            if any(unit.id in left for unit in bundle)
+        ]
+        fits = {unit.fit.id: unit.fit.name for unit in left.values()}
+        self.store.forget_failures(fits)
+        total, rest = _pictures(units), _pictures(left)
+        return Outline(self.session.protocol, self.session.numerics, plan.pictures, total, total - rest, fits, tuple(portions))
+
+    def do(self, task: Task, failed: Failures) -> Failures:
+        """Do one thing as well as it can be done. Gives what failed, also by others, by fit; what was asked to stop has not."""
+        self.worker.failed.update(failed)
+        try:
+            if task.kind == "fit":
+                persist.fit(self.worker, self.fits[task.fit])
+            else:
+                units = self.bundles[task.bundle][slice(task.unit, task.unit + 1) if task.kind == "unit" else slice(None)]
+                self.worker.fitted.update(unit.fit.id for unit in units)  # by whomever
+                persist.sample(self.worker, units)
+        except Stopped:
+            pass
+        return dict(self.worker.failed)
+
+    def finish(self, failed: Failures) -> Finish:
+        """Where no picture is left, measure cost and write records.
+
+        Units are read and held against their digests here; what is damaged is set aside and sampled again.
+        """
+        self.worker.failed.update(failed)
+        self.worker.fitted.update(self.fits)
+        written = False
+        try:
+            for _ in range(ROUNDS):
+                if written or self.worker.stop() or self._left():  # where a stop is asked for, there may be little time
+                    break
+                if self.job.resume != "only-cache":
+                    self._measure_cost()
+                written = self._write_records()
+        except Stopped:
+            pass
+        return Finish(written, _pictures(self._left()), dict(self.worker.failed))
+
+    def _left(self) -> dict[str, Unit]:
+        """What is not there and may come; from what failed, here or for another shard, nothing will."""
+        missing = {unit.id: unit for unit in self.worker.missing(self.session.plan.units)}
+        if self.job.resume == "only-cache":
+            why = "not all of its pictures are sampled yet"
+            self.worker.failed.update({unit.fit.id: Failure(unit.fit.name, why, None) for unit in missing.values()})
+        elif missing:
+            self.worker.failed.update({fit: failure for fit, failure in self.store.failures().items() if fit not in self.worker.failed})
+        return {id_: unit for id_, unit in missing.items() if unit.fit.id not in self.worker.failed}
+
+    def _make_again(self, damaged: Collection[str]) -> None:
+        for id_ in damaged:
+            for file in self.store.unit_files(id_):
+                self.reporter.warn(f"{file.path.name} is damaged: set aside as {self.store.set_aside(file.path)}")
+        self.worker.written.difference_update(damaged)
+        for bundle in self.bundles if self.job.resume != "only-cache" else ():
+            own = [unit for unit in bundle if unit.id in damaged]
+            if own:
+                persist.sample(self.worker, own)
+
+    def _write_records(self) -> bool:
+        """Whether they were written; if not, damaged units were set aside and sampled again."""
+        base = next(unit.fit for unit in self.session.plan.units if unit.fit.spec.name == BASE)
+        if base.id in self.worker.failed:
+            raise BenchError(f"Nothing can be compared: of the unedited model, {self.worker.failed[base.id].reason}.")
+        self.reporter.say("making tables")
+        reasons = {fit: failure.reason for fit, failure in self.worker.failed.items()}
+        try:
+            records = make_records(self.session, self.store, reasons)
+        except DamagedUnitsError as error:
+            self._make_again(error.units)
+            return False
+        self.store.write_records(records)
+        return True
+
+    def _measure_cost(self) -> None:
+        """Measured once and kept, as time is no result."""
+        first = first_units(self.session.plan, self.worker.failed.keys())
+        name = sampling_cost_file(first)
+        if self.store.read_json(name, [unit.fit.id for unit in first.values()]) is None:
+            self.reporter.say("measuring cost")
+            erasures = {unit.fit.id: self.worker.erasure(unit.fit) for unit in first.values()}
+            requests = next(iter(first.values())).requests
+            self.store.write_json(name, cost.measure(self.session.sampler, erasures, requests))
+
+    def _describe(self) -> None:
+        """What is run, for whoever looks into the folder; a warning about methods whose code is no longer what it was there."""
+        own = {spec.name: _source(spec) for spec in self.session.plan.specs}
+        kept = self.store.read_json("config.json", ()) or {}
+        known = kept.get("sources", {})
+        for name in sorted(known.keys() & own.keys()):
+            if known[name]["version"] == own[name]["version"] and known[name]["source"] != own[name]["source"]:
+                self.reporter.warn(
+                    f"The code of {name} has changed since this folder was begun, its version ({own[name]['version']}) has not: what is"
+                    " stored is taken for its own. If results may differ, raise the version."
+                )
+        first = {name: old for name, old in known.items() if name not in own or old["version"] == own[name]["version"]}
+        config = self.job.config.model_dump(mode="json")
+        more = {"format": FORMAT, "numerics": self.session.numerics, "protocol": self.session.protocol, "sources": {**own, **first}}
+        self.store.write_json("config.json", {**config, **more})
+        units = [
+            {"unit": u.id, "fit": u.fit.id, "method": u.fit.spec.label, "target": str(u.fit.target or ""), "pictures": len(u.requests),
+             "bundle": index}
+            for index, bundle in enumerate(self.bundles) for u in bundle
+        ]  # fmt: skip
+        self.store.write_json("plan.json", {"units": units, "plan": self.session.plan.hash})
+
+
+def _source(spec: MethodSpec) -> dict[str, object]:
+    return {"version": spec.version, "source": source_digest(methods()[spec.name])}
+
+
+def _pictures(units: Mapping[str, Unit]) -> int:
+    return sum(len(unit.requests) for unit in units.values())

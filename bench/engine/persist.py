@@ -1,0 +1,65 @@
+"""Fits and bundles on one device, whatever breaks in one of them."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+
+from bench.engine.stopping import Stopped
+from bench.engine.worker import Worker
+from bench.errors import BenchError, CannotWriteError, DeviceLostError
+from bench.plan import Fit, Unit
+
+ATTEMPTS = 3
+"""Of a fit. Of a bundle all but the last are of the whole; the last is of one unit at a time, so that only what breaks is lost."""
+
+
+def fit(worker: Worker, fit: Fit) -> None:
+    """Make an erasure, or note in `worker.failed` why there is none. Raises what `sample` does."""
+    for attempt in range(1, ATTEMPTS + 1):
+        failure = _try(worker, lambda: worker.ready(fit))
+        if failure is None:
+            return
+        _again_or_not(worker, fit, failure, attempt)
+
+
+def sample(worker: Worker, bundle: Sequence[Unit]) -> None:
+    """Write every unit that can be; why others cannot is in `worker.failed`.
+
+    Raises Stopped where the worker is asked to stop before anything is begun, CannotWriteError and DeviceLostError, as everything
+    else would fail alike.
+    """
+    for _ in range(ATTEMPTS - 1):
+        failure = _try(worker, lambda: worker.execute(worker.left(bundle)))
+        if failure is None:
+            return
+        worker.warn(f"{failure[0]}: trying again")
+    for unit in bundle:
+        failure = _try(worker, lambda unit=unit: worker.execute(worker.left([unit])))  # type: ignore[misc]
+        if failure is not None:
+            _again_or_not(worker, unit.fit, failure, ATTEMPTS)
+
+
+def _again_or_not(worker: Worker, fit: Fit, failure: tuple[str, str], attempt: int) -> None:
+    line, trace = failure
+    if attempt < ATTEMPTS:
+        worker.warn(f"{fit.name}: {line}: trying again")
+    else:
+        worker.fail(fit, f"broke {ATTEMPTS} times ({line})", trace)
+        worker.warn(f"{fit.name} is left out: {line}")
+
+
+def _try(worker: Worker, work: Callable[[], object]) -> tuple[str, str] | None:
+    """What broke, in one line and as a traceback: the exception itself would hold the memory of all that it passed through."""
+    if worker.stop():
+        raise Stopped
+    try:
+        work()
+    except (CannotWriteError, DeviceLostError, Stopped):
+        raise
+    except Exception as error:  # a method is anybody's code
+        line = " ".join(str(error).split())[:200]
+        line = line if isinstance(error, BenchError) else f"{type(error).__name__}: {line}"
+        worker.check_device(line)
+        return line, "".join(traceback.format_exception(error))
+    return None
