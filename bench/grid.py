@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,18 @@ def draw_grid(store: Store, folder: Path) -> None:
     At most `TARGETS` targets, evenly spaced, are drawn, with pictures that every method has stored; without any, there is no file.
     """
     (folder / "grid.png").unlink(missing_ok=True)
-    plan = (store.read_json("plan.json", ["units"]) or {"units": []})["units"]
-    frames: dict[str, dict[str, pd.DataFrame]] = {}
-    for entry in plan:
-        frame = store.read_unit(entry["unit"])
-        if frame is not None:
-            shown = frame[frame["png"].notna()].drop_duplicates("request").set_index("request")
-            table = frames.setdefault(entry["method"], {})
-            table[entry["target"]] = pd.concat([table[entry["target"]], shown]) if entry["target"] in table else shown
-    base = frames.get("none", {}).get("")
-    every = list(dict.fromkeys(entry["target"] for entry in plan if entry["target"]))
+    units: dict[str, dict[str, list[str]]] = {}
+    for entry in (store.read_json("plan.json", ["units"]) or {"units": []})["units"]:
+        units.setdefault(entry["target"], {}).setdefault(entry["method"], []).append(entry["unit"])
+    base = _stored(store, units.pop("", {}).get("none", []))
+    every = list(units)
     targets = [every[k * len(every) // TARGETS] for k in range(TARGETS)] if len(every) > TARGETS else every
-    if base is None or base.empty or not targets:
+    if base.empty or not targets:
         return
-    blocks = [_block(Target.parse(target), base, frames, target) for target in targets]
+    blocks = []
+    for target in targets:
+        rows = {"none": base, **{label: stored for label, own in units[target].items() if not (stored := _stored(store, own)).empty}}
+        blocks.append(_block(store, Target.parse(target), rows))
     width = max(block.width for block in blocks)
     sheet = Image.new("RGB", (width, sum(block.height for block in blocks)), "white")
     top = 0
@@ -49,8 +47,18 @@ def draw_grid(store: Store, folder: Path) -> None:
     write_atomic(folder / "grid.png", buffer.getvalue())
 
 
-def _block(target: Target, base: pd.DataFrame, frames: dict[str, dict[str, pd.DataFrame]], key: str) -> Image.Image:
-    rows = {"none": base, **{label: tables[key] for label, tables in frames.items() if key in tables}}
+def _stored(store: Store, units: Sequence[str]) -> pd.DataFrame:
+    """Which pictures there are, by request: style, object and the unit that holds it. Not their bytes, of which there may be many."""
+    frames = [pd.DataFrame(columns=["request", "style", "object", "unit"])]
+    for unit in units:
+        frame = store.read_unit(unit, ["request", "style", "object", "png"])
+        if frame is not None:
+            frames.append(frame.loc[frame["png"].notna(), ["request", "style", "object"]].assign(unit=unit))
+    return pd.concat(frames).drop_duplicates("request").set_index("request")
+
+
+def _block(store: Store, target: Target, rows: Mapping[str, pd.DataFrame]) -> Image.Image:
+    base = rows["none"]
     common = [i for i in base.index if all(i in frame.index for frame in rows.values())]
     involved = [i for i in common if target.involves(base.at[i, "style"], base.at[i, "object"])][:OWN]
     others = [i for i in common if not target.involves(base.at[i, "style"], base.at[i, "object"])][:OTHER]
@@ -66,7 +74,7 @@ def _block(target: Target, base: pd.DataFrame, frames: dict[str, dict[str, pd.Da
         )
     for line, (label, frame) in enumerate(rows.items()):
         pen.text((4, _HEAD + line * step + THUMB // 2 - 8), _broken(label), fill="black", font=font)
-        _paste(block, frame, columns, _HEAD + line * step, step)
+        _paste(block, store, frame, columns, _HEAD + line * step, step)
     return block
 
 
@@ -75,7 +83,11 @@ def _broken(label: str) -> str:
     return label.replace(" (", "\n(").replace(":", "\n")
 
 
-def _paste(block: Image.Image, frame: pd.DataFrame, columns: Sequence[Any], top: int, step: int) -> None:
+def _paste(block: Image.Image, store: Store, stored: pd.DataFrame, columns: Sequence[Any], top: int, step: int) -> None:
+    units = {unit: store.read_unit(unit, ["request", "png"]) for unit in set(stored.loc[columns, "unit"])}
+    pictures = {unit: frame.drop_duplicates("request").set_index("request") for unit, frame in units.items() if frame is not None}
     for column, request in enumerate(columns):
-        picture = Image.open(io.BytesIO(frame.at[request, "png"])).resize((THUMB, THUMB), Image.Resampling.NEAREST)
-        block.paste(picture, (_SIDE + column * step, top))
+        frame = pictures.get(stored.at[request, "unit"])
+        if frame is not None:
+            picture = Image.open(io.BytesIO(frame.at[request, "png"])).resize((THUMB, THUMB), Image.Resampling.NEAREST)
+            block.paste(picture, (_SIDE + column * step, top))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def source_digest(address: str) -> str:
-    """SHA-256 over the method's module and those that it imports by full name from its own package, comments and layout aside."""
+    """SHA-256 over the method's module and those that it imports from its own package, comments and layout aside."""
     found: dict[str, str] = {}
     _collect(address.partition(":")[0], found)
     return hashlib.sha256("\n".join(found[name] for name in sorted(found)).encode()).hexdigest()
@@ -28,7 +28,8 @@ def _collect(module: str, found: dict[str, str]) -> None:
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
         if isinstance(node, ast.ImportFrom):
-            names = [node.module or "", *(f"{node.module}.{name}" for name in names)]
+            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), spec.parent)
+            names = [origin, *(f"{origin}.{name}" for name in names)]
         for name in names:
             if name.partition(".")[0] == package:
                 _collect(name, found)

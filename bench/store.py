@@ -103,7 +103,9 @@ class Store:
         """An existing run. BenchError if the folder is not one."""
         if not (folder / "config.json").is_file():
             raise BenchError(f"{folder} is not a run (it has no config.json): give a folder that `python -m bench run` made.")
-        return cls(folder)
+        store = cls(folder)
+        store.read_json("config.json", ())
+        return store
 
     def check_same(self, config: Mapping[str, Any], resume: Resume) -> None:
         """BenchError where the folder is of another run, whose units would not be comparable with this one's, or is to stay as it is."""

@@ -15,6 +15,7 @@ from bench.errors import BenchError
 from bench.flips import Setting, label_flips
 from bench.interfaces import FitContext
 from bench.perf import report
+from bench.perf import store as perf_store
 from bench.perf.pairs import alternate, ratio
 from bench.perf.world import World, suite_world
 from bench.registry import method
@@ -50,12 +51,20 @@ def test_perf_measures_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(World, "erasures", two)
     monkeypatch.setattr(report, "start_up", lambda say: {"--help": 0.5})
     monkeypatch.setattr(report, "run_memory", lambda *arguments: {"1×": 900.0})
+    monkeypatch.setattr(
+        report, "engine_ratio", lambda *arguments: {"workers": 2, "pictures": 128, "steps": 5, "seconds": ratio([1.0], [1.0])}
+    )
+    for name, value in {"STYLES": 11, "OBJECTS": 12, "SEEDS": 1, "UNITS": 20}.items():
+        monkeypatch.setattr(perf_store, name, value)
+    monkeypatch.setattr(perf_store, "PRESET", replace(perf_store.PRESET, seeds=1))
     scope = report.Scope("minicanvas", report.PARTS["suite"], images=2, steps=20, pairs=1, compiled=False, table=6)
     found = report.measure(SUITE, scope, CPU, "bfloat16", 8, tmp_path, lambda text: None)
     assert json.loads((tmp_path / "minicanvas-cpu.json").read_text()) == found
     again = report.measure(SUITE, replace(scope, parts=("process",)), CPU, "bfloat16", 8, tmp_path, lambda text: None)
     assert again == found, "what other parts measured is kept"
     assert (tmp_path / "minicanvas-cpu.md").read_text() == report.as_table(found)
+    assert (found["store"]["pictures"], found["store"]["units"], found["store"]["methods"]) == (132 * (1 + 10 * 22), 3 * (1 + 10 * 22), 10)
+    assert found["store"]["verify_units"] == 20
     calibrated, published = (found["sharing"][name] for name in report.DETECTIONS)
     assert calibrated["rows_without"] == published["rows_without"] == 3 * 6 * 20 * 2
     assert calibrated["ratio"] < 0.8 < published["ratio"]

@@ -297,4 +297,10 @@ def test_a_source_digest_follows_code_alone(tmp_path: Path, monkeypatch: pytest.
     assert source_digest("plugged.method:METHOD") == before
     (package / "shared.py").write_text("RATE = 2\n")
     assert source_digest("plugged.method") != before
+    for line in ("from .shared import RATE", "from . import shared", "from plugged import shared", "import plugged.shared"):
+        (package / "method.py").write_text(line)
+        (package / "shared.py").write_text("RATE = 1\n")
+        before = source_digest("plugged.method")
+        (package / "shared.py").write_text("RATE = 2\n")
+        assert source_digest("plugged.method") != before, line
     assert source_digest("methods.saeuron") != source_digest("methods.saeuron_detect")

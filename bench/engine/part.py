@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from bench import cost
+from bench.config import Shard
 from bench.engine import persist
 from bench.engine.job import Failures, Finish, Job, Listener, Outline, Portion, Task
 from bench.engine.stopping import Stopped
@@ -49,7 +50,8 @@ class Part:
         """Write down what is run, and find what of it is left to do."""
         self._describe()
         plan, shard = self.session.plan, self.job.shard
-        own = [*shard.own(range(plan.row_wise)), *shard.own(range(plan.row_wise, len(self.bundles)))]
+        mirrored = Shard(shard.of - shard.number + 1, shard.of)  # so that not the same ones get what cannot be divided
+        own = [*shard.own(range(plan.row_wise)), *mirrored.own(range(plan.row_wise, len(self.bundles)))]
         units = {unit.id: unit for index in own for unit in self.bundles[index]}
         left = {} if self.job.resume == "only-cache" else {unit.id: unit for unit in self.worker.left(list(units.values()))}
         portions = [

@@ -21,10 +21,12 @@ from bench.diffusion.sampler import Sampler
 from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.perf.edits import edit_cost
+from bench.perf.engines import engine_ratio
 from bench.perf.harness import harness_ratio
 from bench.perf.peak import peak_share
 from bench.perf.process import run_memory, start_up
 from bench.perf.sharing import sharing_rows, sharing_seconds
+from bench.perf.store import store_seconds
 from bench.perf.world import World, sd15_model, sd15_world, suite_world
 from bench.scoring import Scorer
 from bench.suites.suite import Suite
@@ -35,7 +37,9 @@ TIMED = 8
 """Requests of the timed comparison of sharing."""
 
 
-PARTS: dict[str, tuple[str, ...]] = {"suite": ("unet", "harness", "sharing", "process"), "sd15": ("unet", "harness")}
+PARTS: dict[str, tuple[str, ...]] = {
+    "suite": ("unet", "harness", "sharing", "process", "store", "engines"), "sd15": ("unet", "harness"),
+}  # fmt: skip
 """What there is to measure, by size."""
 
 
@@ -81,6 +85,8 @@ def measure(
         measured: dict[str, Callable[[], dict[str, Any]]] = {
             "unet": lambda: _unet(world, sampler, scope, say), "harness": lambda: _harness(suite, world, sampler, scope, say),
             "sharing": lambda: {"sharing": _sharing(world, sampler, scope, say)}, "process": lambda: _process(suite, device, say),
+            "store": lambda: {"store": store_seconds(suite, say)},
+            "engines": lambda: {"engines": engine_ratio(suite, device, dtype, scope.steps // 4, scope.pairs, say)},
         }  # fmt: skip
         for part in scope.parts:
             found |= measured[part]()
@@ -199,8 +205,24 @@ def _process_rows(found: dict[str, Any]) -> Lines:
     return [*rows, *((f"start-up of {name}", f"{seconds:.2f} s") for name, seconds in found["start_up_seconds"].items())]
 
 
+def _store_rows(found: dict[str, Any]) -> Lines:
+    own = found["store"]
+    size = f"{own['pictures']:,} pictures, {own['methods']} methods, {own['units']:,} units"
+    verified = f"`verify` of {own['verify_units']:,} units, {own['verify_mb']:,.0f} MB in the system's cache"
+    return [
+        (f"a plan of {size}: made; resumed", f"{own['plan_seconds']:.1f} s; {own['resume_seconds']:.1f} s"),
+        (verified, f"{own['verify_seconds']:.1f} s"),
+    ]
+
+
+def _engine_rows(found: dict[str, Any]) -> Lines:
+    own = found["engines"]
+    return [(f"seconds, Ray ÷ local, {own['workers']} workers, {own['pictures']} pictures of {own['steps']} steps", _range(own["seconds"]))]
+
+
 ROWS: dict[str, Callable[[dict[str, Any]], Lines]] = {
-    "unet": _unet_rows, "harness": _harness_rows, "sharing": _sharing_rows, "process": _process_rows,
+    "unet": _unet_rows, "harness": _harness_rows, "sharing": _sharing_rows, "process": _process_rows, "store": _store_rows,
+    "engines": _engine_rows,
 }  # fmt: skip
 
 
