@@ -152,19 +152,22 @@ def run(
     config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning)
     place = folder or Path("results") / "runs" / _run_name(config)
     from bench.engine.job import Job
-    from bench.engine.stopping import stopping
+    from bench.engine.stopping import Stopped, stopping
     from bench.runner import Engine, crew_of
     from bench.runner import run as execute
     from bench.store import Store
 
     job = Job(config, place, device, dtype, compile_, sharing, resume, Shard.parse(shard))
     Store(place).check_same(config.model_dump(mode="json"), resume)  # before anything is loaded
-    with _progress() as progress, stopping() as stop:
-        bar = _Bar(progress)
-        with crew_of(job, Engine(engine, workers, ray_address), bar, stop) as crew:
-            n = crew.outline.numerics
-            err.print(f"{crew.outline.protocol}: {crew.outline.planned} pictures, {n['device']} {n['dtype']}, {n['slots']} slots a call")
-            ended = execute(crew, place, bar, stop)
+    try:
+        with _progress() as progress, stopping() as stop:
+            bar = _Bar(progress)
+            with crew_of(job, Engine(engine, workers, ray_address), bar, stop) as crew:
+                n, what = crew.outline.numerics, f"{crew.outline.protocol}: {crew.outline.planned} pictures"
+                err.print(f"{what}, {n['device']} {n['dtype']}, {n['slots']} slots a call")
+                ended = execute(crew, place, bar, stop)
+    except Stopped:
+        raise typer.Exit(STOPPED) from None
     if ended.leaderboard is not None:
         show_leaderboard(ended.leaderboard)
         err.print(f"Tables and picture: {place}", highlight=False, soft_wrap=True)
@@ -174,7 +177,8 @@ def run(
     if ended.leaderboard is None:
         what = f"{ended.left} pictures are" if ended.left else "The table is"
         again = "the same command" if resume == "missing" else "the same command with --resume missing"
-        err.print(f"{what} left: {again} continues.", highlight=False, soft_wrap=True)
+        others = job.shard != WHOLE and not stop()
+        err.print(f"{what} left: {'other shards have them' if others else f'{again} continues'}.", highlight=False, soft_wrap=True)
     if ended.leaderboard is None and stop():
         raise typer.Exit(STOPPED)
     if broken or (ended.leaderboard is None and job.shard == WHOLE):

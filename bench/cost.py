@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -18,16 +18,20 @@ FIT_COST = ("fit_seconds", "peak_memory_mb", "stored_mb")
 SAMPLING_COST = ("seconds_per_image", "peak_memory_mb")
 
 
-def measure(sampler: Sampler, erasures: Mapping[str, Erasure], requests: Sequence[GenerationRequest]) -> dict[str, dict[str, float | None]]:
+def measure(
+    sampler: Sampler, erasures: Mapping[str, Callable[[], Erasure]], requests: Sequence[GenerationRequest]
+) -> dict[str, dict[str, float | None]]:
     """Seconds a picture (sampled and decoded) and peak memory per key of `erasures`, each in batches of its own, sharing nothing.
 
-    Methods take turns, `REPEATS` times; the fastest turn counts, as other work on the machine only ever slows one down.
+    Methods take turns, `REPEATS` times; the fastest turn counts, as other work on the machine only ever slows one down. An erasure
+    is loaded for its turn, so that only one is held.
     """
     model, alone = sampler.model, replace(sampler, share=False)
     seconds: dict[str, list[float]] = {label: [] for label in erasures}
     memory: dict[str, float | None] = {}
     for _ in range(REPEATS):
-        for label, erasure in erasures.items():
+        for label, load in erasures.items():
+            erasure = load()
             rows = [Row(request, erasure) for request in requests]
             count = sampler.slots // rows[0].slots
             rows = (rows * (count // len(rows) + 1))[:count]

@@ -44,7 +44,7 @@ def load_erasure(folder: Path, parts: tuple[type, ...], device: torch.device) ->
             weights=Weights(_under(tensors, "weights")) if index["weights"] else None,
             notes=index["notes"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:  # another OSError is no damage
         raise BenchError(f"The erasure in {folder} is damaged ({error}): delete the folder and run again.") from error
     return erasure, index["tensors"]
 

@@ -25,7 +25,10 @@ def draw_grid(store: Store, folder: Path) -> None:
     """
     (folder / "grid.png").unlink(missing_ok=True)
     units: dict[str, dict[str, list[str]]] = {}
+    holes = {(record.label, target) for record in store.records() for target in record.missing}
     for entry in (store.read_json("plan.json", ["units"]) or {"units": []})["units"]:
+        if (entry["method"], entry["target"]) in holes:
+            continue
         units.setdefault(entry["target"], {}).setdefault(entry["method"], []).append(entry["unit"])
     base = _stored(store, units.pop("", {}).get("none", []))
     every = list(units)

@@ -55,8 +55,9 @@ class Progress:
 def progress_of(store: Store) -> Progress:
     """Units that have a file, of those of the plan. Rows that agree on a target share its units, which count for each."""
     plan = store.read_json("plan.json", ["units", "plan"]) or {"units": [], "plan": ""}
-    entries, failures = plan["units"], store.failures()
-    files = {file.unit: file.path for file in store.all_unit_files()}
+    entries, files = plan["units"], {file.unit: file.path for file in store.all_unit_files()}
+    wanting = {entry["fit"] for entry in entries if entry["unit"] not in files}
+    failures = {fit: failure for fit, failure in store.failures().items() if fit in wanting}
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for entry in entries:
         by_method.setdefault(entry["method"], []).append(entry)

@@ -18,6 +18,7 @@ from bench.metrics.artifacts import ArtifactReference
 from bench.metrics.detection import detection
 from bench.metrics.distance import frechet_distance, kernel_distance
 from bench.metrics.unlearning import shows
+from bench.packed import stored_digest
 from bench.plan import BASE, Plan, Unit
 from bench.session import Session
 from bench.store import Store
@@ -87,7 +88,8 @@ def _with_far(outcomes: pd.DataFrame, reference: ArtifactReference | None) -> pd
 
 def _read(store: Store, units: Sequence[Unit], target: str, damaged: set[str]) -> pd.DataFrame:
     """Outcomes of units; those that cannot be read are added to `damaged`."""
-    frames = {unit.id: store.read_unit(unit.id, _READ) for unit in units}
+    digests = {fit: stored_digest(store.folder / "erasures" / fit) for fit in {unit.fit.id for unit in units}}
+    frames = {unit.id: store.read_unit(unit.id, _READ, digests[unit.fit.id]) for unit in units}
     damaged.update(id_ for id_, frame in frames.items() if frame is None)
     whole = [frame.assign(target=target) for frame in frames.values() if frame is not None]
     return pd.concat(whole, ignore_index=True) if whole else pd.DataFrame(columns=[*_READ, "target"])

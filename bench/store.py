@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.config import IMAGES, Images, Resume
-from bench.errors import BenchError
+from bench.errors import BenchError, CannotWriteError
 from bench.files import sealed_json, unsealed, write_atomic
 from bench.types import Record
 
@@ -89,7 +89,8 @@ class Store:
     @classmethod
     def create(cls, folder: Path) -> Store:
         """Make the folder or continue it. BenchError if it holds something else or cannot be written."""
-        if folder.exists() and (not folder.is_dir() or (not (folder / "plan.json").is_file() and _foreign(folder))):
+        known = any((folder / name).is_file() for name in _FILES)
+        if folder.exists() and (not folder.is_dir() or (not known and _foreign(folder))):
             raise BenchError(f"{folder} exists and is not a run: choose another --out.")
         try:
             for name in _FOLDERS:
@@ -132,15 +133,13 @@ class Store:
         """The resolved configuration of the run, its numerics and protocol."""
         return dict(self.read_json("config.json", _CONFIG_KEYS) or {})
 
-    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """`name` relative to the run, whole or not at all, with its digest."""
-        write_atomic(self.folder / name, sealed_json(value))
+    def write_json(self, name: str, value: Mapping[str, Any], replace: bool = True) -> None:
+        """`name` relative to the run, whole or not at all, with its digest; without `replace` what is there stays."""
+        write_atomic(self.folder / name, sealed_json(value), replace)
 
     def read_json(self, name: str, keys: Iterable[str]) -> Any:
         """An object with these keys; None if there is no such file, BenchError if it is something else or was changed since."""
         path = self.folder / name
-        if not path.exists():
-            return None
         try:
             value = unsealed(path.read_bytes())
             if value.get("format", FORMAT) > FORMAT:
@@ -148,6 +147,10 @@ class Store:
             lacking = [key for key in keys if key not in value]
             if lacking:
                 raise ValueError(f"{lacking[0]} is missing")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise BenchError(f"{path} cannot be read ({error.strerror}): look to its permissions and its disk.") from error
         except ValueError as error:
             raise BenchError(f"{path} is damaged ({error}): delete it and give the run's command again.") from error
         return value
@@ -164,9 +167,12 @@ class Store:
             if other.path != path:
                 other.path.unlink(missing_ok=True)
 
-    def read_unit(self, unit: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
-        """The unit's outcomes, of all or some columns; None where no file of that identity has the digest its name states."""
-        for file in self.unit_files(unit):
+    def read_unit(self, unit: str, columns: Sequence[str] | None = None, erasure: str | None = None) -> pd.DataFrame | None:
+        """The unit's outcomes, of all or some columns; None where no file of that identity has the digest its name states.
+
+        Of several files the one of this erasure, then the one with most pictures.
+        """
+        for file in sorted(self.unit_files(unit), key=lambda file: not file.serves(erasure, "none")):
             with suppress(FileNotFoundError):
                 data = file.read()
                 if data is not None:
@@ -174,20 +180,32 @@ class Store:
         return None
 
     def unit_files(self, unit: str) -> list[UnitFile]:
-        """What there is under this identity: one file, but for a moment more where another process replaces it."""
-        return [UnitFile.of(path) for path in sorted((self.folder / "units" / unit[:2]).glob(f"{unit}.*.parquet"))]
+        """What there is under this identity, most pictures first: one file, but where another process replaces it or was killed at that."""
+        found = [UnitFile.of(path) for path in (self.folder / "units" / unit[:2]).glob(f"{unit}.*.*.*.parquet")]
+        return sorted(found, key=lambda file: (-IMAGES.index(file.images), file.path))
 
     def all_unit_files(self) -> list[UnitFile]:
         """Every unit file, of this plan or an earlier one."""
-        return [UnitFile.of(path) for path in sorted((self.folder / "units").glob("*/*.parquet"))]
+        return [UnitFile.of(path) for path in sorted((self.folder / "units").glob("*/*.*.*.*.parquet"))]
 
     def set_aside(self, path: Path) -> Path:
-        """Move a damaged file out of the way, to look at, if no other process has."""
+        """Move a damaged file out of the way, to look at, if no other process has. CannotWriteError where that cannot be."""
         place = self.folder / "damaged" / path.name
-        place.parent.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):
-            path.rename(place)
+        try:
+            place.parent.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                path.rename(place)
+        except OSError as error:
+            raise CannotWriteError(f"{path} is damaged and cannot be set aside ({error.strerror}): move it away.") from error
         return place
+
+    def remove(self, paths: Iterable[Path]) -> None:
+        """Files that may not be there. CannotWriteError where that cannot be."""
+        for path in paths:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise CannotWriteError(f"{path} cannot be removed ({error.strerror}): look to the folder's permissions.") from error
 
     def write_failure(self, fit: str, failure: Failure) -> None:
         """Keep what broke, by the id of its fit."""
@@ -195,8 +213,7 @@ class Store:
 
     def forget_failures(self, fits: Iterable[str]) -> None:
         """Of fits that are tried again."""
-        for fit in fits:
-            (self.folder / "failures" / f"{fit}.json").unlink(missing_ok=True)
+        self.remove(self.folder / "failures" / f"{fit}.json" for fit in fits)
 
     def failures(self) -> dict[str, Failure]:
         """What broke and was not tried again, by the id of its fit."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import packed
 from bench.errors import BenchError
+from bench.packed import stored_digest
 from bench.store import Store, UnitFile
 from bench.tables import leaderboard_of, write_tables
 
@@ -25,10 +26,16 @@ def damaged_units(store: Store, files: Sequence[UnitFile], read: Callable[[], No
     with ThreadPoolExecutor(READERS) as pool:
         for file, is_whole in zip(files, pool.map(_is_whole, files), strict=True):
             if not is_whole:
-                aside = store.set_aside(file.path)
-                found.append(f"{file.path} is damaged: set aside as {aside}; the run's command makes it again")
+                found.append(_set_aside(store, file))
             read()
     return found
+
+
+def _set_aside(store: Store, file: UnitFile) -> str:
+    try:
+        return f"{file.path} is damaged: set aside as {store.set_aside(file.path)}; the run's command makes it again"
+    except BenchError as error:
+        return str(error)
 
 
 def _is_whole(file: UnitFile) -> bool:
@@ -58,8 +65,9 @@ def other_damage(store: Store) -> list[str]:
 
 
 def temporary_files(store: Store) -> list[Path]:
-    """What killed processes left, or running ones are writing."""
-    return sorted(store.folder.rglob(".*.tmp"))
+    """What killed processes left, or running ones are writing: files cut off, and tensors that no erasure names."""
+    tensors = [path for path in store.folder.glob("erasures/*/*.safetensors") if path.stem != (stored_digest(path.parent) or "")[:16]]
+    return sorted([*store.folder.rglob(".*.tmp"), *tensors])
 
 
 def _erasure(folder: Path) -> str | None:

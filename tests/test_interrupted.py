@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 import os
 import resource
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_cli import bench, contents
 
 from bench import cost, files, session
@@ -31,6 +35,9 @@ TABLES = ("records/*.json", "leaderboard.*", "*.csv", "citations.bib", "grid.png
 
 @pytest.fixture(scope="module", autouse=True)
 def _loaded_once() -> Iterator[None]:
+    """And with one thread, as workers that share two cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "load_model", functools.cache(session.load_model))
         patch.setattr(Scorer, "load", functools.cache(Scorer.load))
@@ -39,6 +46,7 @@ def _loaded_once() -> Iterator[None]:
             cost, "measure", lambda sampler, erasures, requests: {fit: dict.fromkeys(cost.SAMPLING_COST, 1.0) for fit in erasures}
         )
         yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +173,28 @@ def test_shards_of_one_folder(whole: Path, tmp_path: Path) -> None:
     assert two.returncode == 0, two.stderr
     same(tmp_path / "run", whole)
     assert bench(*RUN, "--shard", "1/2", "--resume", "always", cwd=tmp_path).returncode == 2
+
+
+def test_workers_in_processes_one_of_which_is_killed(whole: Path, tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill() -> None:
+        while not killed:
+            time.sleep(0.05)
+            ready = list((tmp_path / "run").glob("erasures/*/erasure.json"))
+            for child in multiprocessing.active_children() if len(ready) > 1 else ():
+                if child.name == "bench-0" and child.pid:
+                    os.kill(child.pid, signal.SIGKILL)
+                    killed.append(child.pid)
+
+    watch = threading.Thread(target=kill, daemon=True)
+    watch.start()
+    found = bench(*RUN, "--workers", "2", "--resume", "never", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert killed
+    assert "A worker process ended in the middle of" in found.stderr
+    assert not multiprocessing.active_children()
+    same(tmp_path / "run", whole)
 
 
 def test_always_fits_and_samples_all_again(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,18 +154,6 @@ def test_a_stopped_bundle_leaves_whole_units_and_is_continued(tmp_path: Path, mo
     assert part.files() == whole.files()
 
 
-def test_everything_again_replaces_nothing_by_other_bytes(tmp_path: Path, model: DiffusionModel, scorer: Scorer) -> None:
-    told = Told(tmp_path, model, scorer, {BASE: Erasure()})
-    told.run(UNITS[:1])
-    before = told.files()
-    told.worker.__dict__["again"] = True
-    told.worker.written.clear()
-    assert told.worker.left(UNITS[:1]) == UNITS[:1]
-    told.run(UNITS[:1])
-    assert told.files() == before
-    assert told.worker.left(UNITS[:1]) == [], "once is enough"
-
-
 def test_signals_ask_and_the_second_ends(capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stopping() as stop:

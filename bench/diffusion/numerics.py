@@ -145,10 +145,10 @@ def describe(sampler: Sampler) -> dict[str, Any]:
     device = sampler.model.device
     on_cuda = device.type == "cuda"
     hardware = torch.cuda.get_device_name(device) if on_cuda else platform.machine()
-    capability = "" if on_cuda else torch.backends.cpu.get_cpu_capability()
+    capability, threads = ("", None) if on_cuda else (torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
     return {
         "device": device.type, "hardware": hardware, "capability": capability, "dtype": str(sampler.dtype).removeprefix("torch."),
-        "slots": sampler.slots, "threads": torch.get_num_threads(), "compiled": sampler.compiled, "torch": torch.__version__,
+        "slots": sampler.slots, "threads": threads, "compiled": sampler.compiled, "torch": str(torch.__version__),
         "tf32": bool(on_cuda and torch.backends.cuda.matmul.allow_tf32), "channels_last": channels_last(device, sampler.dtype),
         "small_attention": small_attention(device, sampler.dtype, sampler.compiled),
     }  # fmt: skip

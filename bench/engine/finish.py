@@ -34,12 +34,14 @@ class Finisher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None and self.held:
-            self._submit()
-        while self.running and kind is None:
-            self.running.pop(0).result()
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+        try:
+            if kind is None and self.held:
+                self._submit()
+            while self.running and kind is None:
+                self.running.pop(0).result()
+        finally:
+            if self.pool is not None:
+                self.pool.shutdown(cancel_futures=True)
 
     def add(self, key: int, latent: Tensor, keep: bool) -> None:
         """One picture, latent float32 [4, h, w]; `keep` asks for its PNG bytes."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from bench.engine.job import Failures, Finish, Job, Listener, Outline, Task
-from bench.errors import BenchError
+from bench.engine.stopping import SIGNALS, Stopped
+from bench.errors import BenchError, CannotWriteError
+from bench.store import Store
 
 LISTEN = 0.5
 """Seconds after which a stop is noticed."""
 PATIENCE = 60.0
-"""Seconds without a worker after which it is said what it waits for."""
+"""Seconds without a worker after which it is said what is waited for."""
 
 
 class Actor:
@@ -62,30 +66,30 @@ class Actor:
 class RayCrew:
     """One actor a GPU, or of so many threads of a CPU; each keeps its model loaded, and one that dies is replaced."""
 
-    def __init__(
-        self, job: Job, workers: int | None, address: str | None, reporter: Listener, stop: Callable[[], bool]
-    ) -> None:  # fmt: skip
+    def __init__(self, job: Job, workers: int | None, address: str | None, listener: Listener, stop: Callable[[], bool]) -> None:
         try:
             import ray
         except ImportError as error:
             raise BenchError('--engine ray needs Ray, which is not installed: pip install "unlearnbench[ray]".') from error
-        self.ray, self.reporter, self.stop, self.halted = ray, reporter, stop, False
+        self.ray, self.listener, self.stop, self.halted = ray, listener, stop, False
+        self.actors: dict[int, Any] = {}
+        self.calls: dict[Any, int] = {}
+        """Who works on what has not come back."""
+        self.opened: set[int] = set()
         self._connect(address)
         try:
-            on_gpu = job.device.startswith("cuda") or (job.device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1)
-            job = replace(job, folder=job.folder.absolute(), device="cuda" if on_gpu else job.device, threads=job.threads or 1)
-            if on_gpu:
-                job = replace(job, threads=None)
-            self.kind = ray.remote(num_cpus=job.threads or 1, num_gpus=int(on_gpu), max_concurrency=2, max_restarts=0)(Actor)
-            self.actors: dict[int, Any] = {}
-            self.calls: dict[Any, int] = {}
-            self.opened: set[int] = set()
-            self.job = job
+            have, on_gpu = ray.cluster_resources(), job.device.startswith("cuda")
+            on_gpu = on_gpu or (job.device == "auto" and have.get("GPU", 0) >= 1)
+            if on_gpu and not have.get("GPU"):
+                raise BenchError(f"--device {job.device}: this Ray cluster has no GPU.")
+            threads = _threads(job)
+            self.job = replace(job, folder=job.folder.absolute(), device="cuda" if on_gpu else job.device, threads=threads)
+            self.kind = ray.remote(num_cpus=1 if on_gpu else threads, num_gpus=int(on_gpu), max_concurrency=2, max_restarts=0)(Actor)
             self._open(0)
             self.outline: Outline = self._answer(0)
-            self.job = replace(job, numerics=self.outline.numerics)
-            room = ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1) // (1 if on_gpu else job.threads or 1)
-            for number in range(1, min(workers or int(room), self.outline.tasks)):
+            self.job = replace(self.job, numerics=self.outline.numerics)
+            room = int(have["GPU"]) if on_gpu else int(have.get("CPU", 1)) // threads
+            for number in range(1, min(workers or room, self.outline.tasks)):
                 self._open(number)
         except BaseException:
             self.__exit__()
@@ -94,20 +98,26 @@ class RayCrew:
     def _connect(self, address: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        before = {number: signal.getsignal(number) for number in SIGNALS}  # of which it would take one away
         try:
-            # An address of the environment is not for us to use by accident.
-            self.ray.init(address=address or "local", include_dashboard=False if not address else None, log_to_driver=False,
+            # Without an address it is this machine, whatever cluster the environment names.
+            self.ray.init(address=address or "local", include_dashboard=None if address else False, log_to_driver=False,
                           logging_level=logging.ERROR)  # fmt: skip
         except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             place = f"No Ray cluster answers at {address}" if address else "Ray cannot start here"
-            raise BenchError(f"{place} ({first}): start one with `ray start --head`, or use --engine local.") from error
+            raise BenchError(f"{place} ({_line(error)}): start one with `ray start --head`, or use --engine local.") from error
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _open(self, number: int) -> None:
-        environment = {"env_vars": {"OMP_NUM_THREADS": str(self.job.threads)}} if self.job.threads else {}
-        self.actors[number] = self.kind.options(runtime_env=environment).remote()
+        # An actor works in a thread of its own, whose part of glibc's heap would be too small for large buffers (`keep_freed_memory`).
+        environment = {"OMP_NUM_THREADS": str(self.job.threads), "MALLOC_ARENA_MAX": "1"}
+        self.actors[number] = self.kind.options(runtime_env={"env_vars": environment}).remote()
         self.opened.discard(number)
         self.calls[self.actors[number].open.remote(self.job)] = number
+        if self.halted:
+            self.actors[number].halt.remote()
 
     def idle(self) -> list[int]:
         """As every crew does."""
@@ -126,33 +136,60 @@ class RayCrew:
             was_open = number in self.opened
             try:
                 answer = self._get(call)
-            except self.ray.exceptions.RayActorError as error:
-                if not was_open:
-                    raise BenchError(f"A Ray worker ended while it started ({_line(error)}): look into Ray's logs.") from error
-                found[number] = None
-                self._open(number)
-                continue
-            self.opened.add(number)
-            if was_open:
-                found[number] = answer
+            except CannotWriteError:
+                raise
+            except (BenchError, self.ray.exceptions.RayError) as error:
+                if was_open:
+                    found[number] = None
+                self._replace(number, error)
+            else:
+                self.opened.add(number)
+                if was_open:
+                    found[number] = answer
         return found
+
+    def _replace(self, number: int, error: Exception) -> None:
+        """Another worker for one that died or could not go on; where it could not even start, the others do without it."""
+        self.ray.kill(self.actors.pop(number))
+        was_open = number in self.opened
+        self.opened.discard(number)
+        if not was_open and not self.actors:
+            raise (
+                error if isinstance(error, BenchError) else BenchError(f"A Ray worker ended while it started ({_line(error)}).")
+            ) from error
+        if was_open:
+            self._open(number)
+        else:
+            self.listener.warn(f"{_line(error)} The run goes on without it.")
 
     def finish(self, failed: Failures) -> Finish:
         """As every crew does."""
-        self.calls[self.actors[0].finish.remote(dict(failed))] = 0
-        finish: Finish = self._answer(0)
-        return finish
+        while True:
+            for number in self.idle():
+                self.calls[self.actors[number].finish.remote(dict(failed))] = number
+                finish: Finish = self._answer(number)
+                return finish
+            self.wait()
 
     def _answer(self, number: int) -> Any:
-        """What the one call that runs comes to, however long it takes."""
+        """What the call of a worker comes to, however long it takes. Raises Stopped where it would only begin."""
+        began, told = time.monotonic(), False
         while True:
             for call in self._ready():
-                if self.calls.pop(call) == number:
-                    self.opened.add(number)
+                if self.calls[call] == number:
+                    del self.calls[call]
                     try:
-                        return self._get(call)
-                    except self.ray.exceptions.RayActorError as error:
+                        answer = self._get(call)
+                    except self.ray.exceptions.RayError as error:
                         raise BenchError(f"A Ray worker ended ({_line(error)}): give the same command again.") from error
+                    self.opened.add(number)
+                    return answer
+            if number not in self.opened:
+                if self.stop():
+                    raise Stopped
+                if not told and time.monotonic() - began > PATIENCE:
+                    told = True
+                    self.listener.warn("Waiting for Ray to start a worker: `ray status` says what the cluster lacks.")
 
     def _ready(self) -> list[Any]:
         """Calls that have come back, after a moment's patience."""
@@ -164,14 +201,14 @@ class RayCrew:
         return list(ready)
 
     def _get(self, call: Any) -> Any:
-        """The answer, with what was told beside it passed on. Raises BenchError as the worker did."""
+        """The answer, with what was told beside it passed on. Raises BenchError as the worker did, RayError if there is no answer."""
         try:
             answer, pictures, warnings = self.ray.get(call)
         except self.ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, BenchError) else error from None
-        self.reporter.advance(pictures)
+        self.listener.advance(pictures)
         for text in warnings:
-            self.reporter.warn(text)
+            self.listener.warn(text)
         return answer
 
     def __enter__(self) -> RayCrew:
@@ -179,6 +216,12 @@ class RayCrew:
 
     def __exit__(self, *error: object) -> None:
         self.ray.shutdown()
+
+
+def _threads(job: Job) -> int:
+    """Of a worker on a CPU: as the run that is continued has it, else as the environment says, else one."""
+    kept = Store(job.folder).config().get("numerics", {}).get("threads")
+    return int(kept or os.environ.get("OMP_NUM_THREADS") or 1)
 
 
 def _line(error: BaseException) -> str:

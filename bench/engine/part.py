@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
-from bench import cost
+import torch
+
+from bench import cost, packed
 from bench.config import Shard
 from bench.engine import persist
 from bench.engine.job import Failures, Finish, Job, Listener, Outline, Portion, Task
@@ -13,7 +17,8 @@ from bench.engine.stopping import Stopped
 from bench.engine.worker import Worker
 from bench.errors import BenchError
 from bench.identity import MethodSpec
-from bench.plan import BASE, Unit
+from bench.interfaces import Erasure
+from bench.plan import BASE, Fit, Unit
 from bench.records import DamagedUnitsError, first_units, make_records, sampling_cost_file
 from bench.registry import methods
 from bench.session import prepare
@@ -29,8 +34,11 @@ class Part:
 
     def __init__(self, job: Job, reporter: Listener, stop: Callable[[], bool]) -> None:
         self.job, self.reporter = job, reporter
+        if job.threads:
+            torch.set_num_threads(job.threads)
         known = Store(job.folder)
-        known.check_same(job.config.model_dump(mode="json"), job.resume)
+        if job.numerics is None:
+            known.check_same(job.config.model_dump(mode="json"), job.resume)
         kept = job.numerics or known.config().get("numerics")
         self.session = prepare(job.config, job.device, job.dtype, job.compile, kept, sampling=job.resume != "only-cache")
         if job.numerics is None:
@@ -40,15 +48,19 @@ class Part:
         self.store = Store.create(job.folder)
         self.worker = Worker(
             self.session.suite, self.store, self.session.model, self.session.scorer, replace(self.session.sampler, share=job.sharing),
-            job.config.steps, job.config.images, job.config.fit_seed, reporter.say, reporter.advance, reporter.warn, stop,
-            again=job.resume == "always",
+            job.config.steps, "none" if job.resume == "only-cache" else job.config.images, job.config.fit_seed, reporter.say,
+            reporter.advance, reporter.warn, stop,
         )  # fmt: skip
         self.bundles = self.session.plan.bundles
         self.fits = {unit.fit.id: unit.fit for unit in self.session.plan.units}
 
     def outline(self) -> Outline:
-        """Write down what is run, and find what of it is left to do."""
+        """Write down what is run, and find what of it is left to do. To do all again, what is there goes first."""
         self._describe()
+        if self.job.resume == "always":
+            self.store.remove(file.path for unit in self.session.plan.units for file in self.store.unit_files(unit.id))
+            for fit in self.fits.values():
+                packed.remove(self.worker.place(fit))
         plan, shard = self.session.plan, self.job.shard
         mirrored = Shard(shard.of - shard.number + 1, shard.of)  # so that not the same ones get what cannot be divided
         own = [*shard.own(range(plan.row_wise)), *mirrored.own(range(plan.row_wise, len(self.bundles)))]
@@ -59,8 +71,9 @@ class Part:
             for index, bundle in ((index, self.bundles[index]) for index in own)
             if any(unit.id in left for unit in bundle)
         ]
-        fits = {unit.fit.id: unit.fit.name for unit in left.values()}
-        self.store.forget_failures(fits)
+        needed = {unit.fit.id: unit.fit for unit in left.values()}
+        self.store.forget_failures(needed)
+        fits = {id_: fit.name for id_, fit in needed.items() if not packed.exists(self.worker.place(fit))}
         total, rest = _pictures(units), _pictures(left)
         return Outline(self.session.protocol, self.session.numerics, plan.pictures, total, total - rest, fits, tuple(portions))
 
@@ -72,7 +85,6 @@ class Part:
                 persist.fit(self.worker, self.fits[task.fit])
             else:
                 units = self.bundles[task.bundle][slice(task.unit, task.unit + 1) if task.kind == "unit" else slice(None)]
-                self.worker.fitted.update(unit.fit.id for unit in units)  # by whomever
                 persist.sample(self.worker, units)
         except Stopped:
             pass
@@ -84,7 +96,6 @@ class Part:
         Units are read and held against their digests here; what is damaged is set aside and sampled again.
         """
         self.worker.failed.update(failed)
-        self.worker.fitted.update(self.fits)
         written = False
         try:
             for _ in range(ROUNDS):
@@ -99,18 +110,21 @@ class Part:
 
     def _left(self) -> dict[str, Unit]:
         """What is not there and may come; from what failed, here or for another shard, nothing will."""
-        missing = {unit.id: unit for unit in self.worker.missing(self.session.plan.units)}
+        missing = {unit.id: unit for unit in self.worker.left(self.session.plan.units)}
+        known = {unit.fit.id for unit in missing.values()} - self.worker.failed.keys()
+        if known:
+            self.worker.failed.update({fit: failure for fit, failure in self.store.failures().items() if fit in known})
         if self.job.resume == "only-cache":
-            why = "not all of its pictures are sampled yet"
-            self.worker.failed.update({unit.fit.id: Failure(unit.fit.name, why, None) for unit in missing.values()})
-        elif missing:
-            self.worker.failed.update({fit: failure for fit, failure in self.store.failures().items() if fit not in self.worker.failed})
+            for fit in known - self.worker.failed.keys():
+                self.worker.failed[fit] = Failure(self.fits[fit].name, "not all of its pictures are sampled yet", None)
         return {id_: unit for id_, unit in missing.items() if unit.fit.id not in self.worker.failed}
 
     def _make_again(self, damaged: Collection[str]) -> None:
         for id_ in damaged:
             for file in self.store.unit_files(id_):
-                self.reporter.warn(f"{file.path.name} is damaged: set aside as {self.store.set_aside(file.path)}")
+                with suppress(FileNotFoundError):  # just replaced by another process
+                    if file.read() is None:
+                        self.reporter.warn(f"{file.path.name} is damaged: set aside as {self.store.set_aside(file.path)}")
         self.worker.written.difference_update(damaged)
         for bundle in self.bundles if self.job.resume != "only-cache" else ():
             own = [unit for unit in bundle if unit.id in damaged]
@@ -138,15 +152,20 @@ class Part:
         name = sampling_cost_file(first)
         if self.store.read_json(name, [unit.fit.id for unit in first.values()]) is None:
             self.reporter.say("measuring cost")
-            erasures = {unit.fit.id: self.worker.erasure(unit.fit) for unit in first.values()}
+            loads = {unit.fit.id: partial(self._load, unit.fit) for unit in first.values()}
             requests = next(iter(first.values())).requests
-            self.store.write_json(name, cost.measure(self.session.sampler, erasures, requests))
+            self.store.write_json(name, cost.measure(self.session.sampler, loads, requests), replace=False)
+
+    def _load(self, fit: Fit) -> Erasure:
+        if self.worker.stop():
+            raise Stopped
+        return self.worker.erasure(fit)
 
     def _describe(self) -> None:
         """What is run, for whoever looks into the folder; a warning about methods whose code is no longer what it was there."""
         own = {spec.name: _source(spec) for spec in self.session.plan.specs}
         kept = self.store.read_json("config.json", ()) or {}
-        known = kept.get("sources", {})
+        known = kept.get("sources", {}) if self.job.resume != "always" else {}
         for name in sorted(known.keys() & own.keys()):
             if known[name]["version"] == own[name]["version"] and known[name]["source"] != own[name]["source"]:
                 self.reporter.warn(

@@ -59,38 +59,30 @@ class Worker:
     warn: Callable[[str], None]
     stop: Callable[[], bool] = lambda: False
     """Whether to finish what is in flight and end."""
-    again: bool = False
-    """Whether to fit and sample what is stored anew."""
     failed: dict[str, Failure] = field(default_factory=dict)
     """Fits that could not be made, and why."""
     loaded: dict[str, Erasure] = field(default_factory=dict)
     """Erasures by fit, so that no bundle reads them again: all that leave the weights alone, and the last of the others."""
-    fitted: set[str] = field(default_factory=set)
-    """Ids of the fits that this worker has made."""
     written: set[str] = field(default_factory=set)
     """Ids of the units that this worker has written."""
     digests: dict[str, str] = field(default_factory=dict)
     """Of erasures that were loaded, by fit."""
 
-    def _place(self, fit: Fit) -> Path:
+    def place(self, fit: Fit) -> Path:
+        """The folder of an erasure."""
         return self.store.folder / "erasures" / fit.id
 
     def left(self, units: Sequence[Unit]) -> list[Unit]:
-        """Those that are to be done, each once."""
-        own = [unit for unit in units if unit.id not in self.written]
-        return list({unit.id: unit for unit in own}.values()) if self.again else self.missing(own)
-
-    def missing(self, units: Sequence[Unit]) -> list[Unit]:
         """Those without a file that has the pictures that the policy keeps, of the erasure that is stored, if one is.
 
         Each once, as rows that agree on a target share its units. Folders are listed, no unit is read. Fitted again, as where its
         files were lost, an erasure may be another one: not all devices compute the same twice.
         """
-        own = {unit.id: unit for unit in units}
+        own = {unit.id: unit for unit in units if unit.id not in self.written}
         files: dict[str, list[UnitFile]] = {}
         for file in self.store.all_unit_files() if len(own) > _MANY else (file for id_ in own for file in self.store.unit_files(id_)):
             files.setdefault(file.unit, []).append(file)
-        erasures = {unit.fit.id: packed.stored_digest(self._place(unit.fit)) for unit in own.values() if unit.id in files}
+        erasures = {unit.fit.id: packed.stored_digest(self.place(unit.fit)) for unit in own.values() if unit.id in files}
         return [
             unit for unit in own.values()
             if not any(file.serves(erasures[unit.fit.id], self.images) for file in files.get(unit.id, ()))
@@ -204,17 +196,16 @@ class Worker:
 
     def erasure(self, fit: Fit) -> Erasure:
         """What this run fitted before; fitted now if it is not there, is damaged or is of files that have moved."""
-        place = self._place(fit)
+        place = self.place(fit)
         if packed.exists(place):
-            if not self.again or fit.id in self.fitted:
-                with suppress(BenchError):
-                    return self._load(fit)
+            with suppress(BenchError):
+                return self._load(fit)
             packed.remove(place)
         self._fit(fit)
         return self._load(fit)
 
     def _load(self, fit: Fit) -> Erasure:
-        erasure, self.digests[fit.id] = load_erasure(self._place(fit), method(fit.spec.name).parts, self.model.device)
+        erasure, self.digests[fit.id] = load_erasure(self.place(fit), method(fit.spec.name).parts, self.model.device)
         return erasure
 
     def _fit(self, fit: Fit) -> None:
@@ -239,6 +230,6 @@ class Worker:
             seconds = time.perf_counter() - began
         own = pack(erasure)
         size = len(own.tensors) / 1e6
-        self.store.write_json(f"cost/fit-{fit.id}.json", dict(zip(FIT_COST, (seconds, memory.peak_mb, size), strict=True)))
-        own.save(self._place(fit))
-        self.fitted.add(fit.id)
+        measured = dict(zip(FIT_COST, (seconds, memory.peak_mb, size), strict=True))
+        self.store.write_json(f"cost/fit-{fit.id}.json", measured, replace=False)
+        own.save(self.place(fit))

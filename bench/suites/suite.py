@@ -6,6 +6,7 @@ import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,12 +133,17 @@ class Suite(ABC):
     def requests(self, target: Target, preset: Preset) -> tuple[GenerationRequest, ...]:
         """What to sample for a target, for seeds 1 … n."""
         return tuple(
-            replace(self.request(style, obj, seed, preset.steps), scheduler=preset.scheduler)
+            self._request(style, obj, seed, preset.steps, preset.scheduler)
             for seed in range(1, preset.seeds + 1)
             for i, style in enumerate(self.styles)
             for j, obj in enumerate(self.objects)
             if (i + j) % (preset.own if target.involves(style, obj) else preset.grid) == 0
         )
+
+    @cache  # noqa: B019  # a suite lives as long as its process
+    def _request(self, style: str, obj: str, seed: int, steps: int, scheduler: str) -> GenerationRequest:
+        """The same object every time, as targets share most pictures and to identify one takes longer than to find it."""
+        return replace(self.request(style, obj, seed, steps), scheduler=scheduler)
 
     def base_requests(self, targets: Sequence[Target], preset: Preset) -> tuple[GenerationRequest, ...]:
         """What the unedited model samples: every request of any target, each once."""
