@@ -131,7 +131,7 @@ class RayCrew:
     def wait(self) -> dict[int, Failures | None]:
         """As every crew does."""
         found: dict[int, Failures | None] = {}
-        for call in self._ready():
+        for call in self._ready(list(self.calls)):
             number = self.calls.pop(call)
             was_open = number in self.opened
             try:
@@ -175,15 +175,14 @@ class RayCrew:
         """What the call of a worker comes to, however long it takes. Raises Stopped where it would only begin."""
         began, told = time.monotonic(), False
         while True:
-            for call in self._ready():
-                if self.calls[call] == number:
-                    del self.calls[call]
-                    try:
-                        answer = self._get(call)
-                    except self.ray.exceptions.RayError as error:
-                        raise BenchError(f"A Ray worker ended ({_line(error)}): give the same command again.") from error
-                    self.opened.add(number)
-                    return answer
+            for call in self._ready([call for call, who in self.calls.items() if who == number]):
+                del self.calls[call]
+                try:
+                    answer = self._get(call)
+                except self.ray.exceptions.RayError as error:
+                    raise BenchError(f"A Ray worker ended ({_line(error)}): give the same command again.") from error
+                self.opened.add(number)
+                return answer
             if number not in self.opened:
                 if self.stop():
                     raise Stopped
@@ -191,13 +190,13 @@ class RayCrew:
                     told = True
                     self.listener.warn("Waiting for Ray to start a worker: `ray status` says what the cluster lacks.")
 
-    def _ready(self) -> list[Any]:
-        """Calls that have come back, after a moment's patience."""
+    def _ready(self, calls: list[Any]) -> list[Any]:
+        """Those of the calls that have come back, after a moment's patience."""
         if self.stop() and not self.halted:
             self.halted = True
             for actor in self.actors.values():
                 actor.halt.remote()
-        ready, _ = self.ray.wait(list(self.calls), num_returns=1, timeout=LISTEN) if self.calls else ([], [])
+        ready, _ = self.ray.wait(calls, num_returns=1, timeout=LISTEN) if calls else ([], [])
         return list(ready)
 
     def _get(self, call: Any) -> Any:
