@@ -119,8 +119,13 @@ class Store:
             if kept.get(name) != config[name]:
                 raise BenchError(f"{self.folder} holds a run with other {name.replace('_', ' ')}: choose another --out.")
 
-    def check_numerics(self, numerics: Mapping[str, Any], resume: Resume) -> None:
-        """BenchError where what is stored was sampled with other numerics: none of it would be used, all sampled again."""
+    def check_prepared(self, protocol: str, numerics: Mapping[str, Any], resume: Resume) -> None:
+        """BenchError where what is stored is of another version of the protocol or was sampled with other numerics.
+
+        None of it would be used, all sampled again.
+        """
+        if self.config().get("protocol", protocol) != protocol:
+            raise BenchError(f"{self.folder} is of the protocol {self.config()['protocol']}, this is {protocol}: choose another --out.")
         kept = self.config().get("numerics", numerics)
         other = [f"{key} {kept.get(key)} there, {value} here" for key, value in numerics.items() if kept.get(key) != value]
         if other and resume != "always":

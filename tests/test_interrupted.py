@@ -9,11 +9,13 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -238,6 +240,14 @@ def test_damage_is_found_where_the_table_is_made(whole: Path, tmp_path: Path) ->
     assert found.returncode == 0, found.stderr
     assert f"{path.name} is damaged: set aside" in found.stderr
     same(tmp_path / "run", whole)
+
+
+def test_ray_that_is_not_installed(tmp_path: Path) -> None:
+    with mock.patch.dict(sys.modules, {"ray": None}):
+        found = bench(*RUN, "--engine", "ray", cwd=tmp_path)
+    assert found.returncode == 2
+    assert 'pip install "unlearnbench[ray]"' in found.stderr
+    assert bench(*RUN, "--ray-address", "x:1", cwd=tmp_path).returncode == 2
 
 
 def test_a_manifest_of_a_newer_version(whole: Path, tmp_path: Path) -> None:

@@ -239,6 +239,19 @@ def test_damage_is_found_and_set_aside(tmp_path: Path) -> None:
     assert len(temporary_files(store)) == 1
 
 
+def test_a_unit_cut_off_anywhere_is_not_done(tmp_path: Path) -> None:
+    store = store_of(tmp_path, UNITS)
+    store.write_unit("abc", pd.DataFrame({"png": [os.urandom(1024) for _ in range(64)]}), "", "all")
+    path = store.unit_files("abc")[0].path
+    whole = path.read_bytes()
+    assert len(whole) > 64 * 1024
+    for length in range(0, len(whole), 4096):
+        path.write_bytes(whole[:length])
+        assert store.read_unit("abc") is None
+    path.write_bytes(whole)
+    assert store.read_unit("abc") is not None
+
+
 def test_writers_of_one_unit_leave_one_whole_file(tmp_path: Path) -> None:
     one, two = Store.create(tmp_path), Store.create(tmp_path)
     one.write_unit("abc", FRAME, "", "all")
@@ -265,12 +278,14 @@ def test_shards_are_all_bundles_once() -> None:
 def test_another_numerics_is_refused(tmp_path: Path) -> None:
     store = store_of(tmp_path, [])
     store.write_json("config.json", dict.fromkeys(("suite", "preset", "targets", "seeds", "steps", "batch_size", "protocol")) |
-                     {"numerics": {"dtype": "float32", "slots": 32}})  # fmt: skip
-    store.check_numerics({"dtype": "float32", "slots": 32}, "missing")
+                     {"protocol": "p", "numerics": {"dtype": "float32", "slots": 32}})  # fmt: skip
+    store.check_prepared("p", {"dtype": "float32", "slots": 32}, "missing")
     with pytest.raises(BenchError, match="dtype float32 there, bfloat16 here"):
-        store.check_numerics({"dtype": "bfloat16", "slots": 32}, "missing")
-    store.check_numerics({"dtype": "bfloat16", "slots": 32}, "always")
-    Store(tmp_path / "nothing").check_numerics({"dtype": "float32"}, "missing")
+        store.check_prepared("p", {"dtype": "bfloat16", "slots": 32}, "missing")
+    store.check_prepared("p", {"dtype": "bfloat16", "slots": 32}, "always")
+    with pytest.raises(BenchError, match="is of the protocol p, this is p2"):
+        store.check_prepared("p2", {"dtype": "float32", "slots": 32}, "always")
+    Store(tmp_path / "nothing").check_prepared("p", {"dtype": "float32"}, "missing")
 
 
 def test_a_source_digest_follows_code_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ class Part:
         kept = job.numerics or known.config().get("numerics")
         self.session = prepare(job.config, job.device, job.dtype, job.compile, kept, sampling=job.resume != "only-cache")
         if job.numerics is None:
-            known.check_numerics(self.session.numerics, job.resume)
+            known.check_prepared(self.session.protocol, self.session.numerics, job.resume)
         elif job.numerics != self.session.numerics:
             raise BenchError(f"A worker has other numerics ({self.session.numerics}) than the first ({job.numerics}): use like devices.")
         self.store = Store.create(job.folder)
