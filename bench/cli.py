@@ -16,8 +16,6 @@ from bench.cli_options import BATCH_SIZE, AutoBatchSize, BatchSize, Compile, Dev
 from bench.config import (
     DEFAULT_METHODS,
     WHOLE,
-    CompileChoice,
-    DTypeName,
     EngineName,
     Images,
     Resume,
@@ -32,7 +30,7 @@ from bench.errors import BenchError, unknown
 from bench.types import SCHEDULERS, content_hash
 
 if TYPE_CHECKING:
-    from bench.session import Session
+    pass
 
 app = typer.Typer(
     name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -118,13 +116,6 @@ def _config(
     )  # fmt: skip
 
 
-def _prepare(config: RunConfig, device: str, dtype: DTypeName, compile_: CompileChoice) -> Session:
-    with err.status("loading torch, the model and the judges"):
-        from bench.session import prepare
-
-        return prepare(config, device, dtype, compile_)
-
-
 @app.command()
 def run(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
@@ -178,7 +169,8 @@ def run(
         what = f"{ended.left} pictures are" if ended.left else "The table is"
         again = "the same command" if resume == "missing" else "the same command with --resume missing"
         others = job.shard != WHOLE and not stop()
-        err.print(f"{what} left: {'other shards have them' if others else f'{again} continues'}.", highlight=False, soft_wrap=True)
+        then = "they are for other shards, the last of which makes the tables" if others else f"{again} continues"
+        err.print(f"{what} left: {then}.", highlight=False, soft_wrap=True)
     if ended.leaderboard is None and stop():
         raise typer.Exit(STOPPED)
     if broken or (ended.leaderboard is None and job.shard == WHOLE):
@@ -203,7 +195,10 @@ def plan(
 ) -> None:  # fmt: skip
     """Show what `run` with the same options would sample. Writes nothing."""
     config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, tuning=tuning)
-    session = _prepare(config, device, dtype, compile_)
+    with err.status("loading torch, the model and the judges"):
+        from bench.session import prepare
+
+        session = prepare(config, device, dtype, compile_, sampling=False)
     table = Table("method", "erasures", "units", "pictures", title=session.protocol)
     units = session.plan.units
     for label in dict.fromkeys(unit.fit.spec.label for unit in units):

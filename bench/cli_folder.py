@@ -68,10 +68,10 @@ def verify(
     stale = temporary_files(store)
     for path in stale if clean else ():
         path.unlink(missing_ok=True)
-    for text in found:
+    for text in dict.fromkeys(found):
         out.print(text, markup=False, highlight=False, soft_wrap=True)
     if stale:
         out.print(f"{len(stale)} temporary files {'removed' if clean else 'of killed or running processes: --clean removes them'}")
-    out.print(f"{len(files)} units read: {f'{len(found)} of all files are not as they should be' if found else 'all is as it should be'}")
+    out.print(f"{len(files)} units read: {f'{len(found)} things are not as they should be' if found else 'all is as it should be'}")
     if found:
         raise typer.Exit(1)

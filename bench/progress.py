@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from bench.errors import BenchError
 from bench.store import Store
 
 LAST = 8
@@ -54,7 +55,9 @@ class Progress:
 
 def progress_of(store: Store) -> Progress:
     """Units that have a file, of those of the plan. Rows that agree on a target share its units, which count for each."""
-    plan = store.read_json("plan.json", ["units", "plan"]) or {"units": [], "plan": ""}
+    plan = store.read_json("plan.json", ["units", "plan"])
+    if plan is None:
+        raise BenchError(f"{store.folder} has no plan.json: give the run's command again.")
     entries, files = plan["units"], {file.unit: file.path for file in store.all_unit_files()}
     wanting = {entry["fit"] for entry in entries if entry["unit"] not in files}
     failures = {fit: failure for fit, failure in store.failures().items() if fit in wanting}

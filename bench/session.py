@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench.config import CompileChoice, DTypeName, RunConfig, parse_targets, parse_variant
 from bench.diffusion.model import DiffusionModel, load_model
 from bench.diffusion.numerics import (
@@ -93,7 +95,7 @@ def prepare(
     """Check the configuration, load model and judges, fix the numerics, make the plan. Writes nothing.
 
     `kept` are the numerics of the run that is continued: on the same machine, what is left to choose stays as it was. Where there is
-    to be no `sampling` they are taken as they are, from whichever machine.
+    to be no `sampling` they are taken as they are, from whichever machine, and without any nothing is measured.
     """
     suite = find_suite(config.suite)
     preset = replace(suite.presets[config.preset], seeds=config.seeds, steps=config.steps, scheduler=config.scheduler)
@@ -108,8 +110,10 @@ def prepare(
         return make_plan(suite, specs, targets, preset, identity)
 
     slots = 2 * config.batch_size if config.batch_size else None
-    asked = {"dtype": None if dtype == "auto" else dtype, "compiled": None if compile_ == "auto" else compile_ == "yes"}
+    asked = {"dtype": None if dtype == "auto" else dtype, "compiled": None if compile_ == "auto" else compile_ == "yes", "slots": slots}
     sampler = sampler_of(kept, model) if kept and not sampling else kept_settings(kept, model, asked)
+    if sampler is None and not sampling:
+        sampler = Sampler(model, torch.float32, slots or USUAL_SLOTS)
     if sampler is None:
         chosen = pick_dtype(dtype, model, slots or USUAL_SLOTS)
         pictures = plan_with(describe(Sampler(model, chosen, USUAL_SLOTS))).pictures
@@ -117,5 +121,5 @@ def prepare(
         calls = pictures * config.steps * 2 / sampler.slots * SHARED
         sampler.compiled = pick_compiled(compile_, sampler, calls)
         sampler.slots = invariant_slots(sampler)
-    numerics = describe(sampler) if sampling else dict(kept or {})
+    numerics = describe(sampler) if sampling or not kept else dict(kept)
     return Session(config, suite, preset, targets, model, scorer, sampler, numerics, plan_with(numerics), protocol)

@@ -30,7 +30,7 @@ _FOLDERS = ("units", "erasures", "cost", "failures", "records")
 _FILES = ("config.json", "plan.json")
 _CONFIG_KEYS = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "numerics", "protocol")
 # What may differ between commands that share a folder: methods and pictures kept. All else decides what is compared.
-_FIXED = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "scheduler", "fit_seed")
+_FIXED = ("suite", "preset", "targets", "seeds", "steps", "scheduler", "fit_seed")
 
 
 class Failure(NamedTuple):
@@ -80,6 +80,11 @@ class UnitFile(NamedTuple):
 _SHORT = 16
 
 
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
 class Store:
     """One run folder."""
 
@@ -110,14 +115,18 @@ class Store:
 
     def check_same(self, config: Mapping[str, Any], resume: Resume) -> None:
         """BenchError where the folder is of another run, whose units would not be comparable with this one's, or is to stay as it is."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise BenchError(f"{self.folder} is not a folder: choose another --out.")
         kept = self.config()
-        if kept and resume == "never":
+        there = any((self.folder / name).is_file() for name in _FILES) or any((self.folder / "units").glob("*/*"))
+        if there and resume == "never":
             raise BenchError(f"{self.folder} holds a run already: choose another --out, or another --resume.")
         if not kept and resume == "only-cache":
             raise BenchError(f"{self.folder} holds no run to make tables of: choose another --out, or another --resume.")
         for name in _FIXED if kept else ():
             if kept.get(name) != config[name]:
-                raise BenchError(f"{self.folder} holds a run with other {name.replace('_', ' ')}: choose another --out.")
+                both = f"{_short(kept.get(name))} there, {_short(config[name])} here"
+                raise BenchError(f"{self.folder} holds a run with other {name.replace('_', ' ')} ({both}): choose another --out.")
 
     def check_prepared(self, protocol: str, numerics: Mapping[str, Any], resume: Resume) -> None:
         """BenchError where what is stored is of another version of the protocol or was sampled with other numerics.

@@ -50,8 +50,10 @@ def other_damage(store: Store) -> list[str]:
     found = [problem for path in sorted(store.folder.glob("erasures/*/")) if (problem := _erasure(path))]
     for pattern in ("config.json", "plan.json", "cost/*.json", "failures/*.json"):
         found += [problem for path in sorted(store.folder.glob(pattern)) if (problem := _json(store, path))]
+    found += _missing(store)
     if not any(store.folder.glob("records/*.json")):
-        return found
+        lost = (store.folder / "leaderboard.csv").exists()
+        return [*found, f"{store.folder} has tables without records: the run's command makes both again"] if lost else found
     with tempfile.TemporaryDirectory() as scratch:
         try:
             write_tables(leaderboard_of(store), store, Path(scratch))
@@ -64,10 +66,31 @@ def other_damage(store: Store) -> list[str]:
     return found
 
 
+def _missing(store: Store) -> list[str]:
+    """Units of the plan that a run with tables must have."""
+    try:
+        plan = store.read_json("plan.json", ["units"])
+    except BenchError:
+        return []  # told already
+    if plan is None:
+        return [f"{store.folder / 'plan.json'} is missing: the run's command writes it again"]
+    lost = {entry["fit"] for entry in plan["units"]} & store.failures().keys()
+    there = {file.unit for file in store.all_unit_files()}
+    missing = {entry["unit"] for entry in plan["units"] if entry["fit"] not in lost} - there
+    if not missing or not (store.folder / "leaderboard.csv").exists():
+        return []
+    return [f"{len(missing)} units of the plan are missing: the run's command makes them again"]
+
+
 def temporary_files(store: Store) -> list[Path]:
     """What killed processes left, or running ones are writing: files cut off, and tensors that no erasure names."""
-    tensors = [path for path in store.folder.glob("erasures/*/*.safetensors") if path.stem != (stored_digest(path.parent) or "")[:16]]
-    return sorted([*store.folder.rglob(".*.tmp"), *tensors])
+    return sorted([*store.folder.rglob(".*.tmp"), *(path for path in store.folder.glob("erasures/*/*.safetensors") if _unnamed(path))])
+
+
+def _unnamed(tensors: Path) -> bool:
+    """Whether a whole erasure, or one that was never finished, is not made of them; of a damaged one nobody knows."""
+    digest = stored_digest(tensors.parent)
+    return digest[:16] != tensors.stem if digest else not packed.exists(tensors.parent)
 
 
 def _erasure(folder: Path) -> str | None:

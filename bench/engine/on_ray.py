@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,8 @@ from bench.store import Store
 
 LISTEN = 0.5
 """Seconds after which a stop is noticed."""
+REACH = 5.0
+"""Seconds in which a cluster answers."""
 PATIENCE = 60.0
 """Seconds without a worker after which it is said what is waited for."""
 
@@ -98,14 +101,15 @@ class RayCrew:
     def _connect(self, address: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if address and address != "auto":
+            _reach(address)
         before = {number: signal.getsignal(number) for number in SIGNALS}  # of which it would take one away
         try:
             # Without an address it is this machine, whatever cluster the environment names.
             self.ray.init(address=address or "local", include_dashboard=None if address else False, log_to_driver=False,
                           logging_level=logging.ERROR)  # fmt: skip
         except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
-            place = f"No Ray cluster answers at {address}" if address else "Ray cannot start here"
-            raise BenchError(f"{place} ({_line(error)}): start one with `ray start --head`, or use --engine local.") from error
+            raise BenchError(f"Ray cannot start ({_line(error)}): look to `ray status`, or use --engine local.") from error
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -215,6 +219,17 @@ class RayCrew:
 
     def __exit__(self, *error: object) -> None:
         self.ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """BenchError if nobody listens at a host:port, as Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH).close()
+    except (OSError, ValueError) as error:
+        raise BenchError(
+            f"No Ray cluster answers at {address} ({_line(error)}): start one with `ray start --head`, or use --engine local."
+        ) from error
 
 
 def _threads(job: Job) -> int:

@@ -65,7 +65,10 @@ class Part:
         mirrored = Shard(shard.of - shard.number + 1, shard.of)  # so that not the same ones get what cannot be divided
         own = [*shard.own(range(plan.row_wise)), *mirrored.own(range(plan.row_wise, len(self.bundles)))]
         units = {unit.id: unit for index in own for unit in self.bundles[index]}
-        left = {} if self.job.resume == "only-cache" else {unit.id: unit for unit in self.worker.left(list(units.values()))}
+        left = {unit.id: unit for unit in self.worker.left(list(units.values()))}
+        total, rest = _pictures(units), _pictures(left)
+        if self.job.resume == "only-cache":
+            left = {}
         portions = [
             Portion(index, tuple(unit.fit.id for unit in bundle), bundle[0].fit.id if index >= plan.row_wise else "")
             for index, bundle in ((index, self.bundles[index]) for index in own)
@@ -74,7 +77,6 @@ class Part:
         needed = {unit.fit.id: unit.fit for unit in left.values()}
         self.store.forget_failures(needed)
         fits = {id_: fit.name for id_, fit in needed.items() if not packed.exists(self.worker.place(fit))}
-        total, rest = _pictures(units), _pictures(left)
         return Outline(self.session.protocol, self.session.numerics, plan.pictures, total, total - rest, fits, tuple(portions))
 
     def do(self, task: Task, failed: Failures) -> Failures:
