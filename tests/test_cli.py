@@ -107,7 +107,7 @@ def test_a_killed_run_is_finished_by_the_same_command(smoke: Path, tmp_path: Pat
     killed.wait()
     assert not (tmp_path / "run" / "leaderboard.csv").exists()
     (tmp_path / "run" / ".config.json.x.tmp").write_text("cut off")
-    assert process(*command[3:], cwd=tmp_path).returncode == 0
+    assert bench(*command[3:], cwd=tmp_path).returncode == 0
     assert contents(tmp_path / "run", "units/*/*.parquet") == contents(smoke, "units/*/*.parquet"), "what the kill cut off is no unit"
     found = bench("verify", "run", "--clean", cwd=tmp_path)
     assert found.returncode == 0, found.stdout
