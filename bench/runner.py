@@ -41,8 +41,8 @@ def run(crew: Crew, folder: Path, reporter: Reporter, stop: Callable[[], bool]) 
     """Execute what is not done, and when nothing is left measure cost, write records, tables and the picture."""
     reporter.total(crew.outline.pictures, crew.outline.done)
     store, failed = Store(folder), dispatch(crew, reporter, stop)
-    for fit, failure in failed.items():
-        store.write_failure(fit, failure)
+    for fit in failed.keys() - store.failures().keys():  # what ended its process could not tell
+        store.write_failure(fit, failed[fit])
     finish = crew.finish(failed)
     return Ended(report(store) if finish.written else None, finish.left, finish.failed)
 

@@ -24,6 +24,8 @@ from bench.errors import BenchError, CannotWriteError
 from bench.files import sealed_json, unsealed, write_atomic
 from bench.types import Record
 
+_DIGITS = 16
+"""Of an erasure's digest, in names."""
 FORMAT = 1
 """Of the folder as a whole; raised when files of it come to mean something else."""
 _FOLDERS = ("units", "erasures", "cost", "failures", "records")
@@ -69,7 +71,7 @@ class UnitFile(NamedTuple):
 
     def serves(self, erasure: str | None, images: Images) -> bool:
         """Whether it is of this erasure (None: of any) and holds these pictures at least."""
-        return (erasure is None or self.erasure == erasure[:_SHORT]) and IMAGES.index(self.images) >= IMAGES.index(images)
+        return (erasure is None or self.erasure == erasure[:_DIGITS]) and IMAGES.index(self.images) >= IMAGES.index(images)
 
     def read(self) -> bytes | None:
         """What it holds; None where that has not the digest of its name. FileNotFoundError where another process replaced it."""
@@ -77,10 +79,7 @@ class UnitFile(NamedTuple):
         return data if hashlib.sha256(data).hexdigest() == self.sha256 else None
 
 
-_SHORT = 16
-
-
-def _short(value: Any) -> str:
+def _brief(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return text if len(text) <= 40 else f"{text[:40]}…"
 
@@ -125,7 +124,7 @@ class Store:
             raise BenchError(f"{self.folder} holds no run to make tables of: choose another --out, or another --resume.")
         for name in _FIXED if kept else ():
             if kept.get(name) != config[name]:
-                both = f"{_short(kept.get(name))} there, {_short(config[name])} here"
+                both = f"{_brief(kept.get(name))} there, {_brief(config[name])} here"
                 raise BenchError(f"{self.folder} holds a run with other {name.replace('_', ' ')} ({both}): choose another --out.")
 
     def check_prepared(self, protocol: str, numerics: Mapping[str, Any], resume: Resume) -> None:
@@ -175,7 +174,7 @@ class Store:
         frame.to_parquet(buffer, index=False, compression="zstd")
         data = buffer.getvalue()
         before = self.unit_files(unit)  # not after: two that write at once must not remove each other's
-        path = self.folder / "units" / unit[:2] / f"{unit}.{erasure[:_SHORT]}.{images}.{hashlib.sha256(data).hexdigest()}.parquet"
+        path = self.folder / "units" / unit[:2] / f"{unit}.{erasure[:_DIGITS]}.{images}.{hashlib.sha256(data).hexdigest()}.parquet"
         write_atomic(path, data)
         for other in before:
             if other.path != path:

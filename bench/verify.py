@@ -9,7 +9,6 @@ from pathlib import Path
 
 from bench import packed
 from bench.errors import BenchError
-from bench.packed import stored_digest
 from bench.store import Store, UnitFile
 from bench.tables import leaderboard_of, write_tables
 
@@ -89,7 +88,7 @@ def temporary_files(store: Store) -> list[Path]:
 
 def _unnamed(tensors: Path) -> bool:
     """Whether a whole erasure, or one that was never finished, is not made of them; of a damaged one nobody knows."""
-    digest = stored_digest(tensors.parent)
+    digest = packed.stored_digest(tensors.parent)
     return digest[:16] != tensors.stem if digest else not packed.exists(tensors.parent)
 
 

@@ -29,6 +29,7 @@ def dispatch(crew: Crew, reporter: Listener, stop: Callable[[], bool]) -> dict[s
                 failed |= receipt
                 queue.unfitted.discard(task.fit)
             else:
+                queue.holds.pop(worker, None)
                 reporter.warn(f"A worker process ended in the middle of {queue.words(task)}: another takes its place")
                 failed |= queue.again(task)
 
@@ -37,7 +38,7 @@ class _Queue:
     """What is left to do, and who does what."""
 
     def __init__(self, outline: Outline) -> None:
-        self.names, self.known = outline.fits, {portion.bundle: portion for portion in outline.portions}
+        self.names, self.known = outline.names, {portion.bundle: portion for portion in outline.portions}
         self.fits = list(outline.fits)
         self.portions = dict(self.known)
         self.single: list[Task] = []
@@ -88,7 +89,7 @@ class _Queue:
         elif self.deaths[task] == DEATHS:
             self.unfitted.discard(task.fit)
             fit = task.fit or self.known[task.bundle].units[task.unit]
-            return {fit: Failure(self.names.get(fit, fit), f"ended its process {DEATHS} times", f"{self.words(task)} ended its process")}
+            return {fit: Failure(self.names[fit], f"ended its process {DEATHS} times", f"{self.words(task)} ended its process")}
         elif task.kind == "fit":
             self.fits.insert(0, task.fit)
         else:

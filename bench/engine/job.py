@@ -54,8 +54,10 @@ class Outline(NamedTuple):
     """Of this shard."""
     done: int
     """Of these, those that are there."""
-    fits: Mapping[str, str]
-    """What is to be fitted, or at least loaded, in order: name (method and target) by id."""
+    fits: tuple[str, ...]
+    """Ids of what is to be fitted, in order."""
+    names: Mapping[str, str]
+    """Method and target of every fit that is needed, by id."""
     portions: tuple[Portion, ...]
 
     @property

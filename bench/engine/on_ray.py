@@ -100,7 +100,6 @@ class RayCrew:
 
     def _connect(self, address: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if address and address != "auto":
             _reach(address)
         before = {number: signal.getsignal(number) for number in SIGNALS}  # of which it would take one away

@@ -76,8 +76,9 @@ class Part:
         ]
         needed = {unit.fit.id: unit.fit for unit in left.values()}
         self.store.forget_failures(needed)
-        fits = {id_: fit.name for id_, fit in needed.items() if not packed.exists(self.worker.place(fit))}
-        return Outline(self.session.protocol, self.session.numerics, plan.pictures, total, total - rest, fits, tuple(portions))
+        fits = tuple(id_ for id_, fit in needed.items() if not packed.exists(self.worker.place(fit)))
+        names = {unit.fit.id: unit.fit.name for portion in portions for unit in self.bundles[portion.bundle]}
+        return Outline(self.session.protocol, self.session.numerics, plan.pictures, total, total - rest, fits, names, tuple(portions))
 
     def do(self, task: Task, failed: Failures) -> Failures:
         """Do one thing as well as it can be done. Gives what failed, also by others, by fit; what was asked to stop has not."""

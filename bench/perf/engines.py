@@ -60,5 +60,5 @@ def engine_ratio(
 def _turn(crew: Crew, portions: list[Portion]) -> None:
     """The next bundles, one for each worker."""
     own = tuple(portions.pop() for _ in range(WORKERS))
-    crew.outline = crew.outline._replace(fits={}, portions=own)
+    crew.outline = crew.outline._replace(fits=(), portions=own)
     dispatch(crew, Quiet(), lambda: False)

@@ -72,8 +72,8 @@ def outline_of(row_wise: int, weights: Mapping[str, int]) -> Outline:
     portions = [Portion(index, ("a", "b"), "") for index in range(row_wise)]
     for fit, count in weights.items():
         portions += [Portion(len(portions) + k, (fit,), fit) for k in range(count)]
-    fits = {fit: f"method on {fit}" for fit in (*("ab" if row_wise else ""), *weights)}
-    return Outline("p", {}, 0, 0, 0, fits, tuple(portions))
+    fits = (*("ab" if row_wise else ""), *weights)
+    return Outline("p", {}, 0, 0, 0, fits, {fit: f"method on {fit}" for fit in fits}, tuple(portions))
 
 
 outlines = st.builds(outline_of, st.integers(0, 6), st.dictionaries(st.sampled_from("vwxyz"), st.integers(1, 4)))
@@ -120,6 +120,13 @@ def test_a_fit_that_kills_is_given_up_and_others_are_told() -> None:
     assert failed["a"].traceback, "the exit status tells"
     assert crew.told[-1] == {"a"}
     assert len(crew.done) == 2 + 3
+
+
+def test_what_is_given_up_has_its_name_though_its_erasure_was_there() -> None:
+    outline = outline_of(1, {})._replace(fits=())
+    deadly = {Task("bundle", bundle=0): DEATHS, Task("unit", bundle=0, unit=1): DEATHS}
+    crew = Pretending(outline, 1, deadly=deadly)
+    assert dispatch(crew, crew, NEVER)["b"].name == "method on b"
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
