@@ -190,15 +190,14 @@ def _run_name(config: RunConfig) -> str:
 @app.command()
 def plan(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
-    seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = "auto",
-    compile_: Compile = "auto", batch_size: AutoBatchSize = None, scheduler: Scheduler = "ddim", tuning: TuningRows = "both",
+    seeds: Seeds = None, steps: Steps = None, settings: Settings = None, scheduler: Scheduler = "ddim", tuning: TuningRows = "both",
 ) -> None:  # fmt: skip
     """Show what `run` with the same options would sample. Writes nothing."""
-    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, tuning=tuning)
+    config = _config(suite, methods, concepts, preset, seeds, steps, settings, None, scheduler, tuning=tuning)
     with err.status("loading torch, the model and the judges"):
         from bench.session import prepare
 
-        session = prepare(config, device, dtype, compile_, sampling=False)
+        session = prepare(config, "cpu", "auto", sampling=False)
     table = Table("method", "erasures", "units", "pictures", title=session.protocol)
     units = session.plan.units
     for label in dict.fromkeys(unit.fit.spec.label for unit in units):

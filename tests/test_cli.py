@@ -226,7 +226,7 @@ def test_list_and_show(tmp_path: Path) -> None:
 
 
 def test_plan_writes_nothing(tmp_path: Path) -> None:
-    found = bench("plan", "--preset", "smoke", "--dtype", "float32", cwd=tmp_path)
+    found = bench("plan", "--preset", "smoke", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert "in all" in found.stdout
     assert not list(tmp_path.iterdir())

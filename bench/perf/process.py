@@ -11,8 +11,7 @@ from pathlib import Path
 
 from bench.diffusion.memory import process_mb
 
-STARTS = {"--help": ["--help"], "list": ["list"], "run until it samples": ["plan", "--preset", "smoke"]}
-"""`plan` is what `run` does before it samples."""
+STARTS = {"--help": ["--help"], "list": ["list"], "plan": ["plan", "--preset", "smoke"]}
 SEEDS = (1, 4, 16)
 
 
