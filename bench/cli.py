@@ -146,16 +146,14 @@ def run(
     from bench.engine.stopping import Stopped, stopping
     from bench.runner import Engine, crew_of
     from bench.runner import run as execute
-    from bench.store import Store
 
     job = Job(config, place, device, dtype, compile_, sharing, resume, Shard.parse(shard))
-    Store(place).check_same(config.model_dump(mode="json"), resume)  # before anything is loaded
     try:
         with _progress() as progress, stopping() as stop:
             bar = _Bar(progress)
             with crew_of(job, Engine(engine, workers, ray_address), bar, stop) as crew:
                 n, what = crew.outline.numerics, f"{crew.outline.protocol}: {crew.outline.planned} pictures"
-                err.print(f"{what}, {n['device']} {n['dtype']}, {n['slots']} slots a call")
+                err.print(f"{what}, {n['device']} {n['dtype']}, {n['slots']} slots a call", soft_wrap=True)
                 ended = execute(crew, place, bar, stop)
     except Stopped:
         raise typer.Exit(STOPPED) from None

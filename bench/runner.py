@@ -48,7 +48,8 @@ def run(crew: Crew, folder: Path, reporter: Reporter, stop: Callable[[], bool]) 
 
 
 def crew_of(job: Job, engine: Engine, listener: Listener, stop: Callable[[], bool]) -> Crew:
-    """The workers of a run, the first of them ready. BenchError for what cannot be."""
+    """The workers of a run, the first of them ready. BenchError for what cannot be, also for a folder that holds another run."""
+    Store(job.folder).check_same(job.config.model_dump(mode="json"), job.resume)
     if job.resume == "always" and job.shard.of > 1:
         raise BenchError("--resume always cannot be shared out: each --shard would fit again what others use. Delete the folder instead.")
     if engine.name == "ray":

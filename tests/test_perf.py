@@ -49,7 +49,7 @@ def test_perf_measures_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(report, "suite_world", few)
     monkeypatch.setattr(World, "erasures", two)
-    monkeypatch.setattr(report, "start_up", lambda say: {"--help": 0.5})
+    monkeypatch.setattr(report, "start_up", lambda *arguments: {"--help": 0.5})
     monkeypatch.setattr(report, "run_memory", lambda *arguments: {"1×": 900.0})
     monkeypatch.setattr(
         report, "engine_ratio", lambda *arguments: {"workers": 2, "pictures": 128, "steps": 5, "seconds": ratio([1.0], [1.0])}

@@ -11,8 +11,8 @@ from bench.engine.part import Part
 class Inline:
     """Does every task at once, while it is given."""
 
-    def __init__(self, job: Job, reporter: Listener, stop: Callable[[], bool]) -> None:
-        self.part = Part(job, reporter, stop)
+    def __init__(self, job: Job, listener: Listener, stop: Callable[[], bool]) -> None:
+        self.part = Part(job, listener, stop)
         self.outline = self.part.outline()
         self.ended: dict[int, Failures | None] = {}
 

@@ -32,13 +32,11 @@ ROUNDS = 3
 class Part:
     """What this process does for a `Job`. BenchError if the job does not fit the folder, or this machine what others began."""
 
-    def __init__(self, job: Job, reporter: Listener, stop: Callable[[], bool]) -> None:
-        self.job, self.reporter = job, reporter
+    def __init__(self, job: Job, listener: Listener, stop: Callable[[], bool]) -> None:
+        self.job, self.listener = job, listener
         if job.threads:
             torch.set_num_threads(job.threads)
         known = Store(job.folder)
-        if job.numerics is None:
-            known.check_same(job.config.model_dump(mode="json"), job.resume)
         kept = job.numerics or known.config().get("numerics")
         self.session = prepare(job.config, job.device, job.dtype, job.compile, kept, sampling=job.resume != "only-cache")
         if job.numerics is None:
@@ -48,8 +46,8 @@ class Part:
         self.store = Store.create(job.folder)
         self.worker = Worker(
             self.session.suite, self.store, self.session.model, self.session.scorer, replace(self.session.sampler, share=job.sharing),
-            job.config.steps, "none" if job.resume == "only-cache" else job.config.images, job.config.fit_seed, reporter.say,
-            reporter.advance, reporter.warn, stop,
+            job.config.steps, "none" if job.resume == "only-cache" else job.config.images, job.config.fit_seed, listener.say,
+            listener.advance, listener.warn, stop,
         )  # fmt: skip
         self.bundles = self.session.plan.bundles
         self.fits = {unit.fit.id: unit.fit for unit in self.session.plan.units}
@@ -127,7 +125,7 @@ class Part:
             for file in self.store.unit_files(id_):
                 with suppress(FileNotFoundError):  # just replaced by another process
                     if file.read() is None:
-                        self.reporter.warn(f"{file.path.name} is damaged: set aside as {self.store.set_aside(file.path)}")
+                        self.listener.warn(f"{file.path.name} is damaged: set aside as {self.store.set_aside(file.path)}")
         self.worker.written.difference_update(damaged)
         for bundle in self.bundles if self.job.resume != "only-cache" else ():
             own = [unit for unit in bundle if unit.id in damaged]
@@ -139,7 +137,7 @@ class Part:
         base = next(unit.fit for unit in self.session.plan.units if unit.fit.spec.name == BASE)
         if base.id in self.worker.failed:
             raise BenchError(f"Nothing can be compared: of the unedited model, {self.worker.failed[base.id].reason}.")
-        self.reporter.say("making tables")
+        self.listener.say("making tables")
         reasons = {fit: failure.reason for fit, failure in self.worker.failed.items()}
         try:
             records = make_records(self.session, self.store, reasons)
@@ -154,7 +152,7 @@ class Part:
         first = first_units(self.session.plan, self.worker.failed.keys())
         name = sampling_cost_file(first)
         if self.store.read_json(name, [unit.fit.id for unit in first.values()]) is None:
-            self.reporter.say("measuring cost")
+            self.listener.say("measuring cost")
             loads = {unit.fit.id: partial(self._load, unit.fit) for unit in first.values()}
             requests = next(iter(first.values())).requests
             self.store.write_json(name, cost.measure(self.session.sampler, loads, requests), replace=False)
@@ -171,7 +169,7 @@ class Part:
         known = kept.get("sources", {}) if self.job.resume != "always" else {}
         for name in sorted(known.keys() & own.keys()):
             if known[name]["version"] == own[name]["version"] and known[name]["source"] != own[name]["source"]:
-                self.reporter.warn(
+                self.listener.warn(
                     f"The code of {name} has changed since this folder was begun, its version ({own[name]['version']}) has not: what is"
                     " stored is taken for its own. If results may differ, raise the version."
                 )

@@ -7,26 +7,53 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from bench.diffusion.memory import process_mb
 
 STARTS = {"--help": ["--help"], "list": ["list"], "plan": ["plan", "--preset", "smoke"]}
 SEEDS = (1, 4, 16)
+RUN_HEADER = b"slots a call"
+"""Of the line that `run` prints when all is loaded and it begins to work."""
 
 
-def start_up(say: Callable[[str], None]) -> dict[str, float]:
-    """Seconds, the fastest of three."""
+def start_up(suite: str, concept: str, device: str, say: Callable[[str], None]) -> dict[str, float]:
+    """Seconds, the fastest of three; of `run` until it begins to fit and sample."""
     found = {}
     for name, arguments in STARTS.items():
         say(f"start-up of {name}")
-        times = []
-        for _ in range(3):
-            began = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "bench", *arguments], capture_output=True, check=True)
-            times.append(time.perf_counter() - began)
-        found[name] = min(times)
+        command = [sys.executable, "-m", "bench", *arguments]
+        found[name] = min(_seconds(partial(subprocess.run, command, capture_output=True, check=True)) for _ in range(3))
+    say("start-up of run")
+    found["run"] = min(_seconds(partial(_run_until_header, suite, concept, device)) for _ in range(3))
     return found
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _run_until_header(suite: str, concept: str, device: str) -> None:
+    """RuntimeError if the run ends without it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*_run_command(suite, concept, device), "--out", str(Path(folder) / "run")]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            lines = []
+            for line in process.stderr:
+                lines.append(line)
+                if RUN_HEADER in line:
+                    process.kill()
+                    return
+    raise RuntimeError(b"".join(lines).decode())
+
+
+def _run_command(suite: str, concept: str, device: str) -> list[str]:
+    own = ["run", "--suite", suite, "--methods", "negative-prompt", "--concepts", concept, "--steps", "1", "--device", device]
+    return [sys.executable, "-m", "bench", *own]
 
 
 def run_memory(suite: str, concept: str, device: str, say: Callable[[str], None]) -> dict[str, float]:
@@ -38,9 +65,8 @@ def run_memory(suite: str, concept: str, device: str, say: Callable[[str], None]
     for seeds in SEEDS:
         say(f"memory of a run with {seeds} seeds")
         with tempfile.TemporaryDirectory() as folder:
-            own = ["run", "--suite", suite, "--methods", "negative-prompt", "--concepts", concept, "--steps", "1", "--device", device]
-            own += ["--seeds", str(seeds), "--out", str(Path(folder) / "run")]
-            peak = _peak_mb([sys.executable, "-m", "bench", *own])
+            own = ["--seeds", str(seeds), "--out", str(Path(folder) / "run")]
+            peak = _peak_mb([*_run_command(suite, concept, device), *own])
         if peak is not None:
             found[f"{seeds}×"] = peak
     return found

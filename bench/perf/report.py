@@ -118,7 +118,8 @@ def _harness(suite: Suite, world: World, sampler: Sampler, scope: Scope, say: Ca
 
 
 def _process(suite: Suite, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
-    return {"start_up_seconds": start_up(say), "run_memory_mb": run_memory(suite.name, str(suite.concepts[0]), str(device), say)}
+    own = suite.name, str(suite.concepts[0]), str(device)
+    return {"start_up_seconds": start_up(*own, say), "run_memory_mb": run_memory(*own, say)}
 
 
 def _spread(world: World, count: int) -> tuple[Any, ...]:
