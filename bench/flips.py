@@ -83,5 +83,5 @@ def label_flips(
 
 
 def _labels(judge: Classifier, pixels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    seen = judge_all(judge, pixels, device)
+    seen = judge_all(judge, pixels)
     return seen.style.argmax(1), seen.object.argmax(1)

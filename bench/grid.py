@@ -54,9 +54,9 @@ def _stored(store: Store, units: Sequence[str]) -> pd.DataFrame:
     """Which pictures there are, by request: style, object and the unit that holds it. Not their bytes, of which there may be many."""
     frames = [pd.DataFrame(columns=["request", "style", "object", "unit"])]
     for unit in units:
-        frame = store.read_unit(unit, ["request", "style", "object", "png"])
+        frame = store.read_unit(unit, ["request", "style", "object", "picture"])
         if frame is not None:
-            frames.append(frame.loc[frame["png"].notna(), ["request", "style", "object"]].assign(unit=unit))
+            frames.append(frame.loc[frame["picture"].notna(), ["request", "style", "object"]].assign(unit=unit))
     return pd.concat(frames).drop_duplicates("request").set_index("request")
 
 
@@ -87,10 +87,10 @@ def _broken(label: str) -> str:
 
 
 def _paste(block: Image.Image, store: Store, stored: pd.DataFrame, columns: Sequence[Any], top: int, step: int) -> None:
-    units = {unit: store.read_unit(unit, ["request", "png"]) for unit in set(stored.loc[columns, "unit"])}
+    units = {unit: store.read_unit(unit, ["request", "picture"]) for unit in set(stored.loc[columns, "unit"])}
     pictures = {unit: frame.drop_duplicates("request").set_index("request") for unit, frame in units.items() if frame is not None}
     for column, request in enumerate(columns):
         frame = pictures.get(stored.at[request, "unit"])
         if frame is not None:
-            picture = Image.open(io.BytesIO(frame.at[request, "png"])).resize((THUMB, THUMB), Image.Resampling.NEAREST)
+            picture = Image.open(io.BytesIO(frame.at[request, "picture"])).resize((THUMB, THUMB), Image.Resampling.NEAREST)
             block.paste(picture, (_SIDE + column * step, top))

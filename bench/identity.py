@@ -12,7 +12,7 @@ from typing import Any
 from bench.suites.suite import Suite
 from bench.types import Card, GenerationRequest, Target, content_hash
 
-IDENTITY_VERSION = 3
+IDENTITY_VERSION = 4
 
 
 @dataclass(frozen=True)

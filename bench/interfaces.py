@@ -223,11 +223,26 @@ class ClassifierOutput(NamedTuple):
 
 @runtime_checkable
 class Classifier(Protocol):
-    """A judge: names of its classes in the order of its logits, its weights' digest, and a call on uint8 [n, H, W, 3]."""
+    """A judge: names of its classes in the order of its logits, its weights' digest, and a call on uint8 [n, H, W, 3] of the CPU."""
 
     styles: tuple[str, ...]
     objects: tuple[str, ...]
     digest: str
+    batch: int
+    """It is always called with so many pictures, so that neighbours cannot matter."""
 
     def __call__(self, pixels: torch.Tensor) -> ClassifierOutput:
         """See `ClassifierOutput`."""
+
+
+@runtime_checkable
+class FeatureNetwork(Protocol):
+    """A network whose features distances between sets of pictures are measured in."""
+
+    digest: str
+    batch: int
+    stores_half: bool
+    """Whether its features are stored in half precision."""
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 [n, H, W, 3] of the CPU → float32 [n, d]."""

@@ -88,7 +88,7 @@ def locate(
             with _fed(unet, swapped, model.max_tokens):
                 latents = sample(model, [Row(request, erasure) for request in requests], dtype, slots).latents
             names, logits = (judge.styles, 0) if kind == "style" else (judge.objects, 1)
-            verdicts = judge_all(judge, model.decode(latents), model.device)[logits].argmax(1).tolist()
+            verdicts = judge_all(judge, model.decode(latents))[logits].argmax(1).tolist()
             stay = sum(names[v] == w for v, w in zip(verdicts, wanted, strict=True))
             low, high = wilson(stay, len(requests)) or (0.0, 1.0)
             found.append({"kind": kind, "blocks": name, "stays": stay / len(requests), "low": low, "high": high, "n": len(requests)})

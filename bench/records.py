@@ -20,13 +20,17 @@ from bench.metrics.distance import frechet_distance, kernel_distance
 from bench.metrics.unlearning import shows
 from bench.packed import stored_digest
 from bench.plan import BASE, Plan, Unit
+from bench.scoring import FEATURES, features_of
 from bench.session import Session
 from bench.store import Store
 from bench.types import Record, Target, content_hash
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "numpy", "pillow", "pandas", "safetensors")
 COLUMNS = ("target", "style", "object", "seed", "style_pred", "object_pred", "far", "first_edit")
-_READ = ("request", "style", "object", "seed", "style_pred", "object_pred", "features", "first_edit", "slots")
+_READ = ("request", "style", "object", "seed", "style_pred", "object_pred", "first_edit", "slots")
+MEASURES = {"kernel": kernel_distance, "frechet": frechet_distance}
+ARTIFACT = "artifact"
+"""The network that tells artifacts."""
 
 
 class DamagedUnitsError(BenchError):
@@ -42,9 +46,7 @@ def make_records(session: Session, store: Store, failed: Mapping[str, str]) -> l
 
     Every unit is read once; features are held of one target at a time.
     """
-    cells, pixels = session.suite.reference_pictures()
-    reference = pd.DataFrame(cells, columns=["style", "object"])
-    reference["features"] = list(session.scorer.features(torch.from_numpy(pixels)))
+    reference = _reference(session)
     specs = {spec.label: spec for spec in session.plan.specs}
     costs = _costs(session.plan, store, failed)
     artifacts = _artifact_reference(session)
@@ -59,9 +61,9 @@ def make_records(session: Session, store: Store, failed: Mapping[str, str]) -> l
         seen: list[pd.DataFrame] = []
         distances: dict[str, dict[str, float | int | None]] = {}
         for target, own in units[label].items():
-            frame = _with_far(_read(store, own, target, damaged), artifacts)
+            frame = _with_far(_read(store, own, target, list(session.scorer.networks), damaged), artifacts)
             distances |= _distances(session, frame, reference, target)
-            seen.append(frame.drop(columns="features"))
+            seen.append(frame[[name for name in frame if not name.startswith(FEATURES)]])
         outcomes = pd.concat(seen, ignore_index=True) if seen else pd.DataFrame(columns=[*COLUMNS, "request"])
         found.append(_record(session, spec, outcomes, distances, costs.get(label, {}), failed, provenance))
     if damaged:
@@ -73,26 +75,38 @@ def _artifact_reference(session: Session) -> ArtifactReference | None:
     """The suite's, if it was made for this model and this network: with any other, the share of its far pictures means nothing."""
     path = session.suite.artifact_reference()
     reference = ArtifactReference.load(path) if path else None
-    made_for = (session.model.digest, session.scorer.artifact.digest)
+    network = session.scorer.networks.get(ARTIFACT)
+    made_for = (session.model.digest, network.digest if network else "")
     return reference if reference and (reference.model, reference.judge) == made_for else None
+
+
+def _reference(session: Session) -> pd.DataFrame:
+    """Cells of true pictures and their features in every network."""
+    frames = [pd.DataFrame(columns=["style", "object"])]
+    for cells, pixels in session.suite.reference_pictures() if session.scorer.networks else ():
+        columns = {f"{FEATURES}{name}": list(features_of(own, torch.from_numpy(pixels))) for name, own in session.scorer.networks.items()}
+        frames.append(pd.DataFrame(cells, columns=["style", "object"]).assign(**columns))
+    return pd.concat(frames, ignore_index=True)
 
 
 def _with_far(outcomes: pd.DataFrame, reference: ArtifactReference | None) -> pd.DataFrame:
     """A column `far`: whether each picture is far from every class, null without a reference."""
-    if reference is None or outcomes["features"].isna().all():
+    column = f"{FEATURES}{ARTIFACT}"
+    if reference is None or outcomes[column].isna().all():
         return outcomes.assign(far=None)
-    seen = outcomes["features"].notna()
-    far = pd.Series(reference.far(np.stack(outcomes.loc[seen, "features"].tolist())), index=outcomes.index[seen], dtype=object)
+    seen = outcomes[column].notna()
+    far = pd.Series(reference.far(np.stack(outcomes.loc[seen, column].tolist())), index=outcomes.index[seen], dtype=object)
     return outcomes.assign(far=far.reindex(outcomes.index))
 
 
-def _read(store: Store, units: Sequence[Unit], target: str, damaged: set[str]) -> pd.DataFrame:
+def _read(store: Store, units: Sequence[Unit], target: str, networks: Sequence[str], damaged: set[str]) -> pd.DataFrame:
     """Outcomes of units; those that cannot be read are added to `damaged`."""
     digests = {fit: stored_digest(store.folder / "erasures" / fit) for fit in {unit.fit.id for unit in units}}
-    frames = {unit.id: store.read_unit(unit.id, _READ, digests[unit.fit.id]) for unit in units}
+    columns = (*_READ, *(f"{FEATURES}{name}" for name in networks))
+    frames = {unit.id: store.read_unit(unit.id, columns, digests[unit.fit.id]) for unit in units}
     damaged.update(id_ for id_, frame in frames.items() if frame is None)
     whole = [frame.assign(target=target) for frame in frames.values() if frame is not None]
-    return pd.concat(whole, ignore_index=True) if whole else pd.DataFrame(columns=[*_READ, "target"])
+    return pd.concat(whole, ignore_index=True) if whole else pd.DataFrame(columns=[*columns, "target"])
 
 
 def _record(
@@ -132,15 +146,24 @@ def _distances(session: Session, outcomes: pd.DataFrame, reference: pd.DataFrame
             continue
         ids = {r.id for r in session.suite.requests(target, session.preset)} if not name else set(outcomes["request"])
         own = outcomes[outcomes["request"].isin(ids)]
-        own, true = _retained(own.dropna(subset=["features"]), target), _retained(reference, target)
-        if len(own):
-            mine, theirs = (np.stack(frame["features"].tolist()) for frame in (own, true))
-            found[str(target)] = {"kernel": kernel_distance(mine, theirs), "frechet": frechet_distance(mine, theirs), "n": len(own)}
+        found |= _distances_to(session, _retained(own, target), _retained(reference, target), str(target))
     return found
 
 
+def _distances_to(session: Session, own: pd.DataFrame, true: pd.DataFrame, target: str) -> dict[str, dict[str, float | int | None]]:
+    """Of one target, if there are pictures to compare."""
+    found: dict[str, float | int | None] = {}
+    for one in session.suite.distances:
+        column = f"{FEATURES}{one.network}"
+        if column in own and column in true and len(seen := own.dropna(subset=[column])):
+            found[one.key] = MEASURES[one.measure](*(np.stack(frame[column].tolist()) for frame in (seen, true)))
+            found["n"] = len(seen)
+    return {target: found} if found else {}
+
+
 def _retained(frame: pd.DataFrame, target: Target) -> pd.DataFrame:
-    return frame[~shows(frame, target)]
+    """Pictures with a style that do not show the target."""
+    return frame[~shows(frame, target) & (frame["style"] != "")]
 
 
 def first_units(plan: Plan, failed: Set[str]) -> dict[str, Unit]:

@@ -15,8 +15,8 @@ from typing import Any
 
 from bench.errors import BenchError, unknown
 
-CLASSIFIERS = {"two-head": "classifiers.two_head"}
-SUITES = {"minicanvas": "bench.suites.minicanvas"}
+CLASSIFIERS = {"two-head": "classifiers.two_head", "unlearncanvas": "classifiers.unlearncanvas"}
+SUITES = {"minicanvas": "bench.suites.minicanvas", "unlearncanvas": "bench.suites.unlearncanvas"}
 ATTACKS: dict[str, str] = {}
 
 
@@ -63,8 +63,12 @@ def method(name: str) -> Any:
     return load_object(address if ":" in address else f"{address}:METHOD")
 
 
-def suite(name: str) -> Any:
-    """The `Suite` of this name."""
+def suite(text: str) -> Any:
+    """The `Suite` of "name" or "name@profile"."""
+    name, at, profile = text.partition("@")
     if name not in SUITES:
         raise unknown("suite", name, SUITES)
-    return load_object(f"{SUITES[name]}:SUITE")
+    profiles = load_object(f"{SUITES[name]}:PROFILES")
+    if at and profile not in profiles:
+        raise unknown(f"profile of {name}", profile, profiles)
+    return profiles[profile] if at else next(one for one in profiles.values() if one.default)

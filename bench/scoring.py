@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -12,92 +11,103 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
+from bench.codec import Codec, through
 from bench.config import Images
-from bench.interfaces import Classifier, ClassifierOutput
+from bench.interfaces import Classifier, ClassifierOutput, FeatureNetwork
 from bench.registry import CLASSIFIERS, load_object
-from bench.suites.suite import JudgeRole, Suite
+from bench.suites.suite import JudgeFiles, JudgeRole, Suite
 from bench.types import GenerationRequest, Target
 
 PICTURES = 64
 """What is decoded and judged at once."""
+FEATURES = "features_"
+"""Begins the name of a column of features; the network's name ends it."""
 SAMPLED_PICTURES = 12
 
 
 def load_judge(suite: Suite, role: JudgeRole, device: torch.device) -> Classifier:
     """The network that the suite names for a role."""
-    files = suite.judge(role)
-    return cast(Classifier, load_object(f"{CLASSIFIERS[files.kind]}:load")(files.folder, device))
+    return cast(Classifier, _load(suite.judge(role), device))
 
 
-def png(pixels: np.ndarray[Any, Any]) -> bytes:
-    """Lossless bytes of one picture uint8 [H, W, 3]."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png", optimize=False)
-    return buffer.getvalue()
+def load_networks(suite: Suite, device: torch.device) -> dict[str, FeatureNetwork]:
+    """Those of the suite's feature networks that are here, by name."""
+    return {name: _load(own, device) for name, own in suite.networks().items()}
 
 
-def judge_all(judge: Classifier, pixels: Tensor, device: torch.device) -> ClassifierOutput:
-    """Verdicts on uint8 [n, H, W, 3], on the CPU, in batches of fixed size so that neighbours cannot matter."""
-    return _judged([judge], pixels, device)[0]
+def _load(files: JudgeFiles, device: torch.device) -> Any:
+    return load_object(f"{CLASSIFIERS[files.kind]}:load")(files.folder, device, **files.arguments)
+
+
+def judge_all(judge: Classifier, pixels: Tensor) -> ClassifierOutput:
+    """Verdicts on uint8 [n, H, W, 3], on the CPU."""
+    return ClassifierOutput(*_in_batches(judge, pixels, judge.batch))
+
+
+def features_of(network: FeatureNetwork, pixels: Tensor) -> np.ndarray[Any, Any]:
+    """[n, d] of uint8 [n, H, W, 3], in the precision in which they are stored."""
+    (found,) = _in_batches(lambda part: (network.features(part),), pixels, network.batch)
+    return np.asarray((found.half() if network.stores_half else found).numpy())
 
 
 @torch.no_grad()
-def _judged(judges: Sequence[Classifier], pixels: Tensor, device: torch.device) -> list[ClassifierOutput]:
-    """Every judge's verdicts, in one pass over the pictures."""
-    parts: list[list[list[Tensor]]] = [[] for _ in judges]
-    for part in pixels.split(PICTURES):
-        padded = torch.cat([part, part[-1:].expand(PICTURES - len(part), -1, -1, -1)]).to(device)
-        for own, judge in zip(parts, judges, strict=True):
-            own.append([values[: len(part)] for values in judge(padded)])
-    return [ClassifierOutput(*(torch.cat(values).cpu() for values in zip(*own, strict=True))) for own in parts]
+def _in_batches(call: Callable[[Tensor], Sequence[Tensor]], pixels: Tensor, batch: int) -> list[Tensor]:
+    """In batches of one size, the last one filled up, so that neighbours cannot matter."""
+    parts = []
+    for part in pixels.split(batch):
+        padded = torch.cat([part, part[-1:].expand(batch - len(part), -1, -1, -1)])
+        parts.append([values[: len(part)].cpu() for values in call(padded)])
+    return [torch.cat(values) for values in zip(*parts, strict=True)]
 
 
 class Verdict(NamedTuple):
-    """What is stored of a picture; logits and features float32, in the order of the judges' classes."""
+    """What is stored of a picture; logits float32, in the order of the judge's classes."""
 
     style: np.ndarray[Any, Any]
     object: np.ndarray[Any, Any]
-    features: np.ndarray[Any, Any]
+    features: Mapping[str, np.ndarray[Any, Any]]
+    """By network."""
     sha256: str
-    """Of its pixels."""
-    png: bytes | None
+    """Of the pixels that were judged."""
+    picture: bytes | None
+    """A PNG or JPEG file."""
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """The judges of a run, loaded once."""
+    """The judges of a run, loaded once: one network for verdicts, others for features."""
 
     evaluation: Classifier
-    artifact: Classifier
-    device: torch.device
+    networks: Mapping[str, FeatureNetwork]
+    codec: Codec
 
     @classmethod
     def load(cls, suite: Suite, device: torch.device) -> Scorer:
-        """Evaluation verdicts come from one network, features for distances from another."""
-        return cls(load_judge(suite, "evaluation", device), load_judge(suite, "artifact", device), device)
+        """Those of a suite."""
+        return cls(load_judge(suite, "evaluation", device), load_networks(suite, device), suite.codec)
 
     @property
     def digests(self) -> dict[str, str]:
         """For the identity of units."""
-        return {"evaluation": self.evaluation.digest, "artifact": self.artifact.digest}
-
-    def features(self, pixels: Tensor) -> np.ndarray[Any, Any]:
-        """float32 [n, d] of the artifact network."""
-        return np.asarray(judge_all(self.artifact, pixels, self.device).features.numpy())
+        return {"evaluation": self.evaluation.digest, **{name: network.digest for name, network in self.networks.items()}}
 
     def judge(self, pixels: Tensor, keep: Sequence[bool]) -> list[Verdict]:
-        """All that is stored of each picture of uint8 [n, H, W, 3]; the PNG bytes of those in `keep`."""
-        verdicts, artifact = _judged([self.evaluation, self.artifact], pixels, self.device)
-        style, obj, features, arrays = (values.numpy() for values in (verdicts.style, verdicts.object, artifact.features, pixels))
-        digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
-        encoded = [png(array) if kept else None for array, kept in zip(arrays, keep, strict=True)]
-        return list(map(Verdict, style, obj, features, digests, encoded))
+        """All that is stored of each picture of uint8 [n, H, W, 3], judged as the codec leaves it; the bytes of those in `keep`."""
+        arrays, files = through(pixels.numpy(), self.codec, list(keep))
+        return self.judge_files(torch.from_numpy(arrays), files)
+
+    def judge_files(self, pixels: Tensor, files: Sequence[bytes | None]) -> list[Verdict]:
+        """The same of pictures that have been through the codec; `files` are kept beside."""
+        verdicts = judge_all(self.evaluation, pixels)
+        columns = {name: features_of(network, pixels) for name, network in self.networks.items()}
+        features = [{name: column[i] for name, column in columns.items()} for i in range(len(pixels))]
+        digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in pixels.numpy()]
+        return list(map(Verdict, verdicts.style.numpy(), verdicts.object.numpy(), features, digests, files))
 
     def outcomes(self, requests: Sequence[GenerationRequest], verdicts: Sequence[Verdict | None], keep: Sequence[bool]) -> pd.DataFrame:
-        """One row per picture, in order, null where there is no verdict; without the PNG bytes of those not in `keep`."""
+        """One row per picture, in order, null where there is no verdict; without the bytes of those not in `keep`."""
         styles, objects = self.evaluation.styles, self.evaluation.objects
         return pd.DataFrame({
             "request": [r.id for r in requests],
@@ -109,9 +119,9 @@ class Scorer:
             "object_pred": [objects[v.object.argmax()] if v else None for v in verdicts],
             "style_logits": [v.style if v else None for v in verdicts],
             "object_logits": [v.object if v else None for v in verdicts],
-            "features": [v.features if v else None for v in verdicts],
+            **{f"{FEATURES}{name}": [v.features[name] if v else None for v in verdicts] for name in self.networks},
             "sha256": [v.sha256 if v else None for v in verdicts],
-            "png": [v.png if v and kept else None for v, kept in zip(verdicts, keep, strict=True)],
+            "picture": [v.picture if v and kept else None for v, kept in zip(verdicts, keep, strict=True)],
         })  # fmt: skip
 
 

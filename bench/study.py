@@ -136,10 +136,7 @@ class Study:
         if path is None:
             return {}
         reference, judge = ArtifactReference.load(path), load_judge(self.suite, "artifact", self.model.device)
-        distances = {
-            name: reference.distances(judge_all(judge, self.model.decode(own), self.model.device).features.numpy())
-            for name, own in latents.items()
-        }
+        distances = {name: reference.distances(judge_all(judge, self.model.decode(own)).features.numpy()) for name, own in latents.items()}
         return {
             "far": [float((distances[name] > reference.threshold).mean()) for name in edits],
             "artifact_auroc": [auroc(distances["un-edited"], distances[name]) for name in edits],

@@ -235,7 +235,7 @@ class Tuner:
                 if erasure.weights is not None:
                     stack.enter_context(self.model.weights(erasure.weights.values))
             sampled = Sampler(self.model, self.dtype, self.slots, share=True).all(rows, advance)
-        seen = judge_all(self.judge, self.model.decode(sampled.latents), self.model.device)
+        seen = judge_all(self.judge, self.model.decode(sampled.latents))
         styles = [self.judge.styles[i] for i in seen.style.argmax(1).tolist()]
         objects = [self.judge.objects[i] for i in seen.object.argmax(1).tolist()]
         found: list[Verdict] = list(zip(styles, objects, strict=True))

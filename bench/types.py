@@ -145,6 +145,21 @@ class MetricRules:
 
     cra_includes_target: bool
     """Whether pictures prompted with the target count for CRA (UnlearnCanvas' code: yes; its README: no)."""
+    uncounted: tuple[str, ...] = ()
+    """Styles that are prompted but are no concepts: on their pictures only objects are judged."""
+    style_cra_plain: bool = False
+    """Whether, where a style is erased, CRA is of pictures prompted without any style (style "") alone, as in SAeUron's scripts."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A distance between a method's retained pictures and true ones that a suite reports."""
+
+    key: str
+    """Its column in tables and records."""
+    network: str
+    """Whose features it is measured in."""
+    measure: Literal["kernel", "frechet"]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from bench.api import BenchError, ClassifierOutput, sha256_file, sha256_text
 class TwoHeadClassifier(nn.Module):
     """`architecture` is a timm name, `arguments` its keyword arguments; input pixels are scaled to [-1, 1]."""
 
+    batch, stores_half = 64, False
+
     def __init__(self, architecture: str, arguments: Mapping[str, Any], styles: Sequence[str], objects: Sequence[str]) -> None:
         super().__init__()
         self.architecture, self.arguments = architecture, dict(arguments)
@@ -34,9 +36,13 @@ class TwoHeadClassifier(nn.Module):
         self.style_head = nn.Linear(self.width, len(self.styles))
         self.object_head = nn.Linear(self.width, len(self.objects))
 
+    def features(self, pixels: Tensor) -> Tensor:
+        """uint8 [n, H, W, 3] → pooled features float32 [n, width]."""
+        return self(pixels).features
+
     def forward(self, pixels: Tensor) -> ClassifierOutput:
         """uint8 [n, H, W, 3] → float32 logits [n, styles], [n, objects] and pooled features [n, width]."""
-        image = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        image = pixels.to(self.style_head.weight.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         features = self.backbone(image)
         return ClassifierOutput(self.style_head(features).float(), self.object_head(features).float(), features.float())
 

@@ -116,7 +116,7 @@ def test_a_latent_that_breaks_is_one_null_picture(tmp_path: Path, model: Diffusi
     units = [unit(BASE, None, CELLS), unit("bad", "object:fish", CELLS)]
     frames = told.run(units)
     assert frames["bad-unit"]["broken_at"].tolist() == [0] * 4
-    for column in ("style_pred", "object_pred", "features", "sha256", "png"):
+    for column in ("style_pred", "object_pred", "features_artifact", "sha256", "picture"):
         assert frames["bad-unit"][column].isna().all(), column
     assert frames["none-unit"]["broken_at"].isna().all()
     assert frames["none-unit"]["style_pred"].notna().all()

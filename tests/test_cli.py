@@ -128,7 +128,7 @@ def test_one_folder_holds_one_design(smoke: Path, tmp_path: Path) -> None:
     assert "uce:tokens=aligned" in found.stdout
     assert {path.name for path in (copy / "records").iterdir()} == {"none.json", "uce_tokens=aligned.json"}
     frames = [pd.read_parquet(path) for path in (copy / "units").glob("*/*") if path.name.split(".")[0] in (copy / "plan.json").read_text()]
-    assert all(frame["png"].notna().all() for frame in frames)
+    assert all(frame["picture"].notna().all() for frame in frames)
     kept = json.loads((copy / "config.json").read_text())["numerics"]["dtype"]
     assert kept == "float32", "a continued run keeps its numerics"
     (copy / "records" / "none.json").write_bytes((smoke / "records" / "none.json").read_bytes())
@@ -153,7 +153,7 @@ def test_two_rows_are_compared(smoke: Path) -> None:
 
 def test_a_target_that_a_method_cannot_remove_is_a_hole_with_its_reason(tmp_path: Path) -> None:
     styles = "+".join(("photo", "neon", "blueprint", "mosaic", "sketch", "sunset", "halftone", "stripes", "frost", "pop"))
-    found = bench(*FEW, "--methods", "uce,negative-prompt", "--concepts", styles, "--out", "run", cwd=tmp_path)
+    found = bench(*FEW, "--methods", "uce,negative-prompt", "--concepts", styles, "--steps", "1", "--out", "run", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert "found no text to retain" in " ".join(found.stdout.split())
     record = json.loads((tmp_path / "run" / "records" / "uce.json").read_text())

@@ -43,7 +43,8 @@ def _loaded_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "load_model", functools.cache(session.load_model))
         patch.setattr(Scorer, "load", functools.cache(Scorer.load))
-        patch.setattr(type(SUITE), "reference_pictures", functools.cache(type(SUITE).reference_pictures))
+        pictures = type(SUITE).reference_pictures
+        patch.setattr(type(SUITE), "reference_pictures", functools.cache(lambda suite: list(pictures(suite))))
         patch.setattr(
             cost, "measure", lambda sampler, erasures, requests: {fit: dict.fromkeys(cost.SAMPLING_COST, 1.0) for fit in erasures}
         )
@@ -177,6 +178,7 @@ def test_shards_of_one_folder(whole: Path, tmp_path: Path) -> None:
     assert bench(*RUN, "--shard", "1/2", "--resume", "always", cwd=tmp_path).returncode == 2
 
 
+@pytest.mark.slow
 def test_workers_in_processes_one_of_which_is_killed(whole: Path, tmp_path: Path) -> None:
     killed: list[int] = []
 

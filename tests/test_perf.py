@@ -34,6 +34,14 @@ def test_ratios_are_taken_turn_by_turn() -> None:
     assert {name: len(own) for name, own in found.items()} == {"a": 3, "b": 3}
 
 
+def test_the_shipped_table_is_made_of_the_shipped_figures() -> None:
+    folder = Path(__file__).parents[1] / "results" / "perf"
+    for path in folder.glob("*.json"):
+        found = json.loads(path.read_text())
+        assert path.with_suffix(".md").read_text() == report.as_table(found)
+
+
+@pytest.mark.slow
 def test_perf_measures_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def few(*arguments: Any) -> World:
         world = suite_world(*arguments)

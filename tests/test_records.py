@@ -23,13 +23,13 @@ def session(path: Path | None, model: str = "model", judge: str = "judge") -> Se
     parts: dict[str, Any] = {
         "suite": SimpleNamespace(artifact_reference=lambda: path),
         "model": SimpleNamespace(digest=model),
-        "scorer": SimpleNamespace(artifact=SimpleNamespace(digest=judge)),
+        "scorer": SimpleNamespace(networks={"artifact": SimpleNamespace(digest=judge)}),
     }
     return cast(Session, SimpleNamespace(**parts))
 
 
 def test_each_picture_is_far_or_near() -> None:
-    outcomes = pd.DataFrame({"features": [np.array([0.5, 0.5], np.float32), np.array([3.0, 0.0], np.float32)]})
+    outcomes = pd.DataFrame({"features_artifact": [np.array([0.5, 0.5], np.float32), np.array([3.0, 0.0], np.float32)]})
     assert _with_far(outcomes, reference())["far"].tolist() == [False, True]
     assert _with_far(outcomes, None)["far"].tolist() == [None, None]
     assert _with_far(outcomes[:0], reference())["far"].tolist() == []

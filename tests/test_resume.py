@@ -241,7 +241,7 @@ def test_damage_is_found_and_set_aside(tmp_path: Path) -> None:
 
 def test_a_unit_cut_off_anywhere_is_not_done(tmp_path: Path) -> None:
     store = store_of(tmp_path, UNITS)
-    store.write_unit("abc", pd.DataFrame({"png": [os.urandom(1024) for _ in range(64)]}), "", "all")
+    store.write_unit("abc", pd.DataFrame({"picture": [os.urandom(1024) for _ in range(64)]}), "", "all")
     path = store.unit_files("abc")[0].path
     whole = path.read_bytes()
     assert len(whole) > 64 * 1024

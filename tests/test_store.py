@@ -18,7 +18,7 @@ from bench.registry import load_object
 from bench.store import Store
 from bench.types import Card, Record
 
-FRAME = pd.DataFrame({"style": ["neon", "pop"], "style_pred": ["neon", None], "score": [1.5, float("nan")], "png": [b"x", None]})
+FRAME = pd.DataFrame({"style": ["neon", "pop"], "style_pred": ["neon", None], "score": [1.5, float("nan")], "picture": [b"x", None]})
 CARD = Card("t", "", "", ("style",))
 RECORD = Record("uce", "uce:tokens=last", 1, {"a": 1}, CARD, "p", {"dtype": "float32"}, {"target": ["x"], "seed": [1]})
 

@@ -44,7 +44,7 @@ class Finisher:
                 self.pool.shutdown(cancel_futures=True)
 
     def add(self, key: int, latent: Tensor, keep: bool) -> None:
-        """One picture, latent float32 [4, h, w]; `keep` asks for its PNG bytes."""
+        """One picture, latent float32 [4, h, w]; `keep` asks for its file's bytes."""
         self.held.append((key, latent, keep))
         if len(self.held) == PICTURES:
             self._submit()

@@ -42,7 +42,7 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     return Leaderboard(
         protocol=records[0].protocol,
         provenance=content_hash(made_from),
-        invalid=unlearning.below_floor(frames[NONE], floors),
+        invalid=unlearning.below_floor(frames[NONE], rules, floors),
         resampled="" if means.empty else str(means["resampled"].iloc[0]),
         columns=tuple(column for kind in kinds for column in kind_columns(kind)) + COST,
         rows=rows,

@@ -1,8 +1,8 @@
 """How much of a concept is gone and what it cost the rest: UA, IRA, CRA, and the score that ranks.
 
 UA, IRA and CRA are those of UnlearnCanvas (arXiv 2402.11846). Outcomes are frames with one row per picture and the columns
-style, object, seed (what was asked for), style_pred and object_pred (what the judge saw, perhaps "no object"; null if nothing
-was judged). Shares are in [0, 1]; what has no judged picture is None, or NaN inside a frame, never 0.
+style, object, seed (what was asked for; style "" for no style), style_pred and object_pred (what the judge saw, perhaps
+"no object"; null if nothing was judged). Shares are in [0, 1]; what has no judged picture is None, or NaN inside a frame, never 0.
 
 The intervals of aggregates say how far the value would move with other noise *on these concepts*, not on new ones. They are
 95 % percentile bootstraps over whole seeds where there are at least five, else over requests (style, object, seed). One draw
@@ -164,10 +164,10 @@ def confusions(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts)[columns].reset_index(drop=True) if parts else pd.DataFrame(columns=columns)
 
 
-def below_floor(outcomes: pd.DataFrame, floors: Floors) -> str | None:
+def below_floor(outcomes: pd.DataFrame, rules: MetricRules, floors: Floors) -> str | None:
     """Why a table with these outcomes of `none` is invalid, in words; None if it is valid."""
     for kind in KINDS:
-        floor, rates = getattr(floors, kind), accuracy(outcomes, kind)["accuracy"]
+        floor, rates = getattr(floors, kind), accuracy(_counted(outcomes, kind, rules), kind)["accuracy"]
         if rates.empty:
             return f"the unedited model has no judged picture, so that its {kind} accuracy is unknown"
         if rates.mean() < floor:
@@ -233,11 +233,19 @@ def _tallies(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: 
     retained = pictures[~shows(pictures, target)]
     own = [kind for kind in KINDS if target.names(kind)]
     other = [kind for kind in KINDS if not target.names(kind)]
+    crossed = pictures if rules.cra_includes_target else retained
+    if rules.style_cra_plain and "style" in own:
+        crossed = crossed[crossed["style"] == ""]
     return [
         _tally({kind: pictures[pictures[kind].isin(target.names(kind))] for kind in own}, units),
-        _tally(dict.fromkeys(own, retained), units),
-        _tally(dict.fromkeys(other, pictures if rules.cra_includes_target else retained), units),
+        _tally({kind: _counted(retained, kind, rules) for kind in own}, units),
+        _tally({kind: _counted(crossed, kind, rules) for kind in other}, units),
     ]
+
+
+def _counted(pictures: pd.DataFrame, kind: Kind, rules: MetricRules) -> pd.DataFrame:
+    """Those that were prompted with a concept of this kind."""
+    return pictures[~pictures[kind].isin(("", *rules.uncounted))]
 
 
 def _tally(pictures: Mapping[Kind, pd.DataFrame], units: int) -> Array:

@@ -70,7 +70,7 @@ def _macro_ua(
     for (method, target), part in zip(erasures, latents.split(len(requests)), strict=True):
         own = [i for i, request in enumerate(requests) if target.involves(request.style, request.object)]
         if own:
-            seen = judge_all(judge, sampler.model.decode(part[own].to(device)), device)
+            seen = judge_all(judge, sampler.model.decode(part[own].to(device)))
             frame = pd.DataFrame({
                 "style": [requests[i].style for i in own], "object": [requests[i].object for i in own],
                 "style_pred": [judge.styles[i] for i in seen.style.argmax(1)],

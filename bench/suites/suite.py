@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import tomllib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from bench.assets import Asset
 from bench.errors import BenchError
-from bench.types import Assets, Concept, ConceptTexts, Floors, GenerationRequest, MetricRules, Target
+from bench.types import Assets, Concept, ConceptTexts, Distance, Floors, GenerationRequest, MetricRules, Target
+
+if TYPE_CHECKING:
+    from bench.codec import Codec
 
 JudgeRole = Literal["evaluation", "tuning", "artifact"]
 Split = Literal["locate", "train", "statistics", "select", "calibrate", "verify", "tune", "artifact"]
@@ -34,10 +38,11 @@ class Preset:
 
 @dataclass(frozen=True)
 class JudgeFiles:
-    """Where a judge is: a name in `registry.CLASSIFIERS` and its folder."""
+    """Where a network is: a name in `registry.CLASSIFIERS`, its folder or file, and what else its `load` is told."""
 
     kind: str
     folder: Path
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Suite(ABC):
     name: str
     version: int
     profile: str
+    default: bool = True
+    """Whether the suite's name alone means this profile."""
     styles: tuple[str, ...]
     objects: tuple[str, ...]
     presets: Mapping[str, Preset]
@@ -62,13 +69,20 @@ class Suite(ABC):
     guidance_scale: float
     size: tuple[int, int]
     """(height, width) in px."""
-    codec: str
-    """What happens to pictures between sampler and judge: "none" or "jpeg"."""
+    codec: Codec
+    """What happens to pictures between sampler and judge."""
+    distances: tuple[Distance, ...]
+    files: Mapping[str, Asset] = {}
+    """Published files that it needs, by name."""
     assets: Assets
     sae_settings: Mapping[str, Any] = {}
     """Parameters of `train-sae` that this suite's model needs to differ from the published ones."""
     sae_pictures: Mapping[str, int] = {"statistics": 2_000, "select": 1_200, "calibrate": 1_320, "verify": 1_320}
     """How many pictures of which split statistics and detectors are made from."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of evaluation, of which a preset takes the first; none: 1, 2, …"""
+    noise: Literal["cell", "seed"] = "cell"
+    """What pictures share their initial noise: none do, or all those of a seed."""
     tuned_folder: Path | None = None
     """Holds `<method>.toml` of tuned parameters."""
     method_settings: Mapping[str, Mapping[str, Any]]
@@ -82,21 +96,25 @@ class Suite(ABC):
     def judge(self, role: JudgeRole) -> JudgeFiles:
         """The network for a role; one network has one role."""
 
+    def networks(self) -> Mapping[str, JudgeFiles]:
+        """The networks of `distances`, by name; without those whose files are not here, which leaves their distances empty."""
+        return {}
+
     @abstractmethod
     def texts(self, concept: Concept) -> ConceptTexts:
         """What methods are told about a concept."""
 
     @abstractmethod
     def prompt(self, style: str, obj: str) -> str:
-        """The evaluation prompt of a cell."""
+        """The evaluation prompt of a cell; style "" for none."""
 
     @abstractmethod
     def split_prompt(self, style: str, obj: str, seed: int, split: Split) -> str:
         """A prompt of a cell for a picture of a split, chosen by `seed`; "locate" uses the evaluation's wording."""
 
     @abstractmethod
-    def reference_pictures(self) -> tuple[list[tuple[str, str]], Any]:
-        """Held-out true pictures for distances: their (style, object) cells and uint8 [n, H, W, 3]."""
+    def reference_pictures(self) -> Iterator[tuple[list[tuple[str, str]], Any]]:
+        """Held-out true pictures for distances, some at a time: their (style, object) cells and uint8 [n, H, W, 3]."""
 
     def masked_pictures(self, per_cell: int) -> tuple[list[tuple[str, str]], Any, Any] | None:
         """True pictures and where their object is, to measure where detectors look; None where the suite does not know.
@@ -125,20 +143,32 @@ class Suite(ABC):
         except (ValueError, KeyError) as error:
             raise BenchError(f"{path} is damaged ({error}): restore it or tune again (python -m bench tune {method}).") from error
 
+    @property
+    def key(self) -> str:
+        """What `--suite` calls it."""
+        return self.name if self.default else f"{self.name}@{self.profile}"
+
+    @property
+    def cells(self) -> tuple[tuple[str, str], ...]:
+        """(style, object) of what evaluation prompts, by style, each with every object; style "" for none."""
+        return tuple((style, obj) for style in self.styles for obj in self.objects)
+
     def protocol(self, name: str, preset: Preset) -> str:
         """The tag that a number is comparable under, such as `minicanvas@official-v1/quick/20-steps`."""
         other = "" if preset.scheduler == Preset.scheduler else f"/{preset.scheduler}"
         return f"{self.name}@{self.profile}-v{self.version}/{name}/{preset.steps}-steps{other}"
 
     def requests(self, target: Target, preset: Preset) -> tuple[GenerationRequest, ...]:
-        """What to sample for a target, for seeds 1 … n."""
-        return tuple(
-            self._request(style, obj, seed, preset.steps, preset.scheduler)
-            for seed in range(1, preset.seeds + 1)
-            for i, style in enumerate(self.styles)
-            for j, obj in enumerate(self.objects)
-            if (i + j) % (preset.own if target.involves(style, obj) else preset.grid) == 0
-        )
+        """What to sample for a target. BenchError for more seeds than the suite has."""
+        if self.seeds and preset.seeds > len(self.seeds):
+            raise BenchError(f"{self.key} has {len(self.seeds)} seeds, --seeds asks for {preset.seeds}: take fewer.")
+        own = [
+            cell for k, cell in enumerate(self.cells)
+            # A step more in every row of objects: thinned by a divisor of their number, styles and objects come up evenly.
+            if (k + k // len(self.objects)) % (preset.own if target.involves(*cell) else preset.grid) == 0
+        ]  # fmt: skip
+        seeds = self.seeds[: preset.seeds] or range(1, preset.seeds + 1)
+        return tuple(self._request(*cell, seed, preset.steps, preset.scheduler) for seed in seeds for cell in own)
 
     @cache  # noqa: B019  # a suite lives as long as its process
     def _request(self, style: str, obj: str, seed: int, steps: int, scheduler: str) -> GenerationRequest:
@@ -157,7 +187,8 @@ class Suite(ABC):
         """
         height, width = self.size
         prompt = self.prompt(style, obj) if split is None else self.split_prompt(style, obj, seed, split)
-        key = f"{style}/{obj}" if split is None else f"{split}/{style}/{obj}"
+        cell = f"{style}/{obj}" if self.noise == "cell" else ""
+        key = cell if split is None else f"{split}/{style}/{obj}"
         return GenerationRequest(
             prompt=prompt, style=style, object=obj, seed=seed, noise_key=key, steps=steps, guidance_scale=self.guidance_scale,
             height=height, width=width,

@@ -29,7 +29,7 @@ def test_a_judge_knows_held_out_pictures(role: str, pictures: torch.Tensor) -> N
     assert isinstance(judge, Classifier)
     assert judge.styles == STYLES
     assert judge.objects == (*OBJECTS, NO_OBJECT)
-    out = judge_all(judge, pictures, CPU)
+    out = judge_all(judge, pictures)
     styles = torch.tensor([judge.styles.index(s) for s, _, _ in CELLS])
     objects = torch.tensor([judge.objects.index(o) for _, o, _ in CELLS])
     assert (out.style.argmax(1) == styles).float().mean() >= 0.99
@@ -45,8 +45,8 @@ def test_judges_are_three_different_networks() -> None:
 
 def test_verdicts_do_not_depend_on_neighbours(pictures: torch.Tensor) -> None:
     judge = load_judge(SUITE, "evaluation", CPU)
-    whole = judge_all(judge, pictures[:100], CPU)
-    part = judge_all(judge, pictures[30:77], CPU)
+    whole = judge_all(judge, pictures[:100])
+    part = judge_all(judge, pictures[30:77])
     for a, b in zip(whole, part, strict=True):
         assert torch.equal(a[30:77], b)
 

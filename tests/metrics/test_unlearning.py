@@ -192,7 +192,7 @@ def test_names_do_not_matter(outcomes: pd.DataFrame, styles: list[str], objects:
 
 def test_floors() -> None:
     # Styles: neon 1/4, frost 3/4, pop 1/2, mean 0.5; objects: cat 4/5, dog 3/5, mean 0.7.
-    assert below_floor(HAND, Floors(style=0.5, object=0.7 - 1e-12)) is None
-    assert "style accuracy is 0.500, below the floor of 0.510" in str(below_floor(HAND, Floors(0.51, 0.5)))
-    assert "object accuracy is 0.700, below the floor of 0.710" in str(below_floor(HAND, Floors(0.5, 0.71)))
-    assert "no judged picture" in str(below_floor(HAND.iloc[:0], Floors(0.0, 0.0)))
+    assert below_floor(HAND, WITH, Floors(style=0.5, object=0.7 - 1e-12)) is None
+    assert "style accuracy is 0.500, below the floor of 0.510" in str(below_floor(HAND, WITH, Floors(0.51, 0.5)))
+    assert "object accuracy is 0.700, below the floor of 0.710" in str(below_floor(HAND, WITH, Floors(0.5, 0.71)))
+    assert "no judged picture" in str(below_floor(HAND.iloc[:0], WITH, Floors(0.0, 0.0)))

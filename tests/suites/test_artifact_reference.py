@@ -49,10 +49,10 @@ def test_one_unedited_picture_in_twenty_is_far_and_planted_artifacts_are_found(s
 
 def test_true_pictures_are_near_and_shuffled_ones_far(shipped: ArtifactReference) -> None:
     judge = load_judge(SUITE, "artifact", torch.device("cpu"))
-    pixels = SUITE.reference_pictures()[1][::8]
+    pixels = next(SUITE.reference_pictures())[1][::8]
 
     def far(pictures: np.ndarray) -> float:
-        return float(shipped.far(judge_all(judge, torch.from_numpy(pictures), torch.device("cpu")).features.numpy()).mean())
+        return float(shipped.far(judge_all(judge, torch.from_numpy(pictures)).features.numpy()).mean())
 
     assert far(shuffle_patches(pixels, np.random.default_rng(0))) > 0.95
     assert far(pixels) < 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from bench.suites.minicanvas.captions import PUBLISHED, SPLITS, TUNING, fill
 from bench.suites.minicanvas.render import NO_OBJECT, OBJECTS, SIZE, STYLES, object_mask, render_many
 from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Split, Suite
-from bench.types import Assets, Concept, ConceptTexts, Floors, Kind, MetricRules
+from bench.types import Assets, Concept, ConceptTexts, Distance, Floors, Kind, MetricRules
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _REFERENCE_SEED, _REFERENCE_PER_CELL = 950_000_000, 8
@@ -31,7 +32,7 @@ class MiniCanvas(Suite):
     styles, objects = STYLES, OBJECTS
     presets = {
         "smoke": Preset(
-            "8 pictures or fewer a method, 4 steps; shows that everything works", ("object:fish",), 20, 1, 4, own=3, ranked=False
+            "8 pictures or fewer a method, 4 steps; shows that everything works", ("object:fish",), 30, 1, 4, own=3, ranked=False
         ),
         "quick": Preset("3 styles and 3 objects, a quarter of the other cells, 1 seed", _QUICK, 4, 1, 20),
         "full": Preset("all 22 concepts on the whole grid, 5 seeds", ("all",), 1, 5, 20),
@@ -41,6 +42,7 @@ class MiniCanvas(Suite):
     guidance_scale = 4.0
     size = (SIZE, SIZE)
     codec = "none"
+    distances = (Distance("kernel", "artifact", "kernel"), Distance("frechet", "artifact", "frechet"))
     method_settings = {
         "esd": {"learning_rate": 3e-4, "iterations": 100, "batch": 8, "trajectories": 16},
         "sld": {"strength": "max"},
@@ -64,6 +66,10 @@ class MiniCanvas(Suite):
     def judge(self, role: JudgeRole) -> JudgeFiles:
         """See `Suite.judge`."""
         return JudgeFiles("two-head", self._weights / "classifiers" / role)
+
+    def networks(self) -> dict[str, JudgeFiles]:
+        """See `Suite.networks`."""
+        return {"artifact": self.judge("artifact")}
 
     def artifact_reference(self) -> Path | None:
         """See `Suite.artifact_reference`; weights that are still being built may lack it."""
@@ -96,11 +102,12 @@ class MiniCanvas(Suite):
         cells = [(s, o, _MASKED_SEED + k) for s in STYLES for o in OBJECTS for k in range(per_cell)]
         return [(s, o) for s, o, _ in cells], render_many(cells), np.stack([object_mask(*cell) for cell in cells])
 
-    def reference_pictures(self) -> tuple[list[tuple[str, str]], Any]:
-        """Eight rendered pictures a cell, whose seeds no network was trained on."""
+    def reference_pictures(self) -> Iterator[tuple[list[tuple[str, str]], Any]]:
+        """Eight rendered pictures a cell, whose seeds no network was trained on; all at once."""
         cells = [(s, o, _REFERENCE_SEED + k) for s in STYLES for o in OBJECTS for k in range(_REFERENCE_PER_CELL)]
-        return [(s, o) for s, o, _ in cells], render_many(cells)
+        yield [(s, o) for s, o, _ in cells], render_many(cells)
 
 
 SUITE = MiniCanvas()
-__all__ = ["NO_OBJECT", "SUITE", "MiniCanvas"]
+PROFILES = {SUITE.profile: SUITE}
+__all__ = ["NO_OBJECT", "PROFILES", "SUITE", "MiniCanvas"]

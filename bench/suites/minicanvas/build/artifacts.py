@@ -38,7 +38,7 @@ def make_reference(weights: Path, device: torch.device, say: Callable[[str], Non
     dtype, steps = pick_dtype("auto", model, SLOTS), suite.presets["full"].steps
 
     def features(pixels: Pixels) -> NDArray[np.float32]:
-        return np.asarray(judge_all(judge, torch.from_numpy(pixels), device).features.numpy())
+        return np.asarray(judge_all(judge, torch.from_numpy(pixels)).features.numpy())
 
     def pictures(what: str, requests: Sequence[GenerationRequest]) -> Pixels:
         say(f"artifacts: sampling {len(requests)} pictures for the {what}")

@@ -1,0 +1,193 @@
+"""Published files that a suite needs and that do not ship with it: what they are, where they lie, whether they are whole.
+
+They are looked for below one folder (`--assets`, else the variable BENCH_ASSETS, else ~/.cache/unlearnbench), in
+`<suite>/<place>`, or where `--asset NAME=PATH` says. On first use the digest of every file is written into
+`assets.lock.json` there; a file that has changed since is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError, unknown
+from bench.files import sha256_file, sha256_text, write_atomic
+
+FOLDER_VARIABLE, FILES_VARIABLE = "BENCH_ASSETS", "BENCH_ASSET_FILES"
+LOCK = "assets.lock.json"
+DEPTH = 4
+"""How far below its place the files of an asset may lie: archives and Drive folders bring folders of their own."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a file is published: a Hugging Face repository, a Google Drive folder or an address; exactly one of them."""
+
+    hub: str = ""
+    """Such as "bcywinski/SAeUron"; "datasets/…" for a dataset."""
+    drive: str = ""
+    """Id of a folder."""
+    url: str = ""
+    patterns: tuple[str, ...] = ()
+    """Of a repository only these files."""
+
+    def __str__(self) -> str:
+        return self.url or (f"https://huggingface.co/{self.hub}" if self.hub else f"https://drive.google.com/drive/folders/{self.drive}")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """Something that is published as a file or a folder."""
+
+    suite: str
+    name: str
+    what: str
+    source: Source
+    licence: str
+    size: str
+    """As published or computed, for people."""
+    place: str
+    """Below the suite's folder of assets: its folder, or the file itself."""
+    parts: tuple[str, ...] = ()
+    """Patterns relative to its folder of which each must match something; none for a file."""
+    needed_for: str = "every run"
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """Of published files, by name, where known: all 64 digits, or as many first ones as the file's name tells."""
+    many: bool = False
+    """So many files that names and sizes stand for their contents."""
+
+    @property
+    def key(self) -> str:
+        """Its name in the lock file."""
+        return f"{self.suite}/{self.name}"
+
+
+def use(folder: Path | None, files: Mapping[str, Path]) -> None:
+    """Look there from now on, in processes that this one starts too."""
+    if folder is not None:
+        os.environ[FOLDER_VARIABLE] = str(folder.absolute())
+    if files:
+        os.environ[FILES_VARIABLE] = json.dumps({name: str(path.absolute()) for name, path in sorted(files.items())})
+
+
+def folder() -> Path:
+    """Where assets lie."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "unlearnbench")
+
+
+def parse_files(entries: list[str], known: Mapping[str, Asset]) -> dict[str, Path]:
+    """`["model=/data/style50"]` → {"model": …}. BenchError for a name that no suite has or a path that does not exist."""
+    found = {}
+    for entry in entries:
+        name, equals, path = entry.partition("=")
+        if not equals or not path:
+            raise BenchError(f'--asset "{entry}" is not of the form NAME=PATH, such as model=/data/style50.')
+        if name not in known:
+            raise unknown("asset", name, known)
+        if not Path(path).exists():
+            raise BenchError(f"--asset {name}={path}: there is no such file or folder.")
+        found[name] = Path(path)
+    return found
+
+
+def place_of(asset: Asset) -> Path:
+    """Where an asset is to be, whether or not it is there."""
+    given = json.loads(os.environ.get(FILES_VARIABLE) or "{}")
+    return Path(given[asset.name]) if asset.name in given else folder() / asset.suite / asset.place
+
+
+def find(asset: Asset) -> Path | None:
+    """The file, or the folder with all of its parts at its place or a little below; None if it is not whole."""
+    place = place_of(asset)
+    if not asset.parts or place.is_file():
+        return place if place.is_file() else None
+    level = [place] if place.is_dir() else []
+    for _ in range(DEPTH):
+        whole = [path for path in level if all(any(path.glob(pattern)) for pattern in asset.parts)]
+        if len(whole) > 1:
+            raise BenchError(f"{asset.key} is twice below {place} ({whole[0]}, {whole[1]}): name one (--asset {asset.name}=PATH).")
+        if whole:
+            return whole[0]
+        level = [child for path in level for child in sorted(path.iterdir()) if child.is_dir()]
+    return None
+
+
+def locate(asset: Asset) -> Path:
+    """Where a whole asset is, its files as they were at first use. BenchError says what is missing and how to get it."""
+    found = find(asset)
+    if found is None:
+        lacking = "" if not asset.parts or not place_of(asset).exists() else f" (with {', '.join(asset.parts)})"
+        raise BenchError(
+            f"{asset.what} is missing: {place_of(asset)}{lacking}. Get it with `python -m bench assets fetch --suite {asset.suite}"
+            f" {asset.name}` (from {asset.source}, {asset.size}), or give --asset {asset.name}=PATH."
+        )
+    check(asset, found)
+    return found
+
+
+def check(asset: Asset, found: Path, again: bool = False, accept: bool = False) -> dict[str, str]:
+    """Hold an asset's files against the lock, writing down what it does not know; the digests by name.
+
+    Files whose size and time are as written down are not read, unless `again`. BenchError for one that has changed, unless
+    that is to be `accept`ed, and for one that is not the published one.
+    """
+    lock = _read_lock()
+    kept: Mapping[str, Any] = {} if accept else lock.get(asset.key, {})
+    now = dict(_files(asset, found))
+    entries = {name: _entry(asset, path, kept.get(name), again) for name, path in now.items()}
+    for name, entry in entries.items():
+        known, published = kept.get(name, entry)["sha256"], asset.sha256.get(name, "")
+        if not entry["sha256"].startswith(published):
+            raise BenchError(f"{now[name]} is not the published file (SHA-256 {entry['sha256']}, not {published}): fetch it again.")
+        if entry["sha256"] != known:
+            raise BenchError(
+                f"{now[name]} has changed since it was first used (SHA-256 {entry['sha256'][:16]}…, was {known[:16]}…): restore it, or"
+                f" accept it with `python -m bench assets verify --suite {asset.suite} {asset.name} --accept`."
+            )
+    gone = sorted(kept.keys() - entries.keys())
+    if gone:
+        raise BenchError(
+            f"{found} has no longer {gone[0]}, which it had when it was first used: restore it, or accept it as it is with"
+            f" `python -m bench assets verify --suite {asset.suite} {asset.name} --accept`."
+        )
+    if entries != kept:
+        write_atomic(folder() / LOCK, (json.dumps({**lock, asset.key: entries}, indent=1, sort_keys=True) + "\n").encode())
+    return {name: str(entry["sha256"]) for name, entry in entries.items()}
+
+
+def _files(asset: Asset, found: Path) -> Iterator[tuple[str, Path]]:
+    """Files by name: the asset itself, all below a folder that a part matches, or the folder as a whole where they are many."""
+    if found.is_file() or asset.many:
+        yield found.name, found
+        return
+    for path in sorted({path for pattern in asset.parts for match in found.glob(pattern) for path in _below(match)}):
+        yield str(path.relative_to(found)), path
+
+
+def _below(path: Path) -> Iterator[Path]:
+    yield from (child for child in path.rglob("*") if child.is_file()) if path.is_dir() else (path,)
+
+
+def _entry(asset: Asset, path: Path, kept: Mapping[str, Any] | None, again: bool) -> dict[str, Any]:
+    if path.is_dir():
+        listing = sorted((str(file.relative_to(path)), file.stat().st_size) for pattern in asset.parts for file in path.glob(pattern))
+        return {"sha256": sha256_text(json.dumps(listing))}
+    stat = path.stat()
+    stamp = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    if kept and not again and {name: kept.get(name) for name in stamp} == stamp:
+        return dict(kept)
+    return {**stamp, "sha256": sha256_file(path)}
+
+
+def _read_lock() -> dict[str, Any]:
+    path = folder() / LOCK
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise BenchError(f"{path} is damaged ({error}): restore it, or delete it to lock files as they are now.") from error

@@ -1,0 +1,140 @@
+"""UnlearnCanvas (arXiv:2402.11846): 50 styles and 20 objects on a fine-tuned Stable Diffusion 1.5, in two protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.assets import find, locate, place_of
+from bench.errors import BenchError
+from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Split, Suite
+from bench.suites.unlearncanvas.anchors import LINES, sentences
+from bench.suites.unlearncanvas.pictures import true_pictures
+from bench.suites.unlearncanvas.published import ASSETS
+from bench.suites.unlearncanvas.vocabulary import OBJECTS, SEED_IMAGES, STYLES, THEMES
+from bench.types import Assets, Concept, ConceptTexts, Distance, Floors, Kind, MetricRules
+
+HOOKPOINTS: dict[Kind, tuple[str, ...]] = {"style": ("up_blocks.1.attentions.2",), "object": ("up_blocks.1.attentions.1",)}
+INCEPTIONS = ("inception-torchvision", "inception-clean-fid")
+SEEDS = (188, 288, 588, 688, 888)
+_QUICK = ("style:Abstractionism", "style:Cartoon", "style:Van_Gogh", "object:Cats", "object:Horses", "object:Towers")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What public descriptions and scripts of the protocol leave open or do differently, decided."""
+
+    name: str
+    version: int
+    template: str
+    """Of a picture of {object} in {style}."""
+    others: Literal["seed-images", "plain"]
+    """What is prompted beside the 50 styles: the 51st theme, the photos, by its name; or each object without a style."""
+    rules: MetricRules
+    noise: Literal["cell", "seed"] = "cell"
+    plain_template: str = "An image of {object}."
+    """Of a picture without a style."""
+
+
+OFFICIAL = Profile(
+    "official", 1, "A {object} image in {style} style.", "seed-images",
+    # As `accuracy.py` counts; that retention of styles is over the other 49 is the authors' word (their issue 13).
+    MetricRules(cra_includes_target=True, uncounted=(SEED_IMAGES,)),
+)  # fmt: skip
+SAEURON = Profile(
+    "saeuron", 1, "An image of {object} in {style} style.", "plain", MetricRules(cra_includes_target=True, style_cra_plain=True)
+)
+
+
+class UnlearnCanvas(Suite):
+    """One profile of UnlearnCanvas. The model, the classifiers and the SAEs are published files (`python -m bench assets list`)."""
+
+    name = "unlearncanvas"
+    styles, objects = STYLES, OBJECTS
+    presets = {
+        "smoke": Preset(
+            "8 pictures or fewer a method, 4 steps; shows that everything works", ("object:Dogs",), 257, 1, 4, own=17, ranked=False
+        ),
+        "quick": Preset("3 styles and 3 objects, a fifth of the other cells, 1 seed", _QUICK, 5, 1, 100),
+        "full": Preset("the protocol: all 70 concepts on the whole grid, 5 seeds", ("all",), 1, 5, 100),
+    }
+    floors = Floors(style=0.9, object=0.9)
+    guidance_scale = 9.0
+    size = (512, 512)
+    codec = "jpeg"
+    distances = (
+        Distance("fid_unlearncanvas", "inception-torchvision", "frechet"), Distance("fid", "inception-clean-fid", "frechet"),
+        Distance("kid", "inception-clean-fid", "kernel"),
+    )  # fmt: skip
+    seeds = SEEDS
+    files = ASSETS
+    method_settings = {
+        # The published rule and, for styles, strength; objects were searched one by one (`class_params.pth`).
+        "saeuron": {"detection": "saeuron-code", "percentile": 99.999, "multiplier": -1.0},
+        "saeuron-detect": {"detection": "saeuron-code", "percentile": 99.999},
+        "esd": {"iterations": 1000, "learning_rate": 1e-5},
+    }
+    anchor_prompts: Path | None = None
+    """A folder with the published sd_prompt_{Object}.txt; None: the project's own sentences."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.choices = profile
+        self.profile, self.version, self.rules, self.noise = profile.name, profile.version, profile.rules, profile.noise
+        self.default = profile is OFFICIAL
+        self.assets = Assets(HOOKPOINTS, place_of(ASSETS["saes"]))
+
+    @property
+    def cells(self) -> tuple[tuple[str, str], ...]:
+        """See `Suite.cells`: 51 themes in the classifier's order, or 50 styles and then none."""
+        rows = THEMES if self.choices.others == "seed-images" else (*STYLES, "")
+        return tuple((style, obj) for style in rows for obj in OBJECTS)
+
+    def model_folder(self) -> Path:
+        """See `Suite.model_folder`."""
+        return locate(ASSETS["model"])
+
+    def judge(self, role: JudgeRole) -> JudgeFiles:
+        """See `Suite.judge`: the published classifiers evaluate; there are no others."""
+        if role != "evaluation":
+            raise BenchError(f"{self.key} publishes no {role} classifier: its only ones evaluate.")
+        return JudgeFiles("unlearncanvas", locate(ASSETS["classifiers"]), {"styles": THEMES, "objects": OBJECTS})
+
+    def prompt(self, style: str, obj: str) -> str:
+        """See `Suite.prompt`."""
+        template = self.choices.template if style else self.choices.plain_template
+        return template.format(object=obj, style=style.replace("_", " "))
+
+    def split_prompt(self, style: str, obj: str, seed: int, split: Split) -> str:
+        """See `Suite.split_prompt`: the anchor sentences with the style's name."""
+        if split == "locate":
+            return self.prompt(style, obj)
+        sentence = sentences(obj, self.anchor_prompts)[seed % LINES]
+        return f"{sentence} in {style.replace('_', ' ')} style." if style else f"{sentence}."
+
+    def texts(self, concept: Concept) -> ConceptTexts:
+        """See `Suite.texts`: a photo for a style, a scene for an object."""
+        name = concept.name.replace("_", " ")
+        if concept.kind == "style":
+            target, anchor = f"{name} style", "Photo style"
+            pairs = tuple((form.format(name), form.format("Photo")) for form in ("{}", "{} style", "An image in {} style"))
+        else:
+            target, anchor = f"An image of {name}.", "An image of a scene."
+            pairs = tuple((form.format(name), form.format("scene")) for form in ("{}", "An image of {}", "A picture of {}"))
+        retained = tuple(self.prompt(style, obj) for style, obj in self.cells if concept.name not in (style, obj))
+        return ConceptTexts(target, anchor, pairs, retained)
+
+    def networks(self) -> dict[str, JudgeFiles]:
+        """See `Suite.networks`: Inception in both forms, where it is here and so are the pictures of UnlearnCanvas."""
+        if find(ASSETS["images"]) is None:
+            return {}
+        return {name: JudgeFiles(name, locate(ASSETS[name])) for name in INCEPTIONS if find(ASSETS[name]) is not None}
+
+    def reference_pictures(self) -> Iterator[tuple[list[tuple[str, str]], Any]]:
+        """See `Suite.reference_pictures`: pictures 1 to 5 of every theme and object, as in the published FID."""
+        themes = THEMES if self.choices.others == "seed-images" else STYLES
+        yield from true_pictures(locate(ASSETS["images"]), themes)
+
+
+PROFILES = {profile.name: UnlearnCanvas(profile) for profile in (OFFICIAL, SAEURON)}

@@ -1,0 +1,52 @@
+"""What is published of UnlearnCanvas and of the methods measured on it, and where."""
+
+from __future__ import annotations
+
+from bench.assets import Asset, Source
+
+_LICENCE_DRIVE = "not stated (Stable Diffusion: CreativeML Open RAIL-M)"
+
+
+def _asset(name: str, what: str, source: Source, licence: str, size: str, place: str, *parts: str, **more: object) -> Asset:
+    return Asset("unlearncanvas", name, what, source, licence, size, place, parts, **more)  # type: ignore[arg-type]
+
+
+ASSETS = {
+    asset.name: asset
+    for asset in (
+        _asset(
+            "model", "Stable Diffusion 1.5 fine-tuned on UnlearnCanvas, a diffusers folder (or a CompVis checkpoint)",
+            Source(drive="18tN-7LuxQ89I-MDSjtB5to2dGHDMHyqb"), _LICENCE_DRIVE, "about 4 GB", "model",
+            "model_index.json", "unet/*.json", "vae/*.json", "text_encoder/*.json", "tokenizer/*.json", "scheduler/*.json",
+            "unet/*.[sb]*i*", "vae/*.[sb]*i*", "text_encoder/*.[sb]*i*",
+        ),
+        _asset(
+            "classifiers", "the style classifier style50.pth and the object classifier style50_cls.pth",
+            Source(drive="1AoazlvDgWgc3bAyHDpqlafqltmn4vm61"), _LICENCE_DRIVE, "2 × 1.2 GB", "classifiers",
+            "style50.pth", "style50_cls.pth",
+        ),
+        _asset(
+            "saes", "the sparse autoencoders of SAeUron", Source(hub="bcywinski/SAeUron", patterns=("unet.*/*",)), "Apache-2.0",
+            "2 × 0.21 GB", "saes", *(f"unet.up_blocks.1.attentions.{k}/{name}" for k in (1, 2) for name in ("cfg.json", "sae.safetensors")),
+            needed_for="saeuron, saeuron-detect",
+        ),
+        _asset(
+            "images", "the pictures of UnlearnCanvas, as folders Style/Object/1.jpg … 20.jpg or as the Hub's Parquet files",
+            Source(hub="datasets/OPTML-Group/UnlearnCanvas", patterns=("*.parquet", "**/*.parquet")), "MIT", "about 76 GB", "images",
+            "*", needed_for="FID and KID", many=True,
+        ),
+        _asset(
+            "inception-torchvision", "torchvision's Inception v3 for fid-unlearncanvas",
+            Source(url="https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth"), "BSD-3-Clause", "104 MB",
+            "inception_v3_google-0cc3c7bd.pth", needed_for="fid-unlearncanvas",
+            sha256={"inception_v3_google-0cc3c7bd.pth": "0cc3c7bd"},
+        ),
+        _asset(
+            "inception-clean-fid", "the Inception network of clean-fid, TorchScript",
+            Source(url="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"),
+            "not stated", "96 MB", "inception-2015-12-05.pt", needed_for="FID and KID",
+            sha256={"inception-2015-12-05.pt": "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"},
+        ),
+    )
+}  # fmt: skip
+"""By name."""

@@ -1,0 +1,24 @@
+"""The names of UnlearnCanvas (arXiv:2402.11846) that are evaluated, in the order of the published classifiers' outputs."""
+
+from __future__ import annotations
+
+SEED_IMAGES = "Seed_Images"
+"""The 51st theme: the photos that were stylised. A class of the style classifier, never a target."""
+
+THEMES = (
+    "Abstractionism", "Artist_Sketch", "Blossom_Season", "Bricks", "Byzantine", "Cartoon", "Cold_Warm", "Color_Fantasy", "Comic_Etch",
+    "Crayon", "Cubism", "Dadaism", "Dapple", "Defoliation", "Early_Autumn", "Expressionism", "Fauvism", "French", "Glowing_Sunset",
+    "Gorgeous_Love", "Greenfield", "Impressionism", "Ink_Art", "Joy", "Liquid_Dreams", "Magic_Cube", "Meta_Physics", "Meteor_Shower",
+    "Monet", "Mosaic", "Neon_Lines", "On_Fire", "Pastel", "Pencil_Drawing", "Picasso", "Pop_Art", "Red_Blue_Ink", "Rust", SEED_IMAGES,
+    "Sketch", "Sponge_Dabbed", "Structuralism", "Superstring", "Surrealism", "Ukiyoe", "Van_Gogh", "Vibrant_Flow", "Warm_Love",
+    "Warm_Smear", "Watercolor", "Winter",
+)  # fmt: skip
+"""Outputs of `style50.pth`."""
+
+STYLES = tuple(theme for theme in THEMES if theme != SEED_IMAGES)
+
+OBJECTS = (
+    "Architectures", "Bears", "Birds", "Butterfly", "Cats", "Dogs", "Fishes", "Flame", "Flowers", "Frogs", "Horses", "Human", "Jellyfish",
+    "Rabbits", "Sandwiches", "Sea", "Statues", "Towers", "Trees", "Waterfalls",
+)  # fmt: skip
+"""Outputs of `style50_cls.pth`."""
