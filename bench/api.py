@@ -28,3 +28,5 @@ from bench.types import Card as Card
 from bench.types import Concept as Concept
 from bench.types import ConceptTexts as ConceptTexts
 from bench.types import GenerationRequest as GenerationRequest
+from bench.types import Kind as Kind
+from bench.types import content_hash as content_hash

@@ -74,6 +74,11 @@ def use(folder: Path | None, files: Mapping[str, Path]) -> None:
         os.environ[FILES_VARIABLE] = json.dumps({name: str(path.absolute()) for name, path in sorted(files.items())})
 
 
+def environment() -> dict[str, str]:
+    """The variables that say where assets are, for processes elsewhere."""
+    return {name: os.environ[name] for name in (FOLDER_VARIABLE, FILES_VARIABLE) if name in os.environ}
+
+
 def folder() -> Path:
     """Where assets lie."""
     return Path(os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "unlearnbench")
@@ -121,12 +126,15 @@ def locate(asset: Asset) -> Path:
     found = find(asset)
     if found is None:
         lacking = "" if not asset.parts or not place_of(asset).exists() else f" (with {', '.join(asset.parts)})"
-        raise BenchError(
-            f"{asset.what} is missing: {place_of(asset)}{lacking}. Get it with `python -m bench assets fetch --suite {asset.suite}"
-            f" {asset.name}` (from {asset.source}, {asset.size}), or give --asset {asset.name}=PATH."
-        )
+        raise BenchError(f"{asset.what[0].upper()}{asset.what[1:]} is missing: {place_of(asset)}{lacking}. {how_to_get(asset)}")
     check(asset, found)
     return found
+
+
+def how_to_get(asset: Asset) -> str:
+    """A sentence."""
+    command = f"python -m bench assets fetch --suite {asset.suite} {asset.name}"
+    return f"Get it with `{command}` (from {asset.source}, {asset.size}), or give --asset {asset.name}=PATH."
 
 
 def check(asset: Asset, found: Path, again: bool = False, accept: bool = False) -> dict[str, str]:

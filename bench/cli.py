@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from bench import cli_compare, cli_folder, cli_perf, cli_sae, cli_show, registry
-from bench.cli_options import BATCH_SIZE, AutoBatchSize, BatchSize, Compile, Device, DType, SuiteName, err, out, show_leaderboard
+from bench import cli_assets, cli_compare, cli_folder, cli_perf, cli_sae, cli_show, cli_tune, registry
+from bench.cli_options import AssetFiles, AssetFolder, AutoBatchSize, Compile, Device, DType, SuiteName, err, out, show_leaderboard
+from bench.cli_progress import Bar, progress_bar
 from bench.config import (
     DEFAULT_METHODS,
     WHOLE,
@@ -28,9 +28,6 @@ from bench.config import (
 )
 from bench.errors import BenchError, unknown
 from bench.types import SCHEDULERS, content_hash
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -54,43 +51,6 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="method.param=
 TuningRows = Annotated[Tuning, typer.Option("--tuning", help="Rows of tuned methods: both (with and without tuning), tuned or untuned.")]
 
 
-class _Bar:
-    """The run's `Reporter` on a terminal: what is done, pictures a second, time left."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.task: TaskID = progress.add_task("loading torch, the model and the judges", total=None)
-
-    def say(self, text: str) -> None:
-        self.progress.update(self.task, description=text)
-
-    def total(self, pictures: int, done: int) -> None:
-        if done:
-            err.print(f"{done} of {pictures} pictures are there already")
-        self.progress.update(self.task, total=pictures - done)
-
-    def advance(self, pictures: int) -> None:
-        self.progress.advance(self.task, pictures)
-
-    def warn(self, text: str) -> None:
-        err.print(text, style="yellow", markup=False, highlight=False)
-
-
-class _Rate(TextColumn):
-    """Pictures a second."""
-
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def render(self, task: Any) -> Any:
-        return f"{task.speed:.1f} pictures/s" if task.speed else ""
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=err, transient=True)
-
-
 def _config(
     suite: str, methods: str, concepts: str | None, preset: str, seeds: int | None, steps: int | None, settings: list[str] | None,
     batch_size: int | None, scheduler: str, images: Images = "sample", tuning: Tuning = "both",
@@ -110,7 +70,7 @@ def _config(
     defaults = found.presets[preset]
     targets = parse_targets(",".join(defaults.concepts) if concepts is None else concepts, found)
     return RunConfig(
-        suite=suite, preset=preset, methods=names, settings=parse_settings(settings or (), bare), targets=tuple(map(str, targets)),
+        suite=found.key, preset=preset, methods=names, settings=parse_settings(settings or (), bare), targets=tuple(map(str, targets)),
         seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images, tuning=tuning,
         scheduler=scheduler,
     )  # fmt: skip
@@ -131,6 +91,7 @@ def run(
     engine: Annotated[EngineName, typer.Option(help="local: this machine; ray: a Ray cluster, or Ray on this machine.")] = "local",
     workers: Annotated[int | None, typer.Option(min=1, max=10_000, help="Processes. Default: one for each GPU, or one on a CPU.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster, or auto. Default: this machine alone.")] = None,
+    assets: AssetFolder = None, files: AssetFiles = None,
 ) -> None:  # fmt: skip
     """Remove each concept with each method, sample, score, and print the table. The same command again continues.
 
@@ -149,8 +110,8 @@ def run(
 
     job = Job(config, place, device, dtype, compile_, sharing, resume, Shard.parse(shard))
     try:
-        with _progress() as progress, stopping() as stop:
-            bar = _Bar(progress)
+        with progress_bar() as progress, stopping() as stop:
+            bar = Bar(progress)
             with crew_of(job, Engine(engine, workers, ray_address), bar, stop) as crew:
                 n, what = crew.outline.numerics, f"{crew.outline.protocol}: {crew.outline.planned} pictures"
                 err.print(f"{what}, {n['device']} {n['dtype']}, {n['slots']} slots a call", soft_wrap=True)
@@ -189,6 +150,7 @@ def _run_name(config: RunConfig) -> str:
 def plan(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, scheduler: Scheduler = "ddim", tuning: TuningRows = "both",
+    assets: AssetFolder = None, files: AssetFiles = None,
 ) -> None:  # fmt: skip
     """Show what `run` with the same options would sample. Writes nothing."""
     config = _config(suite, methods, concepts, preset, seeds, steps, settings, None, scheduler, tuning=tuning)
@@ -230,63 +192,6 @@ def build(
     err.print(f"Weights: {place}")
 
 
-@app.command()
-def tune(
-    name: Annotated[str, typer.Argument(metavar="METHOD", help="What to tune; `list methods` names it.")],
-    suite: SuiteName = "minicanvas",
-    concepts: Annotated[str, typer.Option(help="Names, `styles`, `objects` or `all`, one at a time each.")] = "all",
-    settings: Annotated[int, typer.Option(min=2, max=10_000, help="Settings to try per concept, the untuned one among them.")] = 9,
-    pictures: Annotated[int, typer.Option(min=4, max=10_000_000, help="Pictures per concept, over all settings together.")] = 240,
-    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset quick's.")] = None,
-    device: Device = "auto", dtype: DType = "auto", batch_size: BatchSize = BATCH_SIZE,
-    path: Annotated[Path | None, typer.Option("--out", help="A TOML file. Default: where the suite reads METHOD's.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Start the file anew, all of its concepts.")] = False,
-) -> None:  # fmt: skip
-    """Find a method's parameters per concept by successive halving, within a budget that is the same for all methods.
-
-    Judge, noise and prompts are the tuning's own; the objective is the score that ranks. `run` then has two rows of the method,
-    tuned and untuned. The same command again continues with the concepts that the file lacks.
-
-    Example: `python -m bench tune sld --concepts neon,fish`
-    """
-    found, known = registry.suite(suite), registry.methods()
-    if name not in known:
-        raise unknown("method", name, known)
-    targets = parse_targets(concepts, found)
-    joint = [str(target) for target in targets if len(target.concepts) > 1]
-    if joint:
-        raise BenchError(f'"{joint[0]}" in --concepts: concepts are tuned one at a time.')
-    place = path or (found.tuned_folder / f"{name}.toml" if found.tuned_folder else None)
-    if place is None:
-        raise BenchError(f"{suite} has no folder for tuned parameters: give --out FILE.")
-    with err.status("loading torch, the model and the tuning judge"):
-        from bench.tune import Budget, prepare
-        from bench.tune import tune as search
-        from bench.tuned import read
-
-        kept = {} if again else read(place)
-        budget = Budget(settings, pictures)
-        tuner = prepare(found, name, budget, steps or found.presets["quick"].steps, device, dtype, batch_size, kept)
-    err.print(f"{name}: {len(tuner.settings)} settings, {tuner.pictures} pictures a concept", highlight=False)
-    with _progress() as progress:
-        chosen = [target.concepts[0] for target in targets]
-        body = search(tuner, chosen, place, kept, _Bar(progress), lambda text: err.print(text, highlight=False, markup=False))
-    _print_tuned(name, body, [str(concept) for concept in chosen])
-    if body["concepts"]:
-        err.print(f"Tuned parameters: {place}", highlight=False, soft_wrap=True)
-
-
-def _print_tuned(name: str, body: dict[str, dict[str, Any]], concepts: list[str]) -> None:
-    note = "Scores in %, on the very pictures that chose (in-sample: too high); a setting that left early was judged on fewer."
-    table = Table("concept", "untuned", "tuned", "changed parameters", title=f"{name}, tuned", caption=note)
-    for concept in concepts:
-        if concept in body["concepts"]:
-            scores = [body["scores"][concept][key] for key in ("untuned", "tuned")]
-            changed = ", ".join(f"{key}={value}" for key, value in body["concepts"][concept].items())
-            table.add_row(concept, *("failed" if score < 0 else f"{100 * score:.1f}" for score in scores), changed or "none")
-    out.print(table)
-
-
 app.command("list")(cli_show.list_)
 app.command()(cli_show.show)
 app.command()(cli_folder.report)
@@ -299,6 +204,8 @@ app.command()(cli_perf.numerics)
 app.command()(cli_sae.locate)
 app.command("train-sae")(cli_sae.train_sae)
 app.command()(cli_sae.study)
+app.command()(cli_tune.tune)
+app.add_typer(cli_assets.app, name="assets")
 
 
 def main() -> None:

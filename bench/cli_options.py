@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench import registry
 from bench.config import CompileChoice, DTypeName
 
 if TYPE_CHECKING:
@@ -26,6 +28,33 @@ Compile = Annotated[CompileChoice, typer.Option("--compile", help="auto compiles
 AutoBatchSize = Annotated[
     int | None,
     typer.Option("--batch-size", min=2, max=4_096, help="Pictures (two conditions each) in one UNet call. Default: as many as pay."),
+]
+
+
+def _use_folder(value: Path | None) -> Path | None:
+    from bench import assets
+
+    if value is not None:
+        assets.use(value, {})
+    return value
+
+
+def _use_files(value: list[str] | None) -> list[str] | None:
+    from bench import assets
+
+    if value:
+        known = {name: asset for suite in registry.SUITES for name, asset in registry.suite(suite).files.items()}
+        assets.use(None, assets.parse_files(value, known))
+    return value
+
+
+AssetFolder = Annotated[
+    Path | None,
+    typer.Option("--assets", help="Folder of published files. Default: BENCH_ASSETS, or ~/.cache/unlearnbench.", callback=_use_folder),
+]
+AssetFiles = Annotated[
+    list[str] | None,
+    typer.Option("--asset", help="NAME=PATH of a published file elsewhere, repeatable; `assets list` names them.", callback=_use_files),
 ]
 BatchSize = Annotated[int, typer.Option(min=2, max=4_096, help="Pictures (two conditions each) in one UNet call.")]
 

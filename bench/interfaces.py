@@ -12,13 +12,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from bench.types import Assets, Card, Concept, ConceptTexts
+from bench.types import Assets, Card, Concept, ConceptTexts, GenerationRequest, Kind
 
 if TYPE_CHECKING:
     from bench.diffusion.model import DiffusionModel
@@ -180,6 +181,12 @@ class FitContext:
     """Precision of the run; a method that trains computes in it through autocast, with float32 weights."""
     assets: Assets = field(default_factory=Assets)
     """What the suite provides for its model: hook points, sparse autoencoders."""
+    statistics: Callable[[Kind], Sequence[GenerationRequest]] = lambda kind: ()
+    """Pictures that show concepts of a kind, each labelled with the one that it counts for."""
+    slots: int = 32
+    """UNet slots of the run's calls."""
+    cache: Path | None = None
+    """A folder for what takes long to make and is the same for several fits."""
     progress: Callable[[float, str], None] = lambda share, text: None
     """Call with the share done in [0, 1] and a word on it."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench import assets
 from bench.config import CompileChoice, DTypeName, RunConfig, parse_targets, parse_variant
 from bench.diffusion.model import DiffusionModel, load_model
 from bench.diffusion.numerics import (
@@ -24,13 +25,14 @@ from bench.diffusion.numerics import (
 )  # fmt: skip
 from bench.diffusion.sampler import Sampler
 from bench.identity import Identity, MethodSpec
+from bench.interfaces import FitContext
 from bench.plan import BASE, Plan, make_plan
 from bench.registry import method
 from bench.registry import suite as find_suite
 from bench.scoring import Scorer
 from bench.suites.suite import Preset, Suite, Tuned
 from bench.tuned import configs
-from bench.types import Target
+from bench.types import Assets, Target
 
 SHARED = 0.35
 """Of the steps that rows take alone, what is assumed to be left with sharing: an eighth with calibrated detectors, else nearly all."""
@@ -53,6 +55,22 @@ class Session:
     protocol: str
 
 
+def preset_of(config: RunConfig, suite: Suite) -> Preset:
+    """As configured."""
+    return replace(suite.presets[config.preset], seeds=config.seeds, steps=config.steps, scheduler=config.scheduler)
+
+
+def fit_context(
+    suite: Suite, preset: Preset, model: DiffusionModel, dtype: torch.dtype, slots: int, seed: int = 0,
+    progress: Callable[[float, str], None] = lambda share, text: None,
+) -> FitContext:  # fmt: skip
+    """What methods may use to fit for a run of this preset (its steps count, and how many pictures statistics are of)."""
+    return FitContext(
+        model, suite.texts, seed, preset.steps, suite.guidance_scale, dtype, suite.assets_of(preset),
+        lambda kind: suite.statistics_requests(kind, preset), slots, assets.folder() / suite.name if suite.files else None, progress,
+    )  # fmt: skip
+
+
 def method_specs(config: RunConfig, suite: Suite) -> list[MethodSpec]:
     """The run's methods with their configurations resolved; `none` is always among them, first.
 
@@ -60,21 +78,22 @@ def method_specs(config: RunConfig, suite: Suite) -> list[MethodSpec]:
     The second is always labelled as untuned, so that a label means the same in every run.
     """
     specs: dict[str, MethodSpec] = {}
+    inputs = suite.assets_of(preset_of(config, suite))
     targets = parse_targets(",".join(config.targets), suite)
     for variant in (BASE, *config.methods):
         name, own = parse_variant(variant)
         given, tuned = {**config.settings.get(name, {}), **own}, suite.tuned(name)
         label = name + "".join(f":{key}={value}" for key, value in sorted(given.items()))
         if tuned is not None and config.tuning != "untuned":
-            specs[label] = _spec(suite, name, label, given, targets, tuned)
+            specs[label] = _spec(suite, inputs, name, label, given, targets, tuned)
         if tuned is None or config.tuning != "tuned":
             label += " (untuned)" if tuned is not None else ""
-            specs[label] = _spec(suite, name, label, given, targets)
+            specs[label] = _spec(suite, inputs, name, label, given, targets)
     return list(specs.values())
 
 
 def _spec(
-    suite: Suite, name: str, label: str, given: Mapping[str, Any], targets: Sequence[Target], tuned: Tuned | None = None
+    suite: Suite, inputs: Assets, name: str, label: str, given: Mapping[str, Any], targets: Sequence[Target], tuned: Tuned | None = None
 ) -> MethodSpec:
     kind = method(name)
     resolved, own = configs(suite, name, given, tuned)
@@ -83,7 +102,7 @@ def _spec(
         name, label, kind.version, resolved.model_dump(mode="json"), kind.card, all(one.row_wise for one in made.values()),
         tuned={key: value.model_dump(mode="json") for key, value in own.items()}, budget=dict(tuned.budget) if tuned else None,
         paths=tuple(key for key, field in kind.Config.model_fields.items() if field.annotation == Path | None),
-        inputs={str(target): made[str(target)].inputs(suite.assets, target.concepts) for target in targets
+        inputs={str(target): made[str(target)].inputs(inputs, target.concepts) for target in targets
                 if all(concept.kind in kind.card.supports for concept in target.concepts)},
     )  # fmt: skip
 
@@ -98,7 +117,7 @@ def prepare(
     to be no `sampling` they are taken as they are, from whichever machine, and without any nothing is measured.
     """
     suite = find_suite(config.suite)
-    preset = replace(suite.presets[config.preset], seeds=config.seeds, steps=config.steps, scheduler=config.scheduler)
+    preset = preset_of(config, suite)
     targets = parse_targets(",".join(config.targets), suite)
     specs = method_specs(config, suite)
     where = pick_device(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ import torch
 
 from bench.diffusion.model import DiffusionModel
 from bench.files import write_atomic
-from bench.interfaces import Erasure, FitContext
+from bench.interfaces import Erasure
 from bench.metrics.artifacts import ArtifactReference, auroc
 from bench.metrics.resampling import wilson
 from bench.registry import load_object, method
 from bench.scoring import judge_all, load_judge
+from bench.session import fit_context
 from bench.suites.suite import Suite
 from bench.tuned import configs
 from bench.types import Concept, GenerationRequest, Target
@@ -57,7 +58,7 @@ class Study:
     def erase(self, name: str, concept: Concept, **settings: Any) -> Erasure:
         """A method's erasure as it was tuned for the concept, with some settings changed."""
         untuned, tuned = configs(self.suite, name, settings, self.suite.tuned(name))
-        context = FitContext(self.model, self.suite.texts, 0, self.steps, self.suite.guidance_scale, self.dtype, self.suite.assets)
+        context = fit_context(self.suite, replace(self.suite.presets["full"], steps=self.steps), self.model, self.dtype, self.slots)
         erasure: Erasure = method(name)(tuned.get(str(concept), untuned)).fit(context, [concept])
         return erasure
 

@@ -26,10 +26,11 @@ from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler
 from bench.errors import BenchError
 from bench.files import write_atomic
-from bench.interfaces import Classifier, Erasure, FitContext, MethodConfig, Weights
+from bench.interfaces import Classifier, Erasure, MethodConfig, Weights
 from bench.metrics.unlearning import ranking_score, scores
 from bench.registry import method
 from bench.scoring import judge_all, load_judge
+from bench.session import fit_context
 from bench.suites.suite import Suite
 from bench.tuned import check_same, inputs_digest, toml
 from bench.types import Concept, GenerationRequest, Target, canonical_json, content_hash
@@ -214,9 +215,8 @@ class Tuner:
             say(f"setting {number + 1} of {len(self.settings)}, {text} {share:.0%}")
 
         progress(0, "fitting")
-        context = FitContext(
-            self.model, self.suite.texts, FIT_SEED, self.steps, self.suite.guidance_scale, self.dtype, self.suite.assets, progress
-        )
+        preset = replace(self.suite.presets["full"], steps=self.steps)
+        context = fit_context(self.suite, preset, self.model, self.dtype, self.slots, FIT_SEED, progress)
         erasure: Erasure = method(self.name)(self.settings[number]).fit(context, (concept,))
         if erasure.weights is None:
             return erasure

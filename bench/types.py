@@ -129,6 +129,10 @@ class Assets:
     """The blocks that decide concepts of a kind (`python -m bench locate`)."""
     sae_folder: Path | None = None
     """Its sparse autoencoders, a folder `unet.<hook point>` each."""
+    statistics: Mapping[Kind, str] = field(default_factory=dict)
+    """Of SAEs without statistics: by kind of concept, the digest of the pictures that they are gathered from."""
+    hint: str = ""
+    """How to get its files where they are missing."""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,17 @@ class Told:
         sampler = Sampler(model, torch.float32, 8, share=share)
         self.store = Store.create(folder)
         self.worker = Worker(
-            SUITE, self.store, model, scorer, sampler, 4, "sample", 0, lambda text: None, self._advance, self.warnings.append
+            SUITE,
+            self.store,
+            model,
+            scorer,
+            sampler,
+            SUITE.presets["smoke"],
+            "sample",
+            0,
+            lambda text: None,
+            self._advance,
+            self.warnings.append,
         )
         self.worker.__dict__["erasure"] = lambda fit: erasures[fit.id]
 

@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from unittest.mock import patch
 
 import pandas as pd
 import pytest
+from commands import bench, contents, process
 
 from bench.cli import main
 from bench.suites.minicanvas import HOOKPOINTS
 
 FEW = ("run", "--preset", "smoke", "--batch-size", "4")
 SMOKE = (*FEW, "--methods", "uce,esd,sld,negative-prompt", "--set", "esd.iterations=2", "--set", "esd.trajectories=2")
-
-
-def process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """As a user gives it."""
-    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-
-
-def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The same in this process, as to import torch each time takes longer than most of what is tested."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        contextlib.chdir(cwd), patch.object(sys, "argv", ["bench", *arguments]), patch.dict(os.environ, COLUMNS="200", NO_COLOR="1"),
-        contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
-    ):  # fmt: skip
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +28,6 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "uce" in found.stdout
     assert (folder / "run" / "leaderboard.md").exists()
     return folder / "run"
-
-
-def contents(folder: Path, *patterns: str) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for pattern in patterns for path in sorted(folder.glob(pattern))}
 
 
 def test_a_run_leaves_all_its_files(smoke: Path) -> None:

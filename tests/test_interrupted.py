@@ -19,7 +19,7 @@ from unittest import mock
 
 import pytest
 import torch
-from test_cli import bench, contents
+from commands import bench, contents
 
 from bench import cost, files, session
 from bench.engine.worker import Worker

@@ -25,7 +25,9 @@ def worker(folder: Path, model: DiffusionModel) -> Worker:
     """One that only fits."""
     scorer = cast(Any, None)
     sampler = Sampler(model, torch.float32, 8)
-    return Worker(SUITE, Store.create(folder), model, scorer, sampler, 4, "none", 0, print, lambda pictures: None, print)
+    return Worker(
+        SUITE, Store.create(folder), model, scorer, sampler, SUITE.presets["smoke"], "none", 0, print, lambda pictures: None, print
+    )
 
 
 def fit_with(saes: Path) -> Fit:

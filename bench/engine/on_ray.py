@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from bench import assets
 from bench.engine.job import Failures, Finish, Job, Listener, Outline, Task
 from bench.engine.stopping import SIGNALS, Stopped
 from bench.errors import BenchError, CannotWriteError
@@ -115,7 +116,7 @@ class RayCrew:
 
     def _open(self, number: int) -> None:
         # An actor works in a thread of its own, whose part of glibc's heap would be too small for large buffers (`keep_freed_memory`).
-        environment = {"OMP_NUM_THREADS": str(self.job.threads), "MALLOC_ARENA_MAX": "1"}
+        environment = {"OMP_NUM_THREADS": str(self.job.threads), "MALLOC_ARENA_MAX": "1", **assets.environment()}
         self.actors[number] = self.kind.options(runtime_env={"env_vars": environment}).remote()
         self.opened.discard(number)
         self.calls[self.actors[number].open.remote(self.job)] = number

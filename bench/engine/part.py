@@ -46,7 +46,7 @@ class Part:
         self.store = Store.create(job.folder)
         self.worker = Worker(
             self.session.suite, self.store, self.session.model, self.session.scorer, replace(self.session.sampler, share=job.sharing),
-            job.config.steps, "none" if job.resume == "only-cache" else job.config.images, job.config.fit_seed, listener.say,
+            self.session.preset, "none" if job.resume == "only-cache" else job.config.images, job.config.fit_seed, listener.say,
             listener.advance, listener.warn, stop,
         )  # fmt: skip
         self.bundles = self.session.plan.bundles

@@ -28,12 +28,13 @@ from bench.engine.finish import Finisher
 from bench.engine.stopping import Stopped
 from bench.erasure import load_erasure, pack
 from bench.errors import BenchError, CannotWriteError, DeviceLostError
-from bench.interfaces import Erasure, FitContext
+from bench.interfaces import Erasure
 from bench.plan import Fit, Unit
 from bench.registry import method
 from bench.scoring import Scorer
+from bench.session import fit_context
 from bench.store import Failure, Store, UnitFile
-from bench.suites.suite import Suite
+from bench.suites.suite import Preset, Suite
 
 _MANY = 1_000
 """Units from which on all folders are listed once, rather than a folder for each."""
@@ -51,7 +52,8 @@ class Worker:
     scorer: Scorer
     sampler: Sampler
     """Its settings; rows that differ in activation edits alone may share the un-edited trajectory, with the same bytes."""
-    steps: int
+    preset: Preset
+    """As configured."""
     images: Images
     fit_seed: int
     say: Callable[[str], None]
@@ -191,7 +193,7 @@ class Worker:
             return None
 
     def _check(self, erasure: Erasure) -> None:
-        row = Row(self.suite.request(self.suite.styles[0], self.suite.objects[0], 1, self.steps), erasure)
+        row = Row(self.suite.request(self.suite.styles[0], self.suite.objects[0], 1, self.preset.steps), erasure)
         check(self.model, [row], solver_of(self.model.scheduler, [row.request], self.model.device), self.sampler.slots)
 
     def erasure(self, fit: Fit) -> Erasure:
@@ -220,10 +222,7 @@ class Worker:
 
         if fit.target:
             self.say(f"{fit.name}: fitting")
-        context = FitContext(
-            self.model, self.suite.texts, self.fit_seed, self.steps, self.suite.guidance_scale, self.sampler.dtype, self.suite.assets,
-            progress,
-        )  # fmt: skip
+        context = fit_context(self.suite, self.preset, self.model, self.sampler.dtype, self.sampler.slots, self.fit_seed, progress)
         with PeakMemory(self.model.device) as memory:
             began = time.perf_counter()
             erasure = kind(kind.Config.model_validate(dict(fit.spec.config_for(fit.target)))).fit(context, concepts)

@@ -75,7 +75,7 @@ class Harness:
         self.fit = Fit(MethodSpec(BASE, BASE, 1, {}, method(BASE).card, True), None, "perf")
         self.first: float | None = None
         self.worker = Worker(
-            suite, Store.create(folder), sampler.model, scorer, replace(sampler, share=False), 1, "sample", 0,
+            suite, Store.create(folder), sampler.model, scorer, replace(sampler, share=False), suite.presets["full"], "sample", 0,
             say=lambda text: None, advance=self._advance, warn=print,
         )  # fmt: skip
 

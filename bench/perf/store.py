@@ -72,7 +72,7 @@ def _resumed(plan: Plan, store: Store, say: Callable[[str], None]) -> float:
             path.parent.mkdir(exist_ok=True)
             path.touch()
     nothing = cast(Any, None)
-    worker = Worker(nothing, store, nothing, nothing, nothing, 1, "sample", 0, nothing, nothing, nothing)
+    worker = Worker(nothing, store, nothing, nothing, nothing, nothing, "sample", 0, nothing, nothing, nothing)
     began = time.perf_counter()
     left = worker.left(plan.units)
     seconds = time.perf_counter() - began

@@ -12,8 +12,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bench.diffusion.model import DiffusionModel
-from bench.interfaces import Erasure, FitContext
+from bench.diffusion.numerics import USUAL_SLOTS
+from bench.interfaces import Erasure
 from bench.registry import load_object, method
+from bench.session import fit_context
 from bench.suites.suite import Suite
 from bench.tuned import configs
 from bench.types import GenerationRequest, Target
@@ -42,7 +44,7 @@ def fitted(
     suite: Suite, model: DiffusionModel, steps: int, dtype: torch.dtype, methods: Sequence[str], settings: dict[str, str]
 ) -> dict[tuple[str, Target], Erasure]:
     """Erasures by method and target, with tuned values where there are."""
-    context = FitContext(model, suite.texts, 0, steps, suite.guidance_scale, dtype, suite.assets)
+    context = fit_context(suite, replace(suite.presets["full"], steps=steps), model, dtype, USUAL_SLOTS)
     found = {}
     for name in methods:
         kind = method(name)

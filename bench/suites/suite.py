@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench.assets import Asset
 from bench.errors import BenchError
-from bench.types import Assets, Concept, ConceptTexts, Distance, Floors, GenerationRequest, MetricRules, Target
+from bench.types import KINDS, Assets, Concept, ConceptTexts, Distance, Floors, GenerationRequest, Kind, MetricRules, Target, content_hash
 
 if TYPE_CHECKING:
     from bench.codec import Codec
@@ -34,6 +34,8 @@ class Preset:
     own: int = 1
     ranked: bool = True
     scheduler: str = "ddim"
+    statistics: int | None = None
+    """Pictures a concept that latents are chosen from, where SAEs come without statistics; None: as published."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,6 @@ class Suite(ABC):
     distances: tuple[Distance, ...]
     files: Mapping[str, Asset] = {}
     """Published files that it needs, by name."""
-    assets: Assets
     sae_settings: Mapping[str, Any] = {}
     """Parameters of `train-sae` that this suite's model needs to differ from the published ones."""
     sae_pictures: Mapping[str, int] = {"statistics": 2_000, "select": 1_200, "calibrate": 1_320, "verify": 1_320}
@@ -87,6 +88,11 @@ class Suite(ABC):
     """Holds `<method>.toml` of tuned parameters."""
     method_settings: Mapping[str, Mapping[str, Any]]
     """Parameters of methods that this suite's model needs to differ from the methods' own defaults."""
+
+    @property
+    @abstractmethod
+    def assets(self) -> Assets:
+        """What it provides for its model beside texts."""
 
     @abstractmethod
     def model_folder(self) -> Path:
@@ -128,9 +134,18 @@ class Suite(ABC):
         """Every concept, styles first."""
         return (*(Concept("style", s) for s in self.styles), *(Concept("object", o) for o in self.objects))
 
+    def statistics_requests(self, kind: Kind, preset: Preset) -> tuple[GenerationRequest, ...]:
+        """Pictures of every concept of a kind, labelled with that alone, to choose latents from; none where SAEs ship with statistics."""
+        return ()
+
     def artifact_reference(self) -> Path | None:
         """The file of an `ArtifactReference` of the base model; None if the suite has none, which leaves AR empty."""
         return None
+
+    def assets_of(self, preset: Preset) -> Assets:
+        """`assets`, with what they depend on in a run of this preset."""
+        requests = {kind: self.statistics_requests(kind, preset) for kind in KINDS}
+        return replace(self.assets, statistics={kind: content_hash([r.id for r in own]) for kind, own in requests.items() if own})
 
     def tuned(self, method: str) -> Tuned | None:
         """Tuned parameters of a method; None if it was never tuned here. BenchError if the file is damaged."""

@@ -12,10 +12,11 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bench.api import Assets, BenchError, Concept, FitContext, MethodConfig, sha256_file
+from bench.api import Assets, BenchError, Concept, FitContext, Kind, MethodConfig, sha256_file
 from methods.sae import calibration, statistics
 from methods.sae.autoencoder import check_block, folder_of, load_sae, sae_digest
 from methods.sae.features import Features, by_percentile, published_features, scores, top, union
+from methods.sae.gather import statistics_of
 
 
 class SAEMethodConfig(MethodConfig):
@@ -61,6 +62,8 @@ def places(config: SAEMethodConfig, assets: Assets, concepts: Sequence[Concept])
     saes = config.sae or assets.sae_folder
     if saes is None:
         raise BenchError("This suite has no SAEs: train them (python -m bench train-sae) and name their folder (sae=…).")
+    if assets.hint and not config.sae and not saes.is_dir():
+        raise BenchError(f"The SAEs are missing: {saes}. {assets.hint}")
     found: dict[str, tuple[Path, list[Concept]]] = {}
     for concept in concepts:
         names = config.hookpoints or assets.hookpoints.get(concept.kind, ())
@@ -74,12 +77,19 @@ def places(config: SAEMethodConfig, assets: Assets, concepts: Sequence[Concept])
 def digests(config: SAEMethodConfig, assets: Assets, concepts: Sequence[Concept]) -> dict[str, str]:
     """Of every file that `choose` reads."""
     found = {}
-    for name, (folder, _) in places(config, assets, concepts).items():
+    for name, (folder, own) in places(config, assets, concepts).items():
         found[name] = sae_digest(folder)
         for file in (statistics.FILE, calibration.FILE):
             if (folder / file).is_file():
                 found[f"{name}/{file}"] = sha256_file(folder / file)
+        if not (folder / statistics.FILE).is_file():
+            found |= {f"{name}/{kind}": assets.statistics[kind] for kind in kinds_of(own) if kind in assets.statistics}
     return found
+
+
+def kinds_of(concepts: Sequence[Concept]) -> list[Kind]:
+    """Each once, in the order of first use."""
+    return list(dict.fromkeys(concept.kind for concept in concepts))
 
 
 def choose(config: SAEMethodConfig, context: FitContext, concepts: Sequence[Concept], multiplier: float) -> Choice:
@@ -93,7 +103,7 @@ def choose(config: SAEMethodConfig, context: FitContext, concepts: Sequence[Conc
     for name, (folder, own) in where.items():
         sae = load_sae(folder, context.model.device)
         check_block(context.model.unet, name, sae.config)
-        found = statistics.load_statistics(folder, sae.digest, context.model.digest)
+        found = statistics_of(context, folder, name, sae, kinds_of(own))
         known.append(found)
         indices = [found.index(str(concept)) for concept in own]
         features.append(union([_features(config, found, index, multiplier) for index in indices]))

@@ -72,7 +72,7 @@ def test_presets(profile: str) -> None:
         assert len(own) == (20 if target.kind == "style" else 51)
         assert {request.object for request in requests} == set(OBJECTS)
         assert {request.style for request in requests} >= set(STYLES)
-    with pytest.raises(BenchError, match="unlearncanvas.* has 5 seeds, --seeds asks for 6"):
+    with pytest.raises(BenchError, match=r"unlearncanvas.* has 5 seeds, --seeds asks for 6"):
         suite.requests(Target.parse("style:Monet"), type(FULL)("", (), 1, 6, 100))
 
 

@@ -57,7 +57,11 @@ class MiniCanvas(Suite):
 
     def __init__(self, weights: Path = _WEIGHTS) -> None:
         self._weights = weights
-        self.assets = Assets(HOOKPOINTS, weights / "saes")
+
+    @property
+    def assets(self) -> Assets:
+        """See `Suite.assets`."""
+        return Assets(HOOKPOINTS, self._weights / "saes")
 
     def model_folder(self) -> Path:
         """See `Suite.model_folder`."""

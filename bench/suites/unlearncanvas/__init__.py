@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.assets import find, locate, place_of
+from bench.assets import find, how_to_get, locate, place_of
 from bench.errors import BenchError
 from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Split, Suite
 from bench.suites.unlearncanvas.anchors import LINES, sentences
 from bench.suites.unlearncanvas.pictures import true_pictures
 from bench.suites.unlearncanvas.published import ASSETS
 from bench.suites.unlearncanvas.vocabulary import OBJECTS, SEED_IMAGES, STYLES, THEMES
-from bench.types import Assets, Concept, ConceptTexts, Distance, Floors, Kind, MetricRules
+from bench.types import Assets, Concept, ConceptTexts, Distance, Floors, GenerationRequest, Kind, MetricRules
 
 HOOKPOINTS: dict[Kind, tuple[str, ...]] = {"style": ("up_blocks.1.attentions.2",), "object": ("up_blocks.1.attentions.1",)}
 INCEPTIONS = ("inception-torchvision", "inception-clean-fid")
@@ -55,7 +55,14 @@ class UnlearnCanvas(Suite):
     styles, objects = STYLES, OBJECTS
     presets = {
         "smoke": Preset(
-            "8 pictures or fewer a method, 4 steps; shows that everything works", ("object:Dogs",), 257, 1, 4, own=17, ranked=False
+            "8 pictures or fewer a method, 4 steps; shows that everything works",
+            ("object:Dogs",),
+            257,
+            1,
+            4,
+            own=17,
+            ranked=False,
+            statistics=1,
         ),
         "quick": Preset("3 styles and 3 objects, a fifth of the other cells, 1 seed", _QUICK, 5, 1, 100),
         "full": Preset("the protocol: all 70 concepts on the whole grid, 5 seeds", ("all",), 1, 5, 100),
@@ -76,14 +83,16 @@ class UnlearnCanvas(Suite):
         "saeuron-detect": {"detection": "saeuron-code", "percentile": 99.999},
         "esd": {"iterations": 1000, "learning_rate": 1e-5},
     }
-    anchor_prompts: Path | None = None
-    """A folder with the published sd_prompt_{Object}.txt; None: the project's own sentences."""
 
     def __init__(self, profile: Profile) -> None:
         self.choices = profile
         self.profile, self.version, self.rules, self.noise = profile.name, profile.version, profile.rules, profile.noise
         self.default = profile is OFFICIAL
-        self.assets = Assets(HOOKPOINTS, place_of(ASSETS["saes"]))
+
+    @property
+    def assets(self) -> Assets:
+        """See `Suite`."""
+        return Assets(HOOKPOINTS, find(ASSETS["saes"]) or place_of(ASSETS["saes"]), hint=how_to_get(ASSETS["saes"]))
 
     @property
     def cells(self) -> tuple[tuple[str, str], ...]:
@@ -110,8 +119,28 @@ class UnlearnCanvas(Suite):
         """See `Suite.split_prompt`: the anchor sentences with the style's name."""
         if split == "locate":
             return self.prompt(style, obj)
-        sentence = sentences(obj, self.anchor_prompts)[seed % LINES]
+        sentence = sentences(obj, find(ASSETS["anchor-prompts"]))[seed % LINES]
         return f"{sentence} in {style.replace('_', ' ')} style." if style else f"{sentence}."
+
+    def statistics_requests(self, kind: Kind, preset: Preset) -> tuple[GenerationRequest, ...]:
+        """See `Suite.statistics_requests`: as published, every style with the first sentence of each object, or every object with its 80.
+
+        Initial noise is each request's own; the public code draws it in one stream, which the order of prompts decides.
+        """
+        folder = find(ASSETS["anchor-prompts"])
+        found = []
+        for name in STYLES if kind == "style" else OBJECTS:
+            for k in range(preset.statistics or (len(OBJECTS) if kind == "style" else LINES)):
+                if kind == "style":
+                    prompt = f"{sentences(OBJECTS[k], folder)[0]} in {name.replace('_', ' ')} style."
+                else:
+                    prompt = f"{sentences(name, folder)[k]}."
+                labels = {"style": name if kind == "style" else "", "object": name if kind == "object" else ""}
+                found.append(GenerationRequest(
+                    prompt=prompt, **labels, seed=1 + k, noise_key=f"statistics/{name}", steps=preset.steps,
+                    guidance_scale=self.guidance_scale, height=self.size[0], width=self.size[1],
+                ))  # fmt: skip
+        return tuple(found)
 
     def texts(self, concept: Concept) -> ConceptTexts:
         """See `Suite.texts`: a photo for a style, a scene for an object."""

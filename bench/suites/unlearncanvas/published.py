@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.assets import Asset, Source
+from bench.suites.unlearncanvas.vocabulary import OBJECTS
 
 _LICENCE_DRIVE = "not stated (Stable Diffusion: CreativeML Open RAIL-M)"
 
@@ -17,8 +18,8 @@ ASSETS = {
         _asset(
             "model", "Stable Diffusion 1.5 fine-tuned on UnlearnCanvas, a diffusers folder (or a CompVis checkpoint)",
             Source(drive="18tN-7LuxQ89I-MDSjtB5to2dGHDMHyqb"), _LICENCE_DRIVE, "about 4 GB", "model",
-            "model_index.json", "unet/*.json", "vae/*.json", "text_encoder/*.json", "tokenizer/*.json", "scheduler/*.json",
-            "unet/*.[sb]*i*", "vae/*.[sb]*i*", "text_encoder/*.[sb]*i*",
+            "model_index.json", "unet/config.json", "unet/diffusion_pytorch_model*", "vae/config.json", "vae/diffusion_pytorch_model*",
+            "text_encoder/config.json", "text_encoder/*model*", "tokenizer/*", "scheduler/scheduler_config.json",
         ),
         _asset(
             "classifiers", "the style classifier style50.pth and the object classifier style50_cls.pth",
@@ -29,6 +30,11 @@ ASSETS = {
             "saes", "the sparse autoencoders of SAeUron", Source(hub="bcywinski/SAeUron", patterns=("unet.*/*",)), "Apache-2.0",
             "2 × 0.21 GB", "saes", *(f"unet.up_blocks.1.attentions.{k}/{name}" for k in (1, 2) for name in ("cfg.json", "sae.safetensors")),
             needed_for="saeuron, saeuron-detect",
+        ),
+        _asset(
+            "anchor-prompts", "the anchor prompts of concept ablation, sd_prompt_{Object}.txt",
+            Source(url="https://github.com/OPTML-Group/UnlearnCanvas"), "not stated", "77 kB", "anchor-prompts",
+            *(f"sd_prompt_{obj}.txt" for obj in OBJECTS), needed_for="latents chosen as published; else from the project's own sentences",
         ),
         _asset(
             "images", "the pictures of UnlearnCanvas, as folders Style/Object/1.jpg … 20.jpg or as the Hub's Parquet files",

@@ -1,0 +1,87 @@
+"""Commands on published files: `assets list`, `assets fetch`, `assets verify`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from bench import registry
+from bench.cli_options import AssetFiles, AssetFolder, err, out
+from bench.errors import BenchError, unknown
+
+if TYPE_CHECKING:
+    from bench.assets import Asset
+
+app = typer.Typer(no_args_is_help=True, help="Published files that suites need: what they are, download them, check them.")
+Suite = Annotated[str, typer.Option("--suite", help="Of which suite.")]
+Names = Annotated[list[str] | None, typer.Argument(help="Only these. Default: all.", show_default=False)]
+
+
+@app.command("list")
+def list_(suite: Suite = "unlearncanvas", folder: AssetFolder = None, files: AssetFiles = None) -> None:
+    """Every file that a suite needs: where it is published, licence, size, what for, and whether it is here and whole."""
+    from bench import assets
+
+    for asset in _assets(suite, None):
+        found = assets.find(asset)
+        out.print(f"[bold]{asset.name}[/bold]: {asset.what}; for {asset.needed_for}", highlight=False, soft_wrap=True)
+        out.print(f"  {asset.source} · {asset.licence} · {asset.size}", markup=False, highlight=False, soft_wrap=True)
+        place = f"here: {found}" if found else f"not here: {assets.place_of(asset)}"
+        out.print(f"  {place}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def fetch(names: Names = None, suite: Suite = "unlearncanvas", folder: AssetFolder = None, files: AssetFiles = None) -> None:
+    """Download what is not here; what was begun is continued.
+
+    Examples: `python -m bench assets fetch model classifiers saes` · `python -m bench assets fetch --assets /data/assets`
+    """
+    from bench.download import fetch as download
+
+    for asset in _assets(suite, names):
+        with err.status(asset.key):
+            found = download(asset, lambda text: err.print(text, highlight=False, soft_wrap=True))
+        err.print(f"{asset.key}: {found}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    names: Names = None, suite: Suite = "unlearncanvas", folder: AssetFolder = None, files: AssetFiles = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Take changed files as they are now.")] = False,
+) -> None:  # fmt: skip
+    """Read every file that is here and hold it against the digest that is published or was written down at first use.
+
+    Exit status 1 if one has changed. What is not here is only said.
+    """
+    from bench import assets
+
+    broken = 0
+    table = Table("file", "SHA-256")
+    for asset in _assets(suite, names):
+        found = assets.find(asset)
+        if found is None:
+            out.print(f"{asset.key} is not here: {assets.place_of(asset)}", highlight=False, soft_wrap=True)
+            continue
+        try:
+            with err.status(f"reading {asset.key}"):
+                digests = assets.check(asset, found, again=True, accept=accept)
+        except BenchError as error:
+            broken += 1
+            out.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            continue
+        for name, digest in digests.items():
+            table.add_row(f"{asset.name}: {name}", digest)
+    if table.row_count:
+        out.print(table)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _assets(suite: str, names: list[str] | None) -> list[Asset]:
+    known = registry.suite(suite).files
+    for name in names or ():
+        if name not in known:
+            raise unknown(f"asset of {suite}", name, known)
+    return [asset for name, asset in known.items() if not names or name in names]

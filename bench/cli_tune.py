@@ -1,0 +1,72 @@
+"""The command that finds a method's parameters per concept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from bench import registry
+from bench.cli_options import BATCH_SIZE, AssetFiles, AssetFolder, BatchSize, Device, DType, SuiteName, err, out
+from bench.cli_progress import Bar, progress_bar
+from bench.config import parse_targets
+from bench.errors import BenchError, unknown
+
+
+def tune(
+    name: Annotated[str, typer.Argument(metavar="METHOD", help="What to tune; `list methods` names it.")],
+    suite: SuiteName = "minicanvas",
+    concepts: Annotated[str, typer.Option(help="Names, `styles`, `objects` or `all`, one at a time each.")] = "all",
+    settings: Annotated[int, typer.Option(min=2, max=10_000, help="Settings to try per concept, the untuned one among them.")] = 9,
+    pictures: Annotated[int, typer.Option(min=4, max=10_000_000, help="Pictures per concept, over all settings together.")] = 240,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset quick's.")] = None,
+    device: Device = "auto", dtype: DType = "auto", batch_size: BatchSize = BATCH_SIZE,
+    path: Annotated[Path | None, typer.Option("--out", help="A TOML file. Default: where the suite reads METHOD's.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Start the file anew, all of its concepts.")] = False,
+    assets: AssetFolder = None, files: AssetFiles = None,
+) -> None:  # fmt: skip
+    """Find a method's parameters per concept by successive halving, within a budget that is the same for all methods.
+
+    Judge, noise and prompts are the tuning's own; the objective is the score that ranks. `run` then has two rows of the method,
+    tuned and untuned. The same command again continues with the concepts that the file lacks.
+
+    Example: `python -m bench tune sld --concepts neon,fish`
+    """
+    found, known = registry.suite(suite), registry.methods()
+    if name not in known:
+        raise unknown("method", name, known)
+    targets = parse_targets(concepts, found)
+    joint = [str(target) for target in targets if len(target.concepts) > 1]
+    if joint:
+        raise BenchError(f'"{joint[0]}" in --concepts: concepts are tuned one at a time.')
+    place = path or (found.tuned_folder / f"{name}.toml" if found.tuned_folder else None)
+    if place is None:
+        raise BenchError(f"{suite} has no folder for tuned parameters: give --out FILE.")
+    with err.status("loading torch, the model and the tuning judge"):
+        from bench.tune import Budget, prepare
+        from bench.tune import tune as search
+        from bench.tuned import read
+
+        kept = {} if again else read(place)
+        budget = Budget(settings, pictures)
+        tuner = prepare(found, name, budget, steps or found.presets["quick"].steps, device, dtype, batch_size, kept)
+    err.print(f"{name}: {len(tuner.settings)} settings, {tuner.pictures} pictures a concept", highlight=False)
+    with progress_bar() as progress:
+        chosen = [target.concepts[0] for target in targets]
+        body = search(tuner, chosen, place, kept, Bar(progress), lambda text: err.print(text, highlight=False, markup=False))
+    _show_tuned(name, body, [str(concept) for concept in chosen])
+    if body["concepts"]:
+        err.print(f"Tuned parameters: {place}", highlight=False, soft_wrap=True)
+
+
+def _show_tuned(name: str, body: dict[str, dict[str, Any]], concepts: list[str]) -> None:
+    note = "Scores in %, on the very pictures that chose (in-sample: too high); a setting that left early was judged on fewer."
+    table = Table("concept", "untuned", "tuned", "changed parameters", title=f"{name}, tuned", caption=note)
+    for concept in concepts:
+        if concept in body["concepts"]:
+            scores = [body["scores"][concept][key] for key in ("untuned", "tuned")]
+            changed = ", ".join(f"{key}={value}" for key, value in body["concepts"][concept].items())
+            table.add_row(concept, *("failed" if score < 0 else f"{100 * score:.1f}" for score in scores), changed or "none")
+    out.print(table)

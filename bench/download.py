@@ -1,0 +1,51 @@
+"""Fetch published files with the libraries of the places that hold them; what was begun is continued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.assets import Asset, check, find, locate, place_of
+from bench.errors import BenchError
+
+
+def fetch(asset: Asset, say: Callable[[str], None]) -> Path:
+    """Download what is not whole, and hold it against the lock. BenchError where the source does not answer."""
+    place = place_of(asset)
+    if find(asset) is None:
+        say(f"{asset.key}: {asset.size} from {asset.source} to {place}")
+        try:
+            _download(asset, place)
+        except ImportError as error:
+            raise BenchError(f"{error.name} is needed to download: pip install {error.name}.") from error
+        except Exception as error:  # each library and its network stack raise their own kinds
+            first = " ".join(str(error).split())[:200] or type(error).__name__
+            raise BenchError(
+                f"{asset.key} could not be downloaded from {asset.source} ({first}): give the command again to continue, or put the"
+                f" files into {place} by hand."
+            ) from error
+    found = locate(asset)
+    check(asset, found)
+    return found
+
+
+def _download(asset: Asset, place: Path) -> None:
+    source = asset.source
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if source.hub:
+        from huggingface_hub import snapshot_download
+
+        kind, _, name = source.hub.rpartition("datasets/")
+        snapshot_download(
+            name, repo_type="dataset" if kind or "datasets/" in source.hub else None, local_dir=place,
+            allow_patterns=list(source.patterns) or None,
+        )  # fmt: skip
+        return
+    import gdown
+
+    if source.drive:
+        gdown.download_folder(id=source.drive, output=str(place), resume=True, quiet=True)
+    elif not asset.parts:
+        gdown.download(source.url, str(place), resume=True, quiet=True)
+    else:
+        raise BenchError(f"clone {source.url} and give the folder with --asset {asset.name}=PATH")

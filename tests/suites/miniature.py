@@ -1,0 +1,104 @@
+"""Every published file of UnlearnCanvas and its SAEs, in exactly its format, but tiny and random."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from bench.suites.minicanvas import SUITE
+from bench.suites.unlearncanvas.vocabulary import OBJECTS, THEMES
+
+CHANNELS, LATENTS, KEPT = 32, 128, 8
+
+
+def parts() -> dict[str, Any]:
+    """A Stable Diffusion of 64 px whose blocks have the names of SD 1.5's hook points."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(SUITE.model_folder() / "tokenizer", local_files_only=True)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(CHANNELS, CHANNELS), layers_per_block=2, norm_num_groups=8, cross_attention_dim=32,
+        attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, sample_size=64, down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
+    return {"tokenizer": tokenizer, "text_encoder": CLIPTextModel(text), "unet": unet, "vae": vae, "scheduler": scheduler}
+
+
+def model(folder: Path, safe: bool = True) -> Path:
+    """A diffusers folder; of 2024 and before some have `.bin` files."""
+    pipe = StableDiffusionPipeline(**parts(), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    pipe.save_pretrained(folder, safe_serialization=safe)
+    return folder
+
+
+def classifiers(folder: Path) -> Path:
+    """`style50.pth` and `style50_cls.pth`, whose dictionaries hold more than weights, as training scripts leave them."""
+    folder.mkdir(parents=True)
+    for name, classes in (("style50.pth", len(THEMES)), ("style50_cls.pth", len(OBJECTS))):
+        torch.manual_seed(classes)
+        network = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=classes)
+        torch.save({"model_state_dict": network.state_dict(), "epoch": 3, "loss": 0.5}, folder / name)
+    return folder
+
+
+def sae(folder: Path, seed: int = 0) -> Path:
+    """As on the Hub; `cfg.json` with a field that no one knows."""
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(seed)
+    encoder = torch.randn(LATENTS, CHANNELS, generator=generator) / CHANNELS**0.5
+    tensors = {
+        "encoder.weight": encoder, "encoder.bias": torch.zeros(LATENTS), "W_dec": encoder / encoder.norm(dim=1, keepdim=True),
+        "b_dec": torch.zeros(CHANNELS),
+    }  # fmt: skip
+    save_file({key: value.clone() for key, value in tensors.items()}, folder / "sae.safetensors")
+    config = {
+        "expansion_factor": LATENTS // CHANNELS, "normalize_decoder": True, "num_latents": 0, "k": KEPT, "batch_topk": True,
+        "sample_topk": False, "input_unit_norm": False, "multi_topk": False, "d_in": CHANNELS, "signed": False,
+    }  # fmt: skip
+    (folder / "cfg.json").write_text(json.dumps(config))
+    return folder
+
+
+def saes(folder: Path) -> Path:
+    """Both hook points."""
+    for k in (1, 2):
+        sae(folder / f"unet.up_blocks.1.attentions.{k}", k)
+    return folder
+
+
+def images(folder: Path, cells: Mapping[tuple[str, str], int]) -> Path:
+    """`Style/Object/1.jpg` … of random pixels, so many a cell."""
+    rng = np.random.default_rng(0)
+    for (theme, obj), count in cells.items():
+        (folder / theme / obj).mkdir(parents=True, exist_ok=True)
+        for number in range(1, count + 1):
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / theme / obj / f"{number}.jpg")
+    return folder
+
+
+def everything(root: Path) -> Path:
+    """What a run needs, below a folder of assets."""
+    own = root / "unlearncanvas"
+    model(own / "model" / "style50" / "step19999")  # a Drive folder brings folders of its own
+    classifiers(own / "classifiers")
+    saes(own / "saes")
+    return root
