@@ -16,7 +16,7 @@ from bench.errors import BenchError
 from bench.identity import MethodSpec
 from bench.metrics.artifacts import ArtifactReference
 from bench.metrics.detection import detection
-from bench.metrics.distance import frechet_distance, kernel_distance
+from bench.metrics.distance import FeatureSet, frechet_distance, kernel_distance
 from bench.metrics.unlearning import shows
 from bench.packed import stored_digest
 from bench.plan import BASE, Plan, Unit
@@ -29,6 +29,8 @@ PACKAGES = ("torch", "diffusers", "transformers", "timm", "numpy", "pillow", "pa
 COLUMNS = ("target", "style", "object", "seed", "style_pred", "object_pred", "far", "first_edit")
 _READ = ("request", "style", "object", "seed", "style_pred", "object_pred", "first_edit", "slots")
 MEASURES = {"kernel": kernel_distance, "frechet": frechet_distance}
+Reference = Mapping[str, tuple[pd.DataFrame, FeatureSet]]
+"""By network: style and object of each picture, and their features."""
 ARTIFACT = "artifact"
 """The network that tells artifacts."""
 
@@ -80,13 +82,13 @@ def _artifact_reference(session: Session) -> ArtifactReference | None:
     return reference if reference and (reference.model, reference.judge) == made_for else None
 
 
-def _reference(session: Session) -> pd.DataFrame:
-    """Cells of true pictures and their features in every network."""
+def _reference(session: Session) -> Reference:
+    """True pictures."""
     frames = [pd.DataFrame(columns=["style", "object"])]
     for cells, pixels in session.suite.reference_pictures() if session.scorer.networks else ():
         columns = {f"{FEATURES}{name}": list(features_of(own, torch.from_numpy(pixels))) for name, own in session.scorer.networks.items()}
         frames.append(pd.DataFrame(cells, columns=["style", "object"]).assign(**columns))
-    return pd.concat(frames, ignore_index=True)
+    return _feature_sets(pd.concat(frames, ignore_index=True))
 
 
 def _with_far(outcomes: pd.DataFrame, reference: ArtifactReference | None) -> pd.DataFrame:
@@ -138,32 +140,42 @@ def _plain(column: pd.Series) -> list[Any]:
     return column.astype(object).where(column.notna(), None).tolist()
 
 
-def _distances(session: Session, outcomes: pd.DataFrame, reference: pd.DataFrame, name: str) -> dict[str, dict[str, float | int | None]]:
-    """Features of the pictures that do not involve a target, against true pictures that do not; the unedited model's for every target."""
+def _distances(session: Session, outcomes: pd.DataFrame, reference: Reference, name: str) -> dict[str, dict[str, float | int | None]]:
+    """Of the pictures that do not show a target, from true pictures that do not; the unedited model's for every target."""
+    sets = _feature_sets(outcomes)
     found: dict[str, dict[str, float | int | None]] = {}
     for target in session.targets:
         if name not in ("", str(target)):
             continue
         ids = {r.id for r in session.suite.requests(target, session.preset)} if not name else set(outcomes["request"])
-        own = outcomes[outcomes["request"].isin(ids)]
-        found |= _distances_to(session, _retained(own, target), _retained(reference, target), str(target))
+        values: dict[str, float | int | None] = {}
+        for one in session.suite.distances:
+            if one.network not in sets or one.network not in reference:
+                continue
+            (cells, own), (true_cells, true) = sets[one.network], reference[one.network]
+            retained = own.without((_left_out(cells, target) | ~cells["request"].isin(ids)).to_numpy())
+            if len(retained.features):
+                values[one.key] = MEASURES[one.measure](retained, true.without(_left_out(true_cells, target).to_numpy()))
+                values["n"] = len(retained.features)
+        if values:
+            found[str(target)] = values
     return found
 
 
-def _distances_to(session: Session, own: pd.DataFrame, true: pd.DataFrame, target: str) -> dict[str, dict[str, float | int | None]]:
-    """Of one target, if there are pictures to compare."""
-    found: dict[str, float | int | None] = {}
-    for one in session.suite.distances:
-        column = f"{FEATURES}{one.network}"
-        if column in own and column in true and len(seen := own.dropna(subset=[column])):
-            found[one.key] = MEASURES[one.measure](*(np.stack(frame[column].tolist()) for frame in (seen, true)))
-            found["n"] = len(seen)
-    return {target: found} if found else {}
+def _feature_sets(frame: pd.DataFrame) -> Reference:
+    """By network, the pictures that have its features."""
+    found = {}
+    for column in (name for name in frame if name.startswith(FEATURES)):
+        seen = frame.dropna(subset=[column])
+        if len(seen):
+            cells = seen[[name for name in ("style", "object", "request") if name in seen]]
+            found[column.removeprefix(FEATURES)] = cells, FeatureSet(np.stack(seen[column].tolist()))
+    return found
 
 
-def _retained(frame: pd.DataFrame, target: Target) -> pd.DataFrame:
-    """Pictures with a style that do not show the target."""
-    return frame[~shows(frame, target) & (frame["style"] != "")]
+def _left_out(cells: pd.DataFrame, target: Target) -> pd.Series:
+    """Pictures that show the target, or no style."""
+    return shows(cells, target) | (cells["style"] == "")
 
 
 def first_units(plan: Plan, failed: Set[str]) -> dict[str, Unit]:

@@ -15,7 +15,10 @@ from typing import Any
 
 from bench.errors import BenchError, unknown
 
-CLASSIFIERS = {"two-head": "classifiers.two_head", "unlearncanvas": "classifiers.unlearncanvas"}
+CLASSIFIERS = {
+    "two-head": "classifiers.two_head", "unlearncanvas": "classifiers.unlearncanvas",
+    "inception-torchvision": "classifiers.inception_torchvision", "inception-clean-fid": "classifiers.inception_clean_fid",
+}  # fmt: skip
 SUITES = {"minicanvas": "bench.suites.minicanvas", "unlearncanvas": "bench.suites.unlearncanvas"}
 ATTACKS: dict[str, str] = {}
 

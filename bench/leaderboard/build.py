@@ -14,7 +14,7 @@ import pandas as pd
 
 from bench.errors import BenchError
 from bench.leaderboard.notes import Entry, footnotes_of, kind_of
-from bench.leaderboard.table import COST, TABLES, Cell, Leaderboard, Row, kind_columns
+from bench.leaderboard.table import COST, DISTANCES, TABLES, Cell, Leaderboard, Row, kind_columns
 from bench.metrics import artifacts, unlearning
 from bench.metrics.unlearning import CELL, METRICS, NONE
 from bench.types import Floors, MetricRules, Record, Target, content_hash
@@ -38,13 +38,15 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     entries = {key: _entry(key, record, wanted, per_target, means) for key, record in by_key.items()}
     footnotes = footnotes_of(entries, per_target, kinds)
     rows = _rows(entries, kinds, footnotes)
+    far = any(value is not None for frame in frames.values() for value in frame[FAR])
+    distances = {key for record in records for own in record.distances.values() for key in own}
     made_from = {"records": sorted(row.record for row in rows), "rules": asdict(rules), "floors": asdict(floors)}
     return Leaderboard(
         protocol=records[0].protocol,
         provenance=content_hash(made_from),
         invalid=unlearning.below_floor(frames[NONE], rules, floors),
         resampled="" if means.empty else str(means["resampled"].iloc[0]),
-        columns=tuple(column for kind in kinds for column in kind_columns(kind)) + COST,
+        columns=tuple(column for kind in kinds for column in kind_columns(kind, far, distances)) + COST,
         rows=rows,
         footnotes=tuple(text for text, _ in footnotes),
         targets=_labelled(per_target, by_key),
@@ -151,7 +153,7 @@ def _cells(entry: Entry, kinds: Sequence[str]) -> dict[tuple[str, str], Cell]:
         parts, ar = [cells[kind, name].value for name in METRICS], _or_none(means.get("ar"))
         cells[kind, "average"] = Cell(_mean(parts))
         cells[kind, "ga"] = Cell(_mean([*parts, None if ar is None else 1 - ar]))
-        for name in ("kernel", "frechet"):
+        for name in DISTANCES:
             values = entry.distances(kind, name)
             cells[kind, name] = Cell(float(np.mean(values)) if values else None, n=len(values))
         cells[kind, "judged"] = Cell(means.get("ua_n", 0))

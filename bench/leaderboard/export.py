@@ -28,6 +28,18 @@ TITLES = {
     "cost": "Cost",
 }
 BRIEF = ("ua", "ira", "cra", "score", "ar_target")
+_EVENLY = (
+    "of pictures that are spread evenly over the prompts lie a little below those of independent ones, by about the same amount in every"
+    " row: compare with the ceiling's."
+)
+COLUMN_NOTES = {
+    "kernel": f"Kernel distances {_EVENLY}",
+    "ar_target": "AR is the share of pictures, prompted with the target or retained, that are farther from every class than 95 % of the "
+    "unedited model's pictures in general: compare with the ceiling's on the same prompts.",
+    "fid_unlearncanvas": "FID (UnlearnCanvas) has that code's network and resizing: it compares with its published numbers alone.",
+    "kid": f"FID (clean) and KID are those of clean-fid, KID over all pictures; values {_EVENLY}",
+}
+"""What a reader must know of a column, by its key."""
 CSV_FIELDS = "protocol provenance status table label method version control rank column value low high n unit direction resampled"
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
@@ -163,21 +175,15 @@ def _caption(leaderboard: Leaderboard, table: str) -> str:
     """What a reader must know to use the numbers, in plain text."""
     parts = [f"INVALID: {leaderboard.invalid}."] if leaderboard.invalid else []
     parts.append(f"Protocol {leaderboard.protocol}, provenance {leaderboard.provenance}.")
+    keys = {column.key for column in leaderboard.columns_of(table)}
     if table in ("style", "object"):
+        ga = ", and neither is GA, the plain mean of UA, IRA, CRA and 1 − AR over all of a target's pictures" if "ga" in keys else ""
         parts.append(
             "Methods with outcomes for every target are ranked by score, the harmonic mean of UA and of IRA and CRA relative to "
-            "the unedited model; Avg, the plain mean, is not ranked, because it rewards doing nothing, and neither is GA, the plain mean "
-            "of UA, IRA, CRA and 1 − AR over all of a target's pictures."
+            f"the unedited model; Avg, the plain mean, is not ranked, because it rewards doing nothing{ga}."
         )
     if table != "cost" and leaderboard.resampled:
-        parts.append(
-            "Kernel distances of pictures that are spread evenly over the prompts lie a little below those of independent ones, "
-            "by about the same amount in every row: compare with the ceiling's."
-        )
-        parts.append(
-            "AR is the share of pictures, prompted with the target or retained, that are farther from every class than 95 % of the "
-            "unedited model's pictures in general: compare with the ceiling's on the same prompts."
-        )
+        parts += [text for key, text in COLUMN_NOTES.items() if key in keys]
         parts.append(f"In brackets 95 % intervals from resampling {leaderboard.resampled}: for these concepts, not for new ones.")
     return " ".join(parts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -118,23 +118,37 @@ COST = (
 )
 
 
-def kind_columns(kind: str) -> tuple[Column, ...]:
-    """Columns for one kind of target; mixed targets leave no other kind, hence no CRA and nothing made of it."""
+DISTANCES = {
+    "kernel": partial(Column, title="Kernel dist. ×1000", unit="squared MMD", scale=1000, digits=2),
+    "frechet": partial(Column, title="Fréchet distance", unit="squared distance", digits=2),
+    "fid_unlearncanvas": partial(Column, title="FID (UnlearnCanvas)", unit="squared distance", digits=2),
+    "fid": partial(Column, title="FID (clean)", unit="squared distance", digits=2),
+    "kid": partial(Column, title="KID ×1000", unit="squared MMD", scale=1000, digits=2),
+}
+"""By the key of a suite's `Distance`."""
+
+
+def kind_columns(kind: str, artifacts: bool, distances: Collection[str]) -> tuple[Column, ...]:
+    """Columns for one kind of target, with those that something was measured for.
+
+    Mixed targets leave no other kind, hence no CRA and nothing made of it.
+    """
     share = partial(Column, kind, unit="share", scale=100, digits=1)
     from_cra = (
         share("cra", "CRA (%)", direction="higher"),
         share("score", "Score (%)", direction="higher"),
         share("average", "Avg (%), not ranked"),
-        share("ga", "GA (%), not ranked"),
+        *((share("ga", "GA (%), not ranked"),) if artifacts else ()),
     )
+    from_artifacts = (
+        share("ar_target", "AR target (%)", direction="lower"), share("ar_retained", "AR retained (%)", direction="lower")
+    )  # fmt: skip
     return (
         share("ua", "UA (%)", direction="higher"),
         share("ira", "IRA (%)", direction="higher"),
         *(from_cra if kind != "mixed" else ()),
-        share("ar_target", "AR target (%)", direction="lower"),
-        share("ar_retained", "AR retained (%)", direction="lower"),
-        Column(kind, "kernel", "Kernel dist. ×1000", "squared MMD", "lower", scale=1000, digits=2),
-        Column(kind, "frechet", "Fréchet distance", "squared distance", "lower", digits=2),
+        *(from_artifacts if artifacts else ()),
+        *(column(kind, key, direction="lower") for key, column in DISTANCES.items() if key in distances),
         Column(kind, "judged", "UA pictures", "pictures"),
         Column(kind, "targets", "Targets", "targets"),
     )

@@ -1,32 +1,81 @@
-"""How far a method's pictures are from a reference as sets of features: kernel distance and Fréchet distance.
+"""How far a method's pictures are from a reference as sets of features: kernel distance (KID) and Fréchet distance (FID).
 
-Neither is comparable with published KID or FID unless the features are those of the same Inception network. Both take the two
-sets as independent samples. Pictures of the same requests are not: they share their noise, which biases the kernel distance
-downward (two copies of one set give a negative value), so the reference should come from other seeds.
+Neither is comparable with published KID or FID unless the features are those of the same network after the same resizing. Both
+take the two sets as independent samples. Pictures of the same requests are not: they share their noise, which biases the kernel
+distance downward (two copies of one set give a negative value), so the reference should come from other seeds.
 """
 
 from __future__ import annotations
 
-import warnings
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from cleanfid.fid import frechet_distance as cleanfid_frechet
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgWarning
+from torch import Tensor
 from torchmetrics.image.kid import poly_kernel
 
 Features = NDArray[np.floating[Any]]
 
 
-def kernel_distance(features: Features, reference: Features) -> float | None:
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Sums over a set of features, in double precision: those of a part of the set can be taken off."""
+
+    n: int
+    total: Tensor
+    """[d]."""
+    products: Tensor
+    """[d, d], of outer products."""
+
+    @classmethod
+    def of(cls, features: Features) -> Moments:
+        """Of [n, d]. Raises ValueError if a feature is not finite."""
+        x = _double(features)
+        return cls(len(x), x.sum(0), x.T @ x)
+
+    def __sub__(self, part: Moments) -> Moments:
+        return Moments(self.n - part.n, self.total - part.total, self.products - part.products)
+
+    @property
+    def mean(self) -> Tensor:
+        """[d]."""
+        return self.total / self.n
+
+    @property
+    def covariance(self) -> Tensor:
+        """[d, d], unbiased."""
+        return (self.products - self.n * torch.outer(self.mean, self.mean)) / (self.n - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """Features [n, d] of pictures, and their sums, made once where they are needed."""
+
+    features: Features
+
+    @cached_property
+    def moments(self) -> Moments:
+        """See `Moments`."""
+        return Moments.of(self.features)
+
+    def without(self, out: NDArray[np.bool_]) -> FeatureSet:
+        """The set without the pictures of a mask [n], whose sums are taken off those of the whole."""
+        rest = FeatureSet(self.features[~out])
+        rest.__dict__["moments"] = self.moments - Moments.of(self.features[out]) if out.any() else self.moments
+        return rest
+
+
+def kernel_distance(features: FeatureSet, reference: FeatureSet) -> float | None:
     """Unbiased squared MMD with the kernel (x·y / d + 1)³ (KID, arXiv 1801.01401) of features [n, d] and [m, d].
 
     Over all rows, not subsets, so without randomness; may be slightly negative. None unless both have two rows.
     Raises ValueError if the dimensions differ or a feature is not finite.
     """
-    x, y = _checked(features, reference)
+    x, y = _double(features.features), _double(reference.features)
+    _same_width(x, y)
     if min(len(x), len(y)) < 2:
         return None
     # Not torchmetrics' own `poly_mmd`: it divides all three sums by the first set's size, wrong for sets of different sizes.
@@ -34,33 +83,37 @@ def kernel_distance(features: Features, reference: Features) -> float | None:
     return float(within - 2 * poly_kernel(x, y, degree=3, coef=1.0).mean())
 
 
-def frechet_distance(features: Features, reference: Features) -> float | None:
-    """Fréchet distance (arXiv 1706.08500) of the Gaussians fitted to features [n, d] and [m, d], at least 0.
+def frechet_distance(features: FeatureSet, reference: FeatureSet) -> float | None:
+    """Fréchet distance (FID, arXiv 1706.08500) of the Gaussians fitted to features [n, d] and [m, d], at least 0.
 
-    None unless both have 2·d rows: below, the covariances are too poor and the value depends on n more than on the pictures.
-    Raises ValueError if the dimensions differ or a feature is not finite.
+    `|μ − ν|² + tr(A + B − 2 (A^½ B A^½)^½)`, the last term from the eigenvalues of a symmetric matrix: faster than the root of
+    `A B`, and no offset is needed where features never fire. None unless both have 2·d rows: below, the covariances are too poor
+    and the value depends on n more than on the pictures. Raises ValueError if the dimensions differ or a feature is not finite.
     """
-    x, y = (z.numpy() for z in _checked(features, reference))
-    if min(len(x), len(y)) < 2 * x.shape[1]:
+    width = features.features.shape[1]
+    _same_width(features.features, reference.features)
+    if min(len(features.features), len(reference.features)) < 2 * width:
         return None
-    with warnings.catch_warnings():
-        # clean-fid passes `disp` to scipy's sqrtm, deprecated until scipy 1.18 removes it.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        # Features that never fire make the covariances singular; the trace of the root is right all the same.
-        warnings.simplefilter("ignore", LinAlgWarning)
-        moments = [moment for z in (x, y) for moment in (z.mean(axis=0), np.cov(z, rowvar=False))]
-        return max(0.0, float(cleanfid_frechet(*moments)))
+    x, y = features.moments, reference.moments
+    a, b = x.covariance, y.covariance
+    values, vectors = torch.linalg.eigh(b)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ a @ root).clamp(min=0).sqrt().sum()
+    return max(0.0, float((x.mean - y.mean).square().sum() + a.trace() + b.trace() - 2 * cross))
 
 
-def _checked(features: Features, reference: Features) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both sets in double precision: the terms of either distance cancel to a small difference."""
-    if features.ndim != 2 or reference.ndim != 2 or features.shape[1] != reference.shape[1]:
-        raise ValueError(f"features {features.shape} and {reference.shape} are not two tables of the same dimensions")
-    if not (np.isfinite(features).all() and np.isfinite(reference).all()):
+def _same_width(x: Any, y: Any) -> None:
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"features {tuple(x.shape)} and {tuple(y.shape)} are not two tables of the same dimensions")
+
+
+def _double(features: Features) -> Tensor:
+    """The terms of either distance cancel to a small difference."""
+    if not np.isfinite(features).all():
         raise ValueError("features are not all finite")
-    return torch.from_numpy(features.astype(np.float64)), torch.from_numpy(reference.astype(np.float64))
+    return torch.from_numpy(features.astype(np.float64))
 
 
-def _off_diagonal_mean(kernel: torch.Tensor) -> torch.Tensor:
+def _off_diagonal_mean(kernel: Tensor) -> Tensor:
     n = len(kernel)
     return (kernel.sum() - kernel.trace()) / (n * (n - 1))

@@ -62,12 +62,17 @@ def test_ar_and_ga_by_hand() -> None:
     assert 0 <= low <= 1 / 6 <= high
 
 
-@pytest.mark.parametrize("far", [None, [None] * 9])
-def test_older_records_and_unmeasured_pictures_leave_ar_and_ga_empty(far: list[Any] | None) -> None:
-    found = table(far)
+def test_where_no_picture_was_measured_there_are_no_columns_of_artifacts() -> None:
+    found = table(None)
+    assert not {"ar_target", "ar_retained", "ga"} & {column.key for column in found.columns}
+    assert (row(found, "M").cells["style", "average"].value, row(found, "M").ranks) == (pytest.approx(1.0), {"style": 1})
+    assert "AR" not in export.to_markdown(found)
+
+
+def test_unmeasured_pictures_leave_ar_and_ga_empty() -> None:
+    found = table([None] * 9)
     cells = row(found, "M").cells
     assert [cells["style", name].value for name in ("ar_target", "ar_retained", "ga")] == [None] * 3
-    assert (cells["style", "average"].value, row(found, "M").ranks) == (pytest.approx(1.0), {"style": 1})
     lines = [line for line in csv.DictReader(io.StringIO(export.to_csv(found))) if (line["label"], line["column"]) == ("M", "ga")]
     assert [line["value"] for line in lines] == [""]
 

@@ -255,7 +255,7 @@ def test_mixed_targets_have_a_table_without_cra() -> None:
     found = whole()
     assert found.tables() == ["style", "object", "mixed", "cost"]
     assert [column.key for column in found.columns_of("mixed")] == [
-        "ua", "ira", "ar_target", "ar_retained", "kernel", "frechet", "judged", "targets",
+        "ua", "ira", "kernel", "frechet", "judged", "targets",
     ]  # fmt: skip
     assert row(found, "Pair").cells["mixed", "ua"].value == 1.0
     assert all("mixed" not in r.ranks for r in found.rows)
@@ -272,7 +272,7 @@ def test_none_alone_makes_a_table_of_costs() -> None:
 def test_every_column_says_what_it_is() -> None:
     found = whole()
     assert len({(column.table, column.key) for column in found.columns}) == len(found.columns)
-    assert {column.key for column in found.columns if column.direction == "none"} == {"average", "ga", "judged", "targets"}
+    assert {column.key for column in found.columns if column.direction == "none"} == {"average", "judged", "targets"}
     assert {column.key for column in found.columns if column.direction == "higher"} == {"ua", "ira", "cra", "score"}
     for column in found.columns:
         assert column.unit

@@ -7,10 +7,20 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from cleanfid.fid import frechet_distance as cleanfid_frechet
 from scipy.linalg import sqrtm
 from torchmetrics.image.kid import poly_mmd
 
-from bench.metrics.distance import frechet_distance, kernel_distance
+from bench.metrics import distance
+from bench.metrics.distance import FeatureSet
+
+
+def kernel_distance(x: np.ndarray, y: np.ndarray) -> float | None:
+    return distance.kernel_distance(FeatureSet(x), FeatureSet(y))
+
+
+def frechet_distance(x: np.ndarray, y: np.ndarray) -> float | None:
+    return distance.frechet_distance(FeatureSet(x), FeatureSet(y))
 
 
 def features(n: int, d: int, rng: int, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:
@@ -107,3 +117,29 @@ def test_wrong_features_are_refused(distance: object) -> None:
         distance(x, features(20, 5, 1))  # type: ignore[operator]
     with pytest.raises(ValueError, match="finite"):
         distance(x, np.where(x > 1, np.nan, x))  # type: ignore[operator]
+
+
+def test_frechet_distance_is_clean_fid_s() -> None:
+    x, y = features(300, 32, 0) @ features(32, 32, 9), features(200, 32, 1, shift=0.3) @ features(32, 32, 8)
+    moments = [moment for z in (x, y) for moment in (z.mean(0), np.cov(z, rowvar=False))]
+    assert frechet_distance(x, y) == pytest.approx(float(cleanfid_frechet(*moments)), rel=1e-8)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.7])
+def test_a_part_is_taken_off_by_its_sums(share: float) -> None:
+    x, y = features(200, 16, 0) * 3 + 5, features(150, 16, 1)
+    out = np.random.default_rng(2).random(200) < share
+    whole = FeatureSet(x)
+    rest = whole.without(out)
+    assert np.array_equal(rest.features, x[~out])
+    expected = frechet_distance(x[~out], y)
+    assert distance.frechet_distance(rest, FeatureSet(y)) == pytest.approx(expected, rel=1e-9)
+    np.testing.assert_allclose(rest.moments.covariance.numpy(), np.cov(x[~out], rowvar=False), atol=1e-10)
+
+
+def test_half_precision_features_move_distances_by_less_than_a_thousandth() -> None:
+    x, y = np.abs(features(400, 64, 0)) * 0.4, np.abs(features(400, 64, 1, shift=0.2)) * 0.4  # averaged activations: not negative, below 2
+    for measure in (frechet_distance, kernel_distance):
+        exactly, halved = measure(x, y), measure(x.astype(np.float16), y.astype(np.float16))
+        assert exactly is not None
+        assert halved == pytest.approx(exactly, rel=1e-3)
