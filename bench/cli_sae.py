@@ -35,7 +35,7 @@ def locate(
     """
     import io
 
-    from bench.diffusion.model import load_model
+    from bench.diffusion.loading import load_model
     from bench.diffusion.numerics import pick_device, pick_dtype
     from bench.locate import heat_map, hookpoints
     from bench.locate import locate as find
@@ -122,7 +122,7 @@ def study(
     changes at some steps, and the pictures with and without it). Methods have their tuned parameters, steering each strength.
     """
     from bench.config import parse_targets
-    from bench.diffusion.model import load_model
+    from bench.diffusion.loading import load_model
     from bench.diffusion.numerics import pick_device, pick_dtype
     from bench.study import Study
 

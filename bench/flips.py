@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bench.config import DTypeName, parse_variant
-from bench.diffusion.model import DiffusionModel, load_model
+from bench.diffusion.loading import load_model
+from bench.diffusion.model import DiffusionModel
 from bench.diffusion.numerics import pick_dtype
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler

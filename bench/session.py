@@ -11,7 +11,8 @@ import torch
 
 from bench import assets
 from bench.config import CompileChoice, DTypeName, RunConfig, parse_targets, parse_variant
-from bench.diffusion.model import DiffusionModel, load_model
+from bench.diffusion.loading import load_model
+from bench.diffusion.model import DiffusionModel
 from bench.diffusion.numerics import (
     USUAL_SLOTS,
     describe,

@@ -9,7 +9,8 @@ from typing import Any, cast
 import torch
 
 from bench.config import method_config
-from bench.diffusion.model import attention_blocks, load_model
+from bench.diffusion.loading import load_model
+from bench.diffusion.model import attention_blocks
 from bench.diffusion.numerics import pick_dtype
 from bench.errors import BenchError, unknown
 from bench.registry import load_object

@@ -20,7 +20,8 @@ import pandas as pd
 import torch
 
 from bench.config import DTypeName, method_config
-from bench.diffusion.model import DiffusionModel, load_model
+from bench.diffusion.loading import load_model
+from bench.diffusion.model import DiffusionModel
 from bench.diffusion.numerics import pick_device, pick_dtype
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler

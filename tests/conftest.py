@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from bench.diffusion.model import DiffusionModel, load_model
+from bench.diffusion.loading import load_model
+from bench.diffusion.model import DiffusionModel
 from bench.interfaces import FitContext
 from bench.suites.minicanvas import SUITE
 from bench.types import GenerationRequest

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
-import diffusers
 import torch
-import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
@@ -20,9 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from bench.diffusion.attention import use_small_attention
 from bench.diffusion.hooks import CompiledUNet
 from bench.errors import BenchError
-from bench.files import sha256_file
 
-PARTS = ("text_encoder", "unet", "vae")
 DECODED_AT_ONCE = 16 * 1024
 """Positions of latents: 16 pictures of 256 px, 4 of 512."""
 
@@ -173,56 +166,6 @@ def _digest(values: Mapping[str, Tensor], prefix: str) -> str:
 def channels_last(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the UNet's convolutions are laid out for tensor cores, which have no use for the other layout; on a CPU it is slower."""
     return device.type == "cuda" and dtype != torch.float32
-
-
-def load_model(folder: Path, device: torch.device) -> DiffusionModel:
-    """Read a diffusers Stable Diffusion folder (half or single precision safetensors). BenchError names what is missing or damaged."""
-    if not (folder / "model_index.json").is_file():
-        raise BenchError(f"{folder} is no diffusers model folder (model_index.json is missing): restore it or build it again.")
-    diffusers.logging.set_verbosity_error()  # it warns of the cast to bfloat16 that `sampling_unet` means to make
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    kinds = {
-        "tokenizer": CLIPTokenizer, "text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL,
-        "scheduler": DDIMScheduler,
-    }  # fmt: skip
-    parts: dict[str, Any] = {}
-    for name, kind in kinds.items():
-        network = name in PARTS
-        if network and not any((folder / name).glob("*.safetensors")):
-            raise BenchError(f"{folder / name} holds no .safetensors file: restore it or build the model again.")
-        try:
-            parts[name] = _load_network(kind, folder, name, device) if network else _load_rest(kind, folder, name)
-        except Exception as error:  # safetensors, diffusers and transformers each raise their own kinds for one fact
-            first = (str(error) or type(error).__name__).splitlines()[0]
-            raise BenchError(f"{folder / name} cannot be read ({first}): restore it or build the model again.") from error
-    if len(parts["tokenizer"]) != parts["text_encoder"].config.vocab_size:
-        raise BenchError(f"{folder / 'tokenizer'} does not fit the text encoder: restore it or build the model again.")
-    return DiffusionModel(**parts, digest=model_digest(folder))
-
-
-def _load_network(kind: Any, folder: Path, name: str, device: torch.device) -> Any:
-    """In float32. The libraries fill what a file lacks with random numbers, which must never pass for the model."""
-    part, info = kind.from_pretrained(
-        folder, subfolder=name, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
-    )  # fmt: skip
-    lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-    if lacking:
-        raise ValueError(f"it lacks {lacking[0]}")
-    return part.to(device)
-
-
-def _load_rest(kind: Any, folder: Path, name: str) -> Any:
-    if not any((folder / name).glob("*.json")):
-        raise FileNotFoundError("its files are missing")
-    return kind.from_pretrained(folder, subfolder=name, local_files_only=True)
-
-
-def model_digest(folder: Path) -> str:
-    """SHA-256 over the weights, the tokenizer and the schedule of a diffusers folder."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json") and p.name != "model_index.json")
-    table = {str(p.relative_to(folder)): sha256_file(p) for p in files}
-    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
 def attention_blocks(unet: nn.Module) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bench.config import DTypeName
-from bench.diffusion.model import load_model
+from bench.diffusion.loading import load_model
 from bench.diffusion.numerics import USUAL_SLOTS, describe, invariant_slots, pick_dtype, pick_slots
 from bench.diffusion.sampler import Sampler
 from bench.errors import BenchError

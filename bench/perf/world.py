@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
+from bench.diffusion import architectures
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.numerics import USUAL_SLOTS
 from bench.interfaces import Erasure
@@ -70,20 +71,10 @@ def suite_world(suite: Suite, model: DiffusionModel, steps: int, dtype: torch.dt
 def sd15_model(suite: Suite, device: torch.device) -> DiffusionModel:
     """SD 1.5's UNet (860 M), VAE and CLIP-L with random weights."""
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2, sample_size=512,
-    )  # fmt: skip
-    text = CLIPTextConfig(
-        vocab_size=49_408, hidden_size=768, intermediate_size=3_072, num_hidden_layers=12, num_attention_heads=12,
-        max_position_embeddings=77,
-    )  # fmt: skip
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
-    )
+    unet, vae = UNet2DConditionModel(**architectures.UNET), AutoencoderKL(**architectures.VAE)
+    text, scheduler = CLIPTextModel(architectures.clip_text()), DDIMScheduler(**architectures.SCHEDULER)
     tokenizer = CLIPTokenizer.from_pretrained(suite.model_folder() / "tokenizer", local_files_only=True, model_max_length=77)
-    return DiffusionModel(tokenizer, CLIPTextModel(text).to(device), unet.to(device), vae.to(device), scheduler, "random")
+    return DiffusionModel(tokenizer, text.to(device), unet.to(device), vae.to(device), scheduler, "random")
 
 
 def sd15_world(suite: Suite, model: DiffusionModel, steps: int, folder: Path) -> World:

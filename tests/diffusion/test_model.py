@@ -10,7 +10,8 @@ import torch
 from conftest import SLOTS, request_of
 from safetensors.torch import load_file, save_file
 
-from bench.diffusion.model import DiffusionModel, load_model, model_digest
+from bench.diffusion.loading import load_model, model_digest
+from bench.diffusion.model import DiffusionModel
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import sample
 from bench.errors import BenchError

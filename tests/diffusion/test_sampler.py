@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.diffusion.model import DiffusionModel, load_model
+from bench.diffusion.loading import load_model
+from bench.diffusion.model import DiffusionModel
 from bench.diffusion.noise import initial_noise
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import sample

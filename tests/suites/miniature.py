@@ -50,6 +50,84 @@ def model(folder: Path, safe: bool = True) -> Path:
     return folder
 
 
+def compvis(path: Path, networks: Mapping[str, Any]) -> Path:
+    """The same weights under the names of the CompVis code, with the tokenizer beside."""
+    state = {f"model.diffusion_model.{_unet_name(key)}": value for key, value in networks["unet"].state_dict().items()}
+    for key, value in networks["vae"].state_dict().items():
+        name = _vae_name(key)
+        convolution = "attn_1" in name and name.endswith("weight") and "norm" not in name
+        state[f"first_stage_model.{name}"] = value[:, :, None, None] if convolution else value
+    for key, value in networks["text_encoder"].state_dict().items():
+        state[f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}"] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": state, "global_step": 19_999}, path)
+    networks["tokenizer"].save_pretrained(path.parent / "tokenizer")
+    return path
+
+
+_RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0", "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}  # fmt: skip
+_OUTER = {
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0", "conv_out": "out.2",
+}  # fmt: skip
+LAYERS = 2
+
+
+def _unet_name(key: str) -> str:
+    place, _, kind = key.rpartition(".")
+    if place in _OUTER:
+        return f"{_OUTER[place]}.{kind}"
+    block, *rest = place.split(".")
+    if block == "mid_block":
+        number = 2 * int(rest[1]) + (rest[0] == "attentions")
+        return f"middle_block.{number}.{_inner(rest)}.{kind}"
+    level, what, index, *_ = rest
+    if block == "down_blocks":
+        at = 1 + int(level) * (LAYERS + 1) + (LAYERS if what == "downsamplers" else int(index))
+        if what == "downsamplers":
+            return f"input_blocks.{at}.0.op.{kind}"
+        return f"input_blocks.{at}.{int(what == 'attentions')}.{_inner(rest[1:])}.{kind}"
+    at = int(level) * (LAYERS + 1) + (LAYERS if what == "upsamplers" else int(index))
+    if what == "upsamplers":  # after the resnet, and the attention where the block has any; the first has none
+        return f"output_blocks.{at}.{1 if level == '0' else 2}.conv.{kind}"
+    return f"output_blocks.{at}.{int(what == 'attentions')}.{_inner(rest[1:])}.{kind}"
+
+
+def _inner(rest: list[str]) -> str:
+    """Below a resnet its own names, below an attention the same."""
+    what, _, *own = rest
+    return _RESNET[own[0]] if what == "resnets" else ".".join(own)
+
+
+_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def _vae_name(key: str) -> str:
+    place, _, kind = key.rpartition(".")
+    side, *rest = place.split(".")
+    if not rest or side not in ("encoder", "decoder"):
+        return key  # quant_conv
+    if rest[0] in ("conv_in", "conv_out"):
+        return key
+    if rest[0] == "conv_norm_out":
+        return f"{side}.norm_out.{kind}"
+    if rest[0] == "mid_block":
+        own = ".".join(rest[3:])
+        return (
+            f"{side}.mid.attn_1.{_VAE_ATTENTION[own]}.{kind}"
+            if rest[1] == "attentions"
+            else f"{side}.mid.block_{int(rest[2]) + 1}.{own}.{kind}"
+        )
+    level = int(rest[1]) if side == "encoder" else 3 - int(rest[1])
+    direction = "down" if side == "encoder" else "up"
+    if rest[2] in ("downsamplers", "upsamplers"):
+        return f"{side}.{direction}.{level}.{rest[2][:-3]}e.conv.{kind}"
+    return f"{side}.{direction}.{level}.block.{rest[3]}.{rest[4].replace('conv_shortcut', 'nin_shortcut')}.{kind}"
+
+
 def classifiers(folder: Path) -> Path:
     """`style50.pth` and `style50_cls.pth`, whose dictionaries hold more than weights, as training scripts leave them."""
     folder.mkdir(parents=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.diffusion.model import model_digest
+from bench.diffusion.loading import model_digest
 from bench.metrics.artifacts import ArtifactReference
 from bench.scoring import judge_all, load_judge
 from bench.suites.minicanvas import NO_OBJECT, SUITE, MiniCanvas

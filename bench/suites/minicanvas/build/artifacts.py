@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.diffusion.model import load_model
+from bench.diffusion.loading import load_model
 from bench.diffusion.numerics import describe, pick_dtype
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler, sample

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bench.diffusion.model import load_model
+from bench.diffusion.loading import load_model
 from bench.diffusion.numerics import describe, pick_dtype
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler, sample

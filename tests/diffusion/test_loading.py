@@ -1,0 +1,46 @@
+"""Published forms of a model give the same model, damaged ones a sentence."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "suites"))
+import miniature
+from conftest import request_of
+
+from bench.diffusion import architectures
+from bench.diffusion.loading import load_model
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
+from bench.interfaces import Erasure
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def mini(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """The tiny model, whose architecture stands in for SD 1.5's."""
+    parts = miniature.parts()
+    monkeypatch.setattr(architectures, "UNET", dict(parts["unet"].config))
+    monkeypatch.setattr(architectures, "VAE", dict(parts["vae"].config))
+    monkeypatch.setattr(architectures, "clip_text", lambda: parts["text_encoder"].config)
+    return parts
+
+
+def test_every_published_form_is_the_same_model(tmp_path: Path, mini: dict[str, object]) -> None:
+    paths = [
+        miniature.model(tmp_path / "safe"), miniature.model(tmp_path / "bin", safe=False),
+        miniature.compvis(tmp_path / "compvis" / "compvis.ckpt", mini),
+    ]  # fmt: skip
+    assert list((tmp_path / "bin" / "unet").glob("*.bin"))
+    models = [load_model(path, CPU) for path in paths]
+    latents = [sample(model, [Row(request_of(steps=3), Erasure())], torch.float32, 2).latents for model in models]
+    pictures = [model.decode(own) for model, own in zip(models, latents, strict=True)]
+    for own, picture in zip(latents[1:], pictures[1:], strict=True):
+        assert torch.equal(own, latents[0])
+        assert torch.equal(picture, pictures[0])
+    assert len({model.digest for model in models}) == 3
