@@ -44,3 +44,33 @@ def test_every_published_form_is_the_same_model(tmp_path: Path, mini: dict[str, 
         assert torch.equal(own, latents[0])
         assert torch.equal(picture, pictures[0])
     assert len({model.digest for model in models}) == 3
+
+
+class _Evil:
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.place}",)
+
+
+def test_a_checkpoint_that_would_run_code_does_not(tmp_path: Path, mini: dict[str, object]) -> None:
+    torch.save({"state_dict": {"model.diffusion_model.x": _Evil(tmp_path / "ran")}}, tmp_path / "evil.ckpt")
+    (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(_Evil(tmp_path / "ran")))
+    folder = miniature.model(tmp_path / "bin", safe=False)
+    (next((folder / "unet").glob("*.bin"))).write_bytes((tmp_path / "evil.ckpt").read_bytes())
+    for path in (tmp_path / "evil.ckpt", tmp_path / "plain.ckpt", folder):
+        with pytest.raises(BenchError, match=r"no CompVis checkpoint|cannot be read"):
+            load_model(path, CPU)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_incomplete_checkpoints_are_a_sentence(tmp_path: Path, mini: dict[str, object]) -> None:
+    whole = torch.load(miniature.compvis(tmp_path / "whole.ckpt", mini), weights_only=True)
+    del whole["state_dict"]["model.diffusion_model.out.2.weight"]
+    torch.save(whole, tmp_path / "short.ckpt")
+    with pytest.raises(BenchError, match="it lacks conv_out.weight"):
+        load_model(tmp_path / "short.ckpt", CPU)
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:1000])
+    with pytest.raises(BenchError, match="is no CompVis checkpoint"):
+        load_model(tmp_path / "cut.ckpt", CPU)
