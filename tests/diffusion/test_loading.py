@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import pickle
 from pathlib import Path
 
+import miniature
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "suites"))
-import miniature
 from conftest import request_of
 
 from bench.diffusion import architectures

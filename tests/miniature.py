@@ -116,11 +116,8 @@ def _vae_name(key: str) -> str:
         return f"{side}.norm_out.{kind}"
     if rest[0] == "mid_block":
         own = ".".join(rest[3:])
-        return (
-            f"{side}.mid.attn_1.{_VAE_ATTENTION[own]}.{kind}"
-            if rest[1] == "attentions"
-            else f"{side}.mid.block_{int(rest[2]) + 1}.{own}.{kind}"
-        )
+        middle = f"attn_1.{_VAE_ATTENTION[own]}" if rest[1] == "attentions" else f"block_{int(rest[2]) + 1}.{own}"
+        return f"{side}.mid.{middle}.{kind}"
     level = int(rest[1]) if side == "encoder" else 3 - int(rest[1])
     direction = "down" if side == "encoder" else "up"
     if rest[2] in ("downsamplers", "upsamplers"):
