@@ -15,6 +15,7 @@ from bench.diffusion import architectures
 from bench.diffusion.loading import load_model
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import sample
+from bench.errors import BenchError
 from bench.interfaces import Erasure
 
 CPU = torch.device("cpu")
@@ -68,7 +69,7 @@ def test_incomplete_checkpoints_are_a_sentence(tmp_path: Path, mini: dict[str, o
     whole = torch.load(miniature.compvis(tmp_path / "whole.ckpt", mini), weights_only=True)
     del whole["state_dict"]["model.diffusion_model.out.2.weight"]
     torch.save(whole, tmp_path / "short.ckpt")
-    with pytest.raises(BenchError, match="it lacks conv_out.weight"):
+    with pytest.raises(BenchError, match=r"it lacks conv_out\.weight"):
         load_model(tmp_path / "short.ckpt", CPU)
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:1000])
     with pytest.raises(BenchError, match="is no CompVis checkpoint"):
