@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from bench import cli_assets, cli_compare, cli_folder, cli_perf, cli_sae, cli_show, cli_tune, registry
+from bench import cli_assets, cli_compare, cli_folder, cli_perf, cli_sae, cli_score, cli_show, cli_tune, registry
 from bench.cli_options import AssetFiles, AssetFolder, AutoBatchSize, Compile, Device, DType, SuiteName, err, out, show_leaderboard
 from bench.cli_progress import Bar, progress_bar
 from bench.config import (
@@ -205,6 +205,7 @@ app.command()(cli_sae.locate)
 app.command("train-sae")(cli_sae.train_sae)
 app.command()(cli_sae.study)
 app.command()(cli_tune.tune)
+app.command()(cli_score.score)
 app.add_typer(cli_assets.app, name="assets")
 
 

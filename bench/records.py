@@ -9,28 +9,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from bench.cost import FIT_COST, SAMPLING_COST
+from bench.distances import distances_of, reference_sets
 from bench.errors import BenchError
 from bench.identity import MethodSpec
 from bench.metrics.artifacts import ArtifactReference
 from bench.metrics.detection import detection
-from bench.metrics.distance import FeatureSet, frechet_distance, kernel_distance
-from bench.metrics.unlearning import shows
 from bench.packed import stored_digest
 from bench.plan import BASE, Plan, Unit
-from bench.scoring import FEATURES, features_of
+from bench.scoring import FEATURES
 from bench.session import Session
 from bench.store import Store
-from bench.types import Record, Target, content_hash
+from bench.types import Record, content_hash
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "numpy", "pillow", "pandas", "safetensors")
 COLUMNS = ("target", "style", "object", "seed", "style_pred", "object_pred", "far", "first_edit")
 _READ = ("request", "style", "object", "seed", "style_pred", "object_pred", "first_edit", "slots")
-MEASURES = {"kernel": kernel_distance, "frechet": frechet_distance}
-Reference = Mapping[str, tuple[pd.DataFrame, FeatureSet]]
-"""By network: style and object of each picture, and their features."""
 ARTIFACT = "artifact"
 """The network that tells artifacts."""
 
@@ -48,7 +43,7 @@ def make_records(session: Session, store: Store, failed: Mapping[str, str]) -> l
 
     Every unit is read once; features are held of one target at a time.
     """
-    reference = _reference(session)
+    reference = reference_sets(session.suite, session.scorer.networks)
     specs = {spec.label: spec for spec in session.plan.specs}
     costs = _costs(session.plan, store, failed)
     artifacts = _artifact_reference(session)
@@ -64,7 +59,7 @@ def make_records(session: Session, store: Store, failed: Mapping[str, str]) -> l
         distances: dict[str, dict[str, float | int | None]] = {}
         for target, own in units[label].items():
             frame = _with_far(_read(store, own, target, list(session.scorer.networks), damaged), artifacts)
-            distances |= _distances(session, frame, reference, target)
+            distances |= distances_of(session.suite, session.preset, session.targets, frame, reference, target)
             seen.append(frame[[name for name in frame if not name.startswith(FEATURES)]])
         outcomes = pd.concat(seen, ignore_index=True) if seen else pd.DataFrame(columns=[*COLUMNS, "request"])
         found.append(_record(session, spec, outcomes, distances, costs.get(label, {}), failed, provenance))
@@ -80,15 +75,6 @@ def _artifact_reference(session: Session) -> ArtifactReference | None:
     network = session.scorer.networks.get(ARTIFACT)
     made_for = (session.model.digest, network.digest if network else "")
     return reference if reference and (reference.model, reference.judge) == made_for else None
-
-
-def _reference(session: Session) -> Reference:
-    """True pictures."""
-    frames = [pd.DataFrame(columns=["style", "object"])]
-    for cells, pixels in session.suite.reference_pictures() if session.scorer.networks else ():
-        columns = {f"{FEATURES}{name}": list(features_of(own, torch.from_numpy(pixels))) for name, own in session.scorer.networks.items()}
-        frames.append(pd.DataFrame(cells, columns=["style", "object"]).assign(**columns))
-    return _feature_sets(pd.concat(frames, ignore_index=True))
 
 
 def _with_far(outcomes: pd.DataFrame, reference: ArtifactReference | None) -> pd.DataFrame:
@@ -123,7 +109,7 @@ def _record(
     provenance = {**provenance, "other_slots": _other_slots(session, outcomes)}
     return Record(
         method=spec.name, label=spec.label, version=spec.version, config=dict(spec.config), card=spec.card, protocol=session.protocol,
-        numerics=session.numerics, outcomes={name: _plain(outcomes[name]) for name in COLUMNS},
+        numerics=session.numerics, outcomes={name: plain(outcomes[name]) for name in COLUMNS},
         distances=distances, cost=cost, missing=missing, provenance=provenance,
         tuning=tuning, inputs=inputs, detection=detection(outcomes, session.targets),
     )  # fmt: skip
@@ -135,47 +121,9 @@ def _other_slots(session: Session, outcomes: pd.DataFrame) -> dict[str, int]:
     return {str(int(slots)): int(n) for slots, n in counts.items() if slots != session.numerics["slots"]}
 
 
-def _plain(column: pd.Series) -> list[Any]:
+def plain(column: pd.Series) -> list[Any]:
     """Values that JSON knows, null for what is missing."""
     return column.astype(object).where(column.notna(), None).tolist()
-
-
-def _distances(session: Session, outcomes: pd.DataFrame, reference: Reference, name: str) -> dict[str, dict[str, float | int | None]]:
-    """Of the pictures that do not show a target, from true pictures that do not; the unedited model's for every target."""
-    sets = _feature_sets(outcomes)
-    found: dict[str, dict[str, float | int | None]] = {}
-    for target in session.targets:
-        if name not in ("", str(target)):
-            continue
-        ids = {r.id for r in session.suite.requests(target, session.preset)} if not name else set(outcomes["request"])
-        values: dict[str, float | int | None] = {}
-        for one in session.suite.distances:
-            if one.network not in sets or one.network not in reference:
-                continue
-            (cells, own), (true_cells, true) = sets[one.network], reference[one.network]
-            retained = own.without((_left_out(cells, target) | ~cells["request"].isin(ids)).to_numpy())
-            if len(retained.features):
-                values[one.key] = MEASURES[one.measure](retained, true.without(_left_out(true_cells, target).to_numpy()))
-                values["n"] = len(retained.features)
-        if values:
-            found[str(target)] = values
-    return found
-
-
-def _feature_sets(frame: pd.DataFrame) -> Reference:
-    """By network, the pictures that have its features."""
-    found = {}
-    for column in (name for name in frame if name.startswith(FEATURES)):
-        seen = frame.dropna(subset=[column])
-        if len(seen):
-            cells = seen[[name for name in ("style", "object", "request") if name in seen]]
-            found[column.removeprefix(FEATURES)] = cells, FeatureSet(np.stack(seen[column].tolist()))
-    return found
-
-
-def _left_out(cells: pd.DataFrame, target: Target) -> pd.Series:
-    """Pictures that show the target, or no style."""
-    return shows(cells, target) | (cells["style"] == "")
 
 
 def first_units(plan: Plan, failed: Set[str]) -> dict[str, Unit]:

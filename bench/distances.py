@@ -1,0 +1,72 @@
+"""The distances that a suite reports, of stored features from those of its true pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bench.interfaces import FeatureNetwork
+from bench.metrics.distance import FeatureSet, frechet_distance, kernel_distance
+from bench.metrics.unlearning import shows
+from bench.scoring import FEATURES, features_of
+from bench.suites.suite import Preset, Suite
+from bench.types import Target
+
+MEASURES = {"kernel": kernel_distance, "frechet": frechet_distance}
+Reference = Mapping[str, tuple[pd.DataFrame, FeatureSet]]
+"""By network: style and object of each picture, and their features."""
+
+
+def reference_sets(suite: Suite, networks: Mapping[str, FeatureNetwork]) -> Reference:
+    """The suite's true pictures as the networks see them."""
+    frames = [pd.DataFrame(columns=["style", "object"])]
+    for cells, pixels in suite.reference_pictures() if networks else ():
+        columns = {f"{FEATURES}{name}": list(features_of(own, torch.from_numpy(pixels))) for name, own in networks.items()}
+        frames.append(pd.DataFrame(cells, columns=["style", "object"]).assign(**columns))
+    return _sets(pd.concat(frames, ignore_index=True))
+
+
+def distances_of(
+    suite: Suite, preset: Preset, targets: Sequence[Target], outcomes: pd.DataFrame, reference: Reference, name: str
+) -> dict[str, dict[str, float | int | None]]:
+    """Of the pictures that do not show a target, from true pictures that do not.
+
+    `outcomes` are of the target called `name`; those of the unedited model, under "", are compared for every target.
+    """
+    sets = _sets(outcomes)
+    found: dict[str, dict[str, float | int | None]] = {}
+    for target in targets:
+        if name not in ("", str(target)):
+            continue
+        ids = {request.id for request in suite.requests(target, preset)} if not name else set(outcomes["request"])
+        values: dict[str, float | int | None] = {}
+        for one in suite.distances:
+            if one.network not in sets or one.network not in reference:
+                continue
+            (cells, own), (true_cells, true) = sets[one.network], reference[one.network]
+            retained = own.without((_left_out(cells, target) | ~cells["request"].isin(ids)).to_numpy())
+            if len(retained.features):
+                values[one.key] = MEASURES[one.measure](retained, true.without(_left_out(true_cells, target).to_numpy()))
+                values["n"] = len(retained.features)
+        if values:
+            found[str(target)] = values
+    return found
+
+
+def _sets(frame: pd.DataFrame) -> Reference:
+    """By network, the pictures that have its features."""
+    found = {}
+    for column in (name for name in frame if name.startswith(FEATURES)):
+        seen = frame.dropna(subset=[column])
+        if len(seen):
+            cells = seen[[name for name in ("style", "object", "request") if name in seen]]
+            found[column.removeprefix(FEATURES)] = cells, FeatureSet(np.stack(seen[column].tolist()))
+    return found
+
+
+def _left_out(cells: pd.DataFrame, target: Target) -> pd.Series:
+    """Pictures that show the target, or no style."""
+    return shows(cells, target) | (cells["style"] == "")
