@@ -30,3 +30,4 @@ from bench.types import ConceptTexts as ConceptTexts
 from bench.types import GenerationRequest as GenerationRequest
 from bench.types import Kind as Kind
 from bench.types import content_hash as content_hash
+from bench.unpickle import load_tensors as load_tensors

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,20 @@ def locate(asset: Asset) -> Path:
     return found
 
 
+def require(assets: Iterable[Asset]) -> None:
+    """BenchError that names all that are missing."""
+    missing = [asset for asset in assets if find(asset) is None]
+    if len(missing) == 1:
+        locate(missing[0])
+    if missing:
+        names = " ".join(asset.name for asset in missing)
+        what = "; ".join(f"{asset.name}, {asset.what} ({asset.size})" for asset in missing)
+        raise BenchError(
+            f"Published files are missing below {folder()}: {what}. Get them with `python -m bench assets fetch --suite"
+            f" {missing[0].suite} {names}`, or say where they are with --asset NAME=PATH."
+        )
+
+
 def how_to_get(asset: Asset) -> str:
     """A sentence."""
     command = f"python -m bench assets fetch --suite {asset.suite} {asset.name}"
@@ -144,7 +158,8 @@ def check(asset: Asset, found: Path, again: bool = False, accept: bool = False) 
     that is to be `accept`ed, and for one that is not the published one.
     """
     lock = _read_lock()
-    kept: Mapping[str, Any] = {} if accept else lock.get(asset.key, {})
+    key = asset.key if place_of(asset).is_relative_to(folder()) else f"{asset.key} at {found}"
+    kept: Mapping[str, Any] = {} if accept else lock.get(key, {})
     now = dict(_files(asset, found))
     entries = {name: _entry(asset, path, kept.get(name), again) for name, path in now.items()}
     for name, entry in entries.items():
@@ -163,8 +178,13 @@ def check(asset: Asset, found: Path, again: bool = False, accept: bool = False) 
             f" `python -m bench assets verify --suite {asset.suite} {asset.name} --accept`."
         )
     if entries != kept:
-        write_atomic(folder() / LOCK, (json.dumps({**lock, asset.key: entries}, indent=1, sort_keys=True) + "\n").encode())
+        write_atomic(folder() / LOCK, (json.dumps({**lock, key: entries}, indent=1, sort_keys=True) + "\n").encode())
     return {name: str(entry["sha256"]) for name, entry in entries.items()}
+
+
+def digest_of(asset: Asset) -> str:
+    """One digest of a whole asset, from the lock where its files are as they were."""
+    return sha256_text(json.dumps(check(asset, locate(asset)), sort_keys=True))
 
 
 def _files(asset: Asset, found: Path) -> Iterator[tuple[str, Path]]:

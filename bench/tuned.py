@@ -57,7 +57,7 @@ def configs(suite: Suite, name: str, given: Mapping[str, Any], tuned: Tuned | No
     BenchError for a parameter that is wrong or a tuning of another time.
     """
     kind, usual = method(name), suite.method_settings.get(name, {})
-    if tuned:
+    if tuned and "published" not in tuned.budget:
         _check_fresh(suite, kind(method_config(name, kind.Config, usual)), name, tuned)
     layers: dict[str, Mapping[str, Any]] = {"": {}, **(tuned.concepts if tuned else {})}
     found: dict[str, BaseModel] = {key: method_config(name, kind.Config, {**usual, **own, **given}) for key, own in layers.items()}

@@ -131,6 +131,8 @@ class Assets:
     """Its sparse autoencoders, a folder `unet.<hook point>` each."""
     statistics: Mapping[Kind, str] = field(default_factory=dict)
     """Of SAEs without statistics: by kind of concept, the digest of the pictures that they are gathered from."""
+    latents: Mapping[Kind, Path] = field(default_factory=dict)
+    """Instead of these pictures, files of latents that the authors' scripts left, by kind: pickled {concept: [prompts, steps, latents]}."""
     hint: str = ""
     """How to get its files where they are missing."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import pickle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,22 @@ def saes(folder: Path) -> Path:
     for k in (1, 2):
         sae(folder / f"unet.up_blocks.1.attentions.{k}", k)
     return folder
+
+
+def latents(path: Path, names: Sequence[str], steps: int, prompts: int = 3) -> Path:
+    """As `gather_sae_acts_ca_prompts.py` leaves them: a plain pickle of {concept: float16 [prompts, steps, latents]}."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    body = {name: torch.rand(prompts, steps, LATENTS, generator=generator).half() for name in names}
+    path.write_bytes(pickle.dumps(body))
+    return path
+
+
+def class_params(path: Path, values: Mapping[str, tuple[float, float]]) -> Path:
+    """As `find_best_params_cls_sweep.py` leaves it, with the average that its metrics file has too."""
+    body = {name: {"percentile": percentile, "multiplier": multiplier} for name, (percentile, multiplier) in values.items()}
+    torch.save({**body, "average": {"percentile": 99.99, "multiplier": -5.0}}, path)
+    return path
 
 
 def images(folder: Path, cells: Mapping[tuple[str, str], int]) -> Path:

@@ -91,8 +91,12 @@ class OwnSuite(MiniCanvas):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.tuned_folder = folder
+        self.folder = folder
         self.roles: list[JudgeRole] = []
+
+    @property
+    def tuned_folder(self) -> Path:
+        return self.folder
 
     def judge(self, role: JudgeRole) -> JudgeFiles:
         self.roles.append(role)

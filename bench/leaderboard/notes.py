@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import BenchError
+from bench.leaderboard.table import DISTANCES
 from bench.metrics.unlearning import NONE
 from bench.types import Record, Target, content_hash
 
@@ -54,7 +55,7 @@ def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: 
             pictures = int(unscored["unscored"].sum())
             texts.append(f"{pictures} pictures of {len(unscored)} targets are missing or unjudged; its shares are over the rest")
         for kind in kinds:
-            n, targets = len(entry.distances(kind, "kernel")), len(entry.targets_of(kind))
+            n, targets = max(len(entry.distances(kind, key)) for key in DISTANCES), len(entry.targets_of(kind))
             if 0 < n < targets:
                 texts.append(f"its distances are means over {n} of its {targets} {kind} targets")
         for slots, pictures in sorted(entry.record.provenance.get("other_slots", {}).items()):
@@ -71,6 +72,12 @@ def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: 
 
 def _tuning_note(budget: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """How much was spent, and what was otherwise then."""
+    if budget.get("on") == "evaluation":
+        source = f"published in {budget['published']}, " if "published" in budget else ""
+        return (
+            f"its parameters are {source}chosen per concept among {budget['settings']} settings by the very judge that evaluates: too good"
+            " by what that lets them fit"
+        )
     before = json.loads(budget.get("untuned", "{}"))
     other = ", ".join(sorted(name for name, value in before.items() if config.get(name) != value))
     return (

@@ -84,8 +84,6 @@ class Suite(ABC):
     """Seeds of evaluation, of which a preset takes the first; none: 1, 2, …"""
     noise: Literal["cell", "seed"] = "cell"
     """What pictures share their initial noise: none do, or all those of a seed."""
-    tuned_folder: Path | None = None
-    """Holds `<method>.toml` of tuned parameters."""
     method_settings: Mapping[str, Mapping[str, Any]]
     """Parameters of methods that this suite's model needs to differ from the methods' own defaults."""
 
@@ -93,6 +91,11 @@ class Suite(ABC):
     @abstractmethod
     def assets(self) -> Assets:
         """What it provides for its model beside texts."""
+
+    @property
+    def tuned_folder(self) -> Path | None:
+        """Holds `<method>.toml` of tuned parameters; None for a suite without."""
+        return None
 
     @abstractmethod
     def model_folder(self) -> Path:

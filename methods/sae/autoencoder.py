@@ -180,7 +180,7 @@ def _load(folder: Path, device: torch.device, stamp: tuple[int, ...]) -> SparseA
         if shapes != {key: tuple(value.shape) for key, value in sae.state_dict().items()}:
             raise ValueError(f"{CONFIG} describes {config.d_in} channels and {config.latents} latents, {WEIGHTS} holds other shapes")
         sae.load_state_dict({key: value.float() for key, value in tensors.items()})
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise BenchError(f"The SAE in {folder} cannot be read ({' '.join(str(error).split())[:200]}): restore the folder.") from error
     except Exception as error:  # safetensors raises its own base-class exception for a truncated file
         if type(error).__module__.startswith("safetensors"):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import miniature
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from commands import bench
 from PIL import Image
+from safetensors.torch import load_file
 
 from bench.suites.unlearncanvas import PROFILES
+from bench.suites.unlearncanvas.vocabulary import OBJECTS
 from bench.types import Target
 
 RUN = ("run", "--suite", "unlearncanvas", "--preset", "smoke", "--dtype", "float32", "--batch-size", "8", "--compile", "no")
@@ -30,30 +34,37 @@ def test_the_suite_s_command_works_from_the_published_files(assets: Path, tmp_pa
     assert found.returncode == 0, found.stderr
 
 
-def pictures(folder: Path, style_target: str, seeds: tuple[int, ...] = (188,)) -> Path:
-    """What a public script leaves of one target, as far as the preset quick asks for it."""
+class Hostile:
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.place}",)
+
+
+def pictures(folder: Path, target: str) -> Path:
+    """What a public script leaves of one target, as far as the preset smoke asks for it."""
     suite = PROFILES["official"]
-    preset = replace(suite.presets["quick"], seeds=len(seeds))
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for request in suite.requests(Target.parse(style_target), preset):
+    for request in suite.requests(Target.parse(target), suite.presets["smoke"]):
         picture = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
         picture.save(folder / f"{request.style}_{request.object}_seed{request.seed}.jpg")
     return folder
 
 
 def test_pictures_that_are_there_already_are_scored(assets: Path, tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "esd" / "Van_Gogh", "style:Van_Gogh")
-    gone = sorted(folder.glob("Van_Gogh_*"))[:3]
-    for path in gone:
-        path.unlink()
+    folder = pictures(tmp_path / "esd" / "Dogs", "object:Dogs")
+    asked = len(list(folder.iterdir()))
+    gone = sorted(folder.glob("*_Dogs_*"))[0]
+    gone.unlink()
     (folder / "Monet_Unicorns_seed188.jpg").write_bytes(b"of nothing")
     score = (
         "score",
         "--suite",
         "unlearncanvas@official",
         "--preset",
-        "quick",
+        "smoke",
         "--assets",
         str(assets),
         "--device",
@@ -64,31 +75,122 @@ def test_pictures_that_are_there_already_are_scored(assets: Path, tmp_path: Path
     found = bench(*score, "esd", "--method", "ESD", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     said = " ".join(found.stderr.split())
-    assert "style:Van_Gogh: 3 of 220 pictures are missing" in said
-    assert all(path.name in said for path in gone)
-    assert "1 files are not of the protocol" in said
+    assert f"object:Dogs: 1 of {asked} pictures are missing ({gone.name}); 1 files are not of the protocol" in said
     record = json.loads((tmp_path / "scores" / "records" / "ESD.json").read_text())
     assert record["provenance"]["external"] is True
-    assert record["provenance"]["missing_pictures"] == 3
-    assert record["outcomes"]["style_pred"].count(None) == 3
-    assert len(record["outcomes"]["style"]) == 220
+    assert record["provenance"]["missing_pictures"] == 1
+    assert record["outcomes"]["style_pred"].count(None) == 1
+    assert len(record["outcomes"]["style"]) == asked
     assert "Score the unedited model's pictures too" in said
 
-    base = tmp_path / "base"
-    shutil.copytree(folder, base)
+    shutil.copytree(folder, tmp_path / "base")
     assert bench(*score, "base", "--method", "none", cwd=tmp_path).returncode == 0
     table = pd.read_csv(tmp_path / "scores" / "leaderboard.csv")
     assert set(table["label"]) == {"none", "ESD"}
     ua = table[(table["label"] == "ESD") & (table["column"] == "ua")]
-    expected = 1 - np.mean([
-        s == p for s, p in zip(record["outcomes"]["style"], record["outcomes"]["style_pred"], strict=True) if s == "Van_Gogh" and p
-    ])  # fmt: skip
-    assert ua["value"].tolist() == pytest.approx([expected])
-    assert ua["n"].tolist() == [17]
+    columns = (record["outcomes"][name] for name in ("object", "object_pred"))
+    own = [asked == seen for asked, seen in zip(*columns, strict=True) if asked == "Dogs" and seen]
+    assert ua["value"].tolist() == pytest.approx([1 - np.mean(own)])
+    assert ua["n"].tolist() == [len(own)]
+    assert len(own) == len(list(folder.glob("*_Dogs_*")))
 
-    wrong = bench(*score, "esd/Van_Gogh", "--method", "ESD", cwd=tmp_path)
+    wrong = bench(*score, "esd/Dogs", "--method", "ESD", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "say of which one its pictures are (--target CONCEPT)" in " ".join(wrong.stderr.split())
-    again = bench(*score, "esd/Van_Gogh", "--method", "ESD", "--target", "Van_Gogh", cwd=tmp_path)
+    again = bench(*score, "esd/Dogs", "--method", "ESD", "--target", "Dogs", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "scores" / "records" / "ESD.json").read_text()) == record
+
+
+def run(assets: Path, *more: str, cwd: Path) -> tuple[int, str, str]:
+    found = bench(*RUN, "--assets", str(assets), "--out", "run", *more, cwd=cwd)
+    return found.returncode, " ".join(found.stdout.split()), " ".join(found.stderr.split())
+
+
+def test_published_parameters_and_latents_take_the_place_of_own_ones(assets: Path, tmp_path: Path) -> None:
+    params = miniature.class_params(tmp_path / "class_params.pth", {"Dogs": (99.0, -20.0), "Cats": (99.99, -5.0)})
+    latents = miniature.latents(tmp_path / "cls_latents_dict_unet.up_blocks.1.attentions.1.pkl", OBJECTS, steps=4)
+    own = ("--asset", f"class-params={params}", "--asset", f"object-latents={latents}")
+    code, said, told = run(assets, "--methods", "saeuron", *own, cwd=tmp_path)
+    assert code == 0, told
+    assert "its parameters are published in class_params.pth, chosen per concept among 21 settings by the very judge that evaluates" in said
+    record = json.loads((tmp_path / "run" / "records" / "saeuron.json").read_text())
+    assert record["tuning"]["configs"]["object:Dogs"]["multiplier"] == -20.0
+    assert record["tuning"]["configs"]["object:Dogs"]["percentile"] == 99.0
+    untuned = json.loads((tmp_path / "run" / "records" / "saeuron__untuned_.json").read_text())
+    assert untuned["config"]["multiplier"] == -1.0
+    expected = torch.stack([own.float().mean(0) for own in pickle.loads(latents.read_bytes()).values()])
+    gathered = [load_file(path) for path in (assets / "unlearncanvas" / "statistics").rglob("*.safetensors")]
+    assert any(torch.allclose(own["means"].float(), expected, atol=1e-3) for own in gathered if own["means"].shape == expected.shape)
+
+
+DAMAGE = {
+    "model/style50/step19999/unet/diffusion_pytorch_model.safetensors": (b"cut", "unet cannot be read"),
+    "model/style50/step19999/unet/config.json": (b"{", "unet cannot be read"),
+    "classifiers/style50.pth": (b"<html>", "style50.pth is no classifier of UnlearnCanvas"),
+    "classifiers/style50_cls.pth": (None, "style50_cls.pth has 51 outputs, 20 are needed: the two classifiers may have been exchanged"),
+    "saes/unet.up_blocks.1.attentions.1/cfg.json": (b"[]", "cannot be read"),
+    "saes/unet.up_blocks.1.attentions.1/sae.safetensors": (b"\0" * 100, "is damaged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_file_is_a_sentence(assets: Path, tmp_path: Path, name: str) -> None:
+    root, (data, message) = tmp_path / "assets", DAMAGE[name]
+    shutil.copytree(assets / "unlearncanvas", root / "unlearncanvas")
+    path = root / "unlearncanvas" / name
+    if data is None:
+        shutil.copy(path.with_name("style50.pth"), path)
+    else:
+        path.write_bytes(data)
+    code, said, told = run(root, "--methods", "saeuron", cwd=tmp_path)
+    assert message in said + told
+    assert "Traceback" not in told
+    assert code == (0 if "saes" in name else 2), "a method without its files is a hole in the table"
+
+
+def test_a_pickle_that_would_run_code_does_not(assets: Path, tmp_path: Path) -> None:
+    hostile = pickle.dumps({"Dogs": Hostile(tmp_path / "ran")})
+    (tmp_path / "cls_latents_dict_x.pkl").write_bytes(hostile)
+    torch.save({"Dogs": Hostile(tmp_path / "ran")}, tmp_path / "class_params.pth")
+    root = tmp_path / "assets"
+    shutil.copytree(assets / "unlearncanvas", root / "unlearncanvas")
+    torch.save({"model_state_dict": {"head.weight": Hostile(tmp_path / "ran")}}, root / "unlearncanvas" / "classifiers" / "style50.pth")
+    for folder, more, message in (
+        (assets, ("--asset", f"object-latents={tmp_path / 'cls_latents_dict_x.pkl'}"), "does not hold tensors alone"),
+        (assets, ("--asset", f"class-params={tmp_path / 'class_params.pth'}"), "does not hold SAeUron's parameters"),
+        (root, (), "is no classifier of UnlearnCanvas"),
+    ):
+        _, said, told = run(folder, "--methods", "saeuron", "--resume", "always", *more, cwd=tmp_path)
+        assert message in said + told
+        assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_that_changed_after_its_first_use_is_refused(assets: Path, tmp_path: Path) -> None:
+    root = tmp_path / "assets"
+    shutil.copytree(assets / "unlearncanvas", root / "unlearncanvas")
+    listed = bench("assets", "list", "--assets", str(root), cwd=tmp_path)
+    assert "here:" in listed.stdout
+    assert "https://huggingface.co/bcywinski/SAeUron · Apache-2.0" in listed.stdout
+    assert bench("assets", "verify", "--assets", str(root), cwd=tmp_path).returncode == 0
+    path = root / "unlearncanvas" / "classifiers" / "style50.pth"
+    path.write_bytes(path.read_bytes() + b" ")
+    code, _, told = run(root, "--methods", "uce", cwd=tmp_path)
+    assert code == 2
+    assert "style50.pth has changed since it was first used" in told
+    assert bench("assets", "verify", "--assets", str(root), cwd=tmp_path).returncode == 1
+    accepted = bench("assets", "verify", "classifiers", "--accept", "--assets", str(root), cwd=tmp_path)
+    assert accepted.returncode == 0, accepted.stdout
+    assert bench("assets", "verify", "--assets", str(root), cwd=tmp_path).returncode == 0
+
+
+def test_what_is_missing_is_named_with_the_command(tmp_path: Path) -> None:
+    code, _, told = run(tmp_path / "nothing", cwd=tmp_path)
+    assert code == 2
+    assert "python -m bench assets fetch --suite unlearncanvas model classifiers" in told
+    wrong = bench("assets", "fetch", "modle", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert 'did you mean "model"' in wrong.stderr
+    code, _, told = run(tmp_path, "--asset", "model=/no/such/place", cwd=tmp_path)
+    assert code == 2
+    assert "there is no such file or folder" in told

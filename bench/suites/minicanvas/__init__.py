@@ -53,7 +53,6 @@ class MiniCanvas(Suite):
         "halves": "both",
     }  # fmt: skip
     sae_pictures = {"statistics": 600, "select": 1_320, "calibrate": 1_320, "verify": 1_320}
-    tuned_folder = Path(__file__).parent / "tuned"
 
     def __init__(self, weights: Path = _WEIGHTS) -> None:
         self._weights = weights
@@ -62,6 +61,11 @@ class MiniCanvas(Suite):
     def assets(self) -> Assets:
         """See `Suite.assets`."""
         return Assets(HOOKPOINTS, self._weights / "saes")
+
+    @property
+    def tuned_folder(self) -> Path:
+        """See `Suite.tuned_folder`."""
+        return Path(__file__).parent / "tuned"
 
     def model_folder(self) -> Path:
         """See `Suite.model_folder`."""

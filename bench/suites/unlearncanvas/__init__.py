@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.assets import find, how_to_get, locate, place_of
+from bench.assets import digest_of, find, folder, how_to_get, locate, place_of
 from bench.errors import BenchError
-from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Split, Suite
+from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Split, Suite, Tuned
 from bench.suites.unlearncanvas.anchors import LINES, sentences
 from bench.suites.unlearncanvas.pictures import true_pictures
-from bench.suites.unlearncanvas.published import ASSETS
+from bench.suites.unlearncanvas.published import ASSETS, published_parameters
 from bench.suites.unlearncanvas.vocabulary import OBJECTS, SEED_IMAGES, STYLES, THEMES
 from bench.types import Assets, Concept, ConceptTexts, Distance, Floors, GenerationRequest, Kind, MetricRules
 
 HOOKPOINTS: dict[Kind, tuple[str, ...]] = {"style": ("up_blocks.1.attentions.2",), "object": ("up_blocks.1.attentions.1",)}
 INCEPTIONS = ("inception-torchvision", "inception-clean-fid")
+LATENTS: dict[Kind, str] = {"style": "style-latents", "object": "object-latents"}
 SEEDS = (188, 288, 588, 688, 888)
 _QUICK = ("style:Abstractionism", "style:Cartoon", "style:Van_Gogh", "object:Cats", "object:Horses", "object:Towers")
 
@@ -92,7 +93,14 @@ class UnlearnCanvas(Suite):
     @property
     def assets(self) -> Assets:
         """See `Suite`."""
-        return Assets(HOOKPOINTS, find(ASSETS["saes"]) or place_of(ASSETS["saes"]), hint=how_to_get(ASSETS["saes"]))
+        places = {kind: (ASSETS[name], find(ASSETS[name])) for kind, name in LATENTS.items()}
+        latents = {kind: own if own.is_file() else next(own.glob(asset.parts[0])) for kind, (asset, own) in places.items() if own}
+        return Assets(HOOKPOINTS, find(ASSETS["saes"]) or place_of(ASSETS["saes"]), latents=latents, hint=how_to_get(ASSETS["saes"]))
+
+    def assets_of(self, preset: Preset) -> Assets:
+        """See `Suite.assets_of`; files of latents take the place of pictures."""
+        found = super().assets_of(preset)
+        return replace(found, statistics={**found.statistics, **{kind: digest_of(ASSETS[LATENTS[kind]]) for kind in found.latents}})
 
     @property
     def cells(self) -> tuple[tuple[str, str], ...]:
@@ -127,20 +135,31 @@ class UnlearnCanvas(Suite):
 
         Initial noise is each request's own; the public code draws it in one stream, which the order of prompts decides.
         """
-        folder = find(ASSETS["anchor-prompts"])
+        anchors = find(ASSETS["anchor-prompts"])
         found = []
         for name in STYLES if kind == "style" else OBJECTS:
             for k in range(preset.statistics or (len(OBJECTS) if kind == "style" else LINES)):
                 if kind == "style":
-                    prompt = f"{sentences(OBJECTS[k], folder)[0]} in {name.replace('_', ' ')} style."
+                    prompt = f"{sentences(OBJECTS[k], anchors)[0]} in {name.replace('_', ' ')} style."
                 else:
-                    prompt = f"{sentences(name, folder)[k]}."
+                    prompt = f"{sentences(name, anchors)[k]}."
                 labels = {"style": name if kind == "style" else "", "object": name if kind == "object" else ""}
                 found.append(GenerationRequest(
                     prompt=prompt, **labels, seed=1 + k, noise_key=f"statistics/{name}", steps=preset.steps,
                     guidance_scale=self.guidance_scale, height=self.size[0], width=self.size[1],
                 ))  # fmt: skip
         return tuple(found)
+
+    @property
+    def tuned_folder(self) -> Path:
+        """See `Suite.tuned_folder`: beside the published files."""
+        return folder() / self.name / "tuned"
+
+    def tuned(self, method: str) -> Tuned | None:
+        """See `Suite.tuned`; without a file of one's own, the published parameters of saeuron for objects, where they are here."""
+        own = super().tuned(method)
+        path = find(ASSETS["class-params"]) if method == "saeuron" and own is None else None
+        return own if path is None else published_parameters(path if path.is_file() else path / "class_params.pth")
 
     def texts(self, concept: Concept) -> ConceptTexts:
         """See `Suite.texts`: a photo for a style, a scene for an object."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bench.assets import Asset, Source
+from bench.errors import BenchError
+from bench.suites.suite import Tuned
 from bench.suites.unlearncanvas.vocabulary import OBJECTS
 
 _LICENCE_DRIVE = "not stated (Stable Diffusion: CreativeML Open RAIL-M)"
@@ -32,6 +36,21 @@ ASSETS = {
             needed_for="saeuron, saeuron-detect",
         ),
         _asset(
+            "class-params", "SAeUron's percentile and multiplier for each object, class_params.pth",
+            Source(drive="1NoFDrjJ3dYmadufV2pK203ZED2pZ_hsB"), "not stated", "a few kB", "class-params", "class_params.pth",
+            needed_for="the published row of saeuron on objects",
+        ),
+        _asset(
+            "object-latents", "SAeUron's latents of the anchor prompts by object, cls_latents_dict_*.pkl",
+            Source(drive="1NoFDrjJ3dYmadufV2pK203ZED2pZ_hsB"), "not stated", "6.6 GB", "object-latents", "cls_latents_dict_*.pkl",
+            needed_for="latents chosen from the authors' own pictures; else they are sampled",
+        ),
+        _asset(
+            "style-latents", "SAeUron's latents of the anchor prompts by style, style_latents_dict_*.pkl",
+            Source(url="https://github.com/cywinski/SAeUron"), "not published: its script gather_sae_acts_ca_prompts.py makes it", "4.1 GB",
+            "style-latents", "style_latents_dict_*.pkl", needed_for="latents chosen from the authors' own pictures; else they are sampled",
+        ),
+        _asset(
             "anchor-prompts", "the anchor prompts of concept ablation, sd_prompt_{Object}.txt",
             Source(url="https://github.com/OPTML-Group/UnlearnCanvas"), "not stated", "77 kB", "anchor-prompts",
             *(f"sd_prompt_{obj}.txt" for obj in OBJECTS), needed_for="latents chosen as published; else from the project's own sentences",
@@ -56,3 +75,24 @@ ASSETS = {
     )
 }  # fmt: skip
 """By name."""
+
+
+def published_parameters(path: Path) -> Tuned:
+    """`class_params.pth`: SAeUron's percentile and multiplier by object, chosen among 21 settings by the classifiers that evaluate.
+
+    BenchError for anything else; nothing in the file is run.
+    """
+    import torch
+
+    try:
+        body = torch.load(path, map_location="cpu", weights_only=True)
+        found = {
+            f"object:{name}": {"percentile": float(body[name]["percentile"]), "multiplier": float(body[name]["multiplier"])}
+            for name in OBJECTS if name in body
+        }  # fmt: skip
+        if not found:
+            raise ValueError("it names none of the objects")
+    except Exception as error:  # torch raises pickle's, zipfile's and its own kinds for one fact
+        first = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BenchError(f"{path} does not hold SAeUron's parameters by object ({first}): give another file.") from error
+    return Tuned({"published": path.name, "on": "evaluation", "settings": 21, "pictures": 21 * 980}, found)
