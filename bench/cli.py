@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -27,13 +27,19 @@ from bench.config import (
     parse_variant,
 )
 from bench.errors import BenchError, unknown
+from bench.progress import duration
 from bench.types import SCHEDULERS, content_hash
+
+if TYPE_CHECKING:
+    from bench.engine.job import Crew
 
 app = typer.Typer(
     name="bench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
     help="Compare methods that remove concepts from text-to-image diffusion models.\n\n"
     "Start with `python -m bench run`: SAeUron and PER on the embedded world, minutes on a laptop.",
 )  # fmt: skip
+LONG = 12 * 3600.0
+"""Seconds from which on a run is only begun with --yes."""
 STOPPED = 75
 """Exit status of a run that was stopped and can go on (`EX_TEMPFAIL`)."""
 Methods = Annotated[
@@ -92,6 +98,7 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, max=10_000, help="Processes. Default: one for each GPU, or one on a CPU.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster, or auto. Default: this machine alone.")] = None,
     assets: AssetFolder = None, files: AssetFiles = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin also what is expected to take longer than half a day.")] = False,
 ) -> None:  # fmt: skip
     """Remove each concept with each method, sample, score, and print the table. The same command again continues.
 
@@ -115,6 +122,7 @@ def run(
             with crew_of(job, Engine(engine, workers, ray_address), bar, stop) as crew:
                 n, what = crew.outline.numerics, f"{crew.outline.protocol}: {crew.outline.planned} pictures"
                 err.print(f"{what}, {n['device']} {n['dtype']}, {n['slots']} slots a call", soft_wrap=True)
+                _tell_time(crew, yes)
                 ended = execute(crew, place, bar, stop)
     except Stopped:
         raise typer.Exit(STOPPED) from None
@@ -134,6 +142,19 @@ def run(
         raise typer.Exit(STOPPED)
     if broken or (ended.leaderboard is None and job.shard == WHOLE):
         raise typer.Exit(1)
+
+
+def _tell_time(crew: Crew, yes: bool) -> None:
+    """How long it will take, by UNet calls just timed. BenchError for a long run that nobody confirmed and that is not yet begun."""
+    left = crew.outline.pictures - crew.outline.done
+    seconds = crew.outline.seconds * left / crew.size
+    if not left:
+        return
+    workers = f" on {crew.size} workers" if crew.size > 1 else ""
+    time = f"{crew.outline.seconds:.3g} s of UNet a picture, measured: at most about {duration(seconds)}{workers} for {left} pictures"
+    if seconds > LONG and not yes and not crew.outline.done:
+        raise BenchError(f"{time}. Give --yes to begin, or a smaller --preset, --concepts, --seeds, or a --shard of it.")
+    err.print(f"{time}; fits and judges not counted", highlight=False, soft_wrap=True)
 
 
 def _run_name(config: RunConfig) -> str:

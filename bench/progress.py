@@ -48,9 +48,16 @@ class Progress:
             return "Complete." if self.has_tables else "All is sampled; the run's command makes the tables."
         if not self.pictures_a_second:
             return f"{left} pictures are left."
-        minutes = left / self.pictures_a_second / 60
-        time = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.0f} minutes" if minutes > 1.5 else "a minute"
+        time = duration(left / self.pictures_a_second)
         return f"{left} pictures are left: about {time} at {self.pictures_a_second:.1f} pictures/s, if it runs."
+
+
+def duration(seconds: float) -> str:
+    """In words, roughly."""
+    minutes, days = seconds / 60, seconds / 86_400
+    if days > 2:
+        return f"{days:.0f} days"
+    return f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.0f} minutes" if minutes > 1.5 else "a minute"
 
 
 def progress_of(store: Store) -> Progress:

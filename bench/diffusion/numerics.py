@@ -117,6 +117,11 @@ def call_seconds(*samplers: Sampler) -> list[float]:
     return [min(times[i + len(samplers) :: len(samplers)]) for i in range(len(samplers))]
 
 
+def picture_seconds(sampler: Sampler, steps: int) -> float:
+    """What the UNet takes for a picture of two conditions, in full calls."""
+    return call_seconds(sampler)[0] * steps * 2 / sampler.slots
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until the device has done all it was given."""
     if device.type == "cuda":

@@ -14,6 +14,7 @@ class Inline:
     def __init__(self, job: Job, listener: Listener, stop: Callable[[], bool]) -> None:
         self.part = Part(job, listener, stop)
         self.outline = self.part.outline()
+        self.size = 1
         self.ended: dict[int, Failures | None] = {}
 
     def idle(self) -> list[int]:

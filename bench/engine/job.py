@@ -59,6 +59,8 @@ class Outline(NamedTuple):
     names: Mapping[str, str]
     """Method and target of every fit that is needed, by id."""
     portions: tuple[Portion, ...]
+    seconds: float = 0.0
+    """What a picture takes one worker, by UNet calls that were just timed, alone: shared trajectories only take less."""
 
     @property
     def tasks(self) -> int:
@@ -110,6 +112,8 @@ class Crew(Protocol):
     """The workers of a run, by number. A context: at its end they are gone."""
 
     outline: Outline
+    size: int
+    """How many workers."""
 
     def idle(self) -> Iterable[int]:
         """Those who are ready for a task."""

@@ -95,6 +95,7 @@ class RayCrew:
             room = int(have["GPU"]) if on_gpu else int(have.get("CPU", 1)) // threads
             for number in range(1, min(workers or room, self.outline.tasks)):
                 self._open(number)
+            self.size = len(self.actors)
         except BaseException:
             self.__exit__()
             raise

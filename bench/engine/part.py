@@ -11,6 +11,7 @@ import torch
 
 from bench import cost, packed
 from bench.config import Shard
+from bench.diffusion.numerics import picture_seconds
 from bench.engine import persist
 from bench.engine.job import Failures, Finish, Job, Listener, Outline, Portion, Task
 from bench.engine.stopping import Stopped
@@ -76,7 +77,10 @@ class Part:
         self.store.forget_failures(needed)
         fits = tuple(id_ for id_, fit in needed.items() if not packed.exists(self.worker.place(fit)))
         names = {unit.fit.id: unit.fit.name for portion in portions for unit in self.bundles[portion.bundle]}
-        return Outline(self.session.protocol, self.session.numerics, plan.pictures, total, total - rest, fits, names, tuple(portions))
+        seconds = picture_seconds(self.session.sampler, self.session.preset.steps) if left else 0.0
+        return Outline(
+            self.session.protocol, self.session.numerics, plan.pictures, total, total - rest, fits, names, tuple(portions), seconds
+        )
 
     def do(self, task: Task, failed: Failures) -> Failures:
         """Do one thing as well as it can be done. Gives what failed, also by others, by fit; what was asked to stop has not."""

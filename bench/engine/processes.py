@@ -57,6 +57,7 @@ class Processes:
             self.job = replace(job, numerics=self.outline.numerics)
             for number in range(1, 1 if stop() else min(len(devices), self.outline.tasks)):
                 self.hands[number] = self._start(number)
+            self.size = len(self.hands)
         except BaseException:
             self.__exit__()
             raise
