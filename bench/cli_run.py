@@ -1,0 +1,203 @@
+"""The commands that plan and execute a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from bench import registry
+from bench.cli_options import AssetFiles, AssetFolder, AutoBatchSize, Compile, Device, DType, SuiteName, err, out, show_leaderboard
+from bench.cli_progress import Bar, progress_bar
+from bench.config import (
+    DEFAULT_METHODS,
+    WHOLE,
+    EngineName,
+    Images,
+    Resume,
+    RunConfig,
+    Shard,
+    Tuning,
+    parse_settings,
+    parse_targets,
+    parse_variant,
+)
+from bench.errors import BenchError, unknown
+from bench.progress import duration
+from bench.types import SCHEDULERS, content_hash
+
+if TYPE_CHECKING:
+    from bench.engine.job import Crew
+
+LONG = 12 * 3600.0
+"""Seconds from which on a run is only begun with --yes."""
+STOPPED = 75
+"""Exit status of a run that was stopped and can go on (`EX_TEMPFAIL`)."""
+Methods = Annotated[
+    str,
+    typer.Option(
+        help="Comma-separated; `list methods` names them, `esd:iterations=50` is one with a parameter changed. `none` always runs."
+    ),
+]
+Concepts = Annotated[str | None, typer.Option(help="Names, `styles`, `objects`, `all`, or `a+b` for both at once. Default: the preset's.")]
+PresetName = Annotated[str, typer.Option(help="How much of the suite: smoke, quick or full (`show SUITE`).")]
+Seeds = Annotated[int | None, typer.Option(min=1, max=10_000, help="Pictures per prompt. Default: the preset's.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset's.")]
+Scheduler = Annotated[str, typer.Option(help="ddim, or to see what another gives: lms, dpm-solver++, euler, euler-ancestral.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="method.param=value, repeatable; `show METHOD` names the parameters.")]
+TuningRows = Annotated[Tuning, typer.Option("--tuning", help="Rows of tuned methods: both (with and without tuning), tuned or untuned.")]
+
+
+def _config(
+    suite: str, methods: str, concepts: str | None, preset: str, seeds: int | None, steps: int | None, settings: list[str] | None,
+    batch_size: int | None, scheduler: str, images: Images = "sample", tuning: Tuning = "both",
+) -> RunConfig:  # fmt: skip
+    found = registry.suite(suite)
+    if preset not in found.presets:
+        raise unknown("preset", preset, found.presets)
+    names = tuple(filter(None, (name.strip() for name in methods.split(","))))
+    known, bare = registry.methods(), [parse_variant(name)[0] for name in names]
+    for name in bare:
+        if name not in known:
+            raise unknown("method", name, known)
+    if scheduler not in SCHEDULERS:
+        raise unknown("scheduler", scheduler, SCHEDULERS)
+    if not names:
+        raise BenchError("--methods names no method: `python -m bench list methods` has them.")
+    defaults = found.presets[preset]
+    targets = parse_targets(",".join(defaults.concepts) if concepts is None else concepts, found)
+    return RunConfig(
+        suite=found.key, preset=preset, methods=names, settings=parse_settings(settings or (), bare), targets=tuple(map(str, targets)),
+        seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images, tuning=tuning,
+        scheduler=scheduler,
+    )  # fmt: skip
+
+
+def run(
+    suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
+    seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = "auto",
+    compile_: Compile = "auto", batch_size: AutoBatchSize = None, scheduler: Scheduler = "ddim", tuning: TuningRows = "both",
+    sharing: Annotated[bool, typer.Option(help="Walk the un-edited trajectory once for all rows that are like it until an edit acts. "
+                                               "The result is the same, byte for byte.")] = True,
+    images: Annotated[Images, typer.Option(help="Pictures to keep: all, a dozen per erasure, or none. Scores are always kept.")] = "sample",
+    folder: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: results/runs/SUITE-PRESET.")] = None,
+    resume: Annotated[Resume, typer.Option(help="In a folder that holds a run: sample what is missing; never touch it; always sample all "
+                                                "again; only-cache makes the tables of what is there.")] = "missing",
+    shard: Annotated[str, typer.Option(help="i/n: only the i-th of n shares, beside processes that do the others.")] = "1/1",
+    engine: Annotated[EngineName, typer.Option(help="local: this machine; ray: a Ray cluster, or Ray on this machine.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, max=10_000, help="Processes. Default: one for each GPU, or one on a CPU.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster, or auto. Default: this machine alone.")] = None,
+    assets: AssetFolder = None, files: AssetFiles = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin also what is expected to take longer than half a day.")] = False,
+) -> None:  # fmt: skip
+    """Remove each concept with each method, sample, score, and print the table. The same command again continues.
+
+    In one folder methods may change from command to command: what is sampled is kept, the tables are the last command's.
+    Ctrl-C, or SIGTERM, finishes and writes what is in flight and exits with status 75; nothing that is written is ever lost.
+
+    Examples: `python -m bench run` · `python -m bench run --methods uce,esd --concepts neon,fish --seeds 3` ·
+    `python -m bench run --methods uce --set uce.tokens=last`
+    """
+    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning)
+    place = folder or Path("results") / "runs" / _run_name(config)
+    from bench.engine.job import Job
+    from bench.engine.stopping import Stopped, stopping
+    from bench.runner import Engine, crew_of
+    from bench.runner import run as execute
+
+    job = Job(config, place, device, dtype, compile_, sharing, resume, Shard.parse(shard))
+    try:
+        with progress_bar() as progress, stopping() as stop:
+            bar = Bar(progress)
+            with crew_of(job, Engine(engine, workers, ray_address), bar, stop) as crew:
+                n, what = crew.outline.numerics, f"{crew.outline.protocol}: {crew.outline.planned} pictures"
+                err.print(f"{what}, {n['device']} {n['dtype']}, {n['slots']} slots a call", soft_wrap=True)
+                _tell_time(crew, yes)
+                ended = execute(crew, place, bar, stop)
+    except Stopped:
+        raise typer.Exit(STOPPED) from None
+    if ended.leaderboard is not None:
+        show_leaderboard(ended.leaderboard)
+        err.print(f"Tables and picture: {place}", highlight=False, soft_wrap=True)
+    broken = [failure for failure in ended.failed.values() if failure.traceback]
+    for failure in broken:
+        err.print(f"{failure.name} broke:\n{failure.traceback}", markup=False, highlight=False, soft_wrap=True)
+    if ended.leaderboard is None:
+        what = f"{ended.left} pictures are" if ended.left else "The table is"
+        again = "the same command" if resume == "missing" else "the same command with --resume missing"
+        others = job.shard != WHOLE and not stop()
+        then = "they are for other shards, the last of which makes the tables" if others else f"{again} continues"
+        err.print(f"{what} left: {then}.", highlight=False, soft_wrap=True)
+    if ended.leaderboard is None and stop():
+        raise typer.Exit(STOPPED)
+    if broken or (ended.leaderboard is None and job.shard == WHOLE):
+        raise typer.Exit(1)
+
+
+def _tell_time(crew: Crew, yes: bool) -> None:
+    """How long it will take, by UNet calls just timed. BenchError for a long run that nobody confirmed and that is not yet begun."""
+    left = crew.outline.pictures - crew.outline.done
+    seconds = crew.outline.seconds * left / crew.size
+    if not left:
+        return
+    workers = f" on {crew.size} workers" if crew.size > 1 else ""
+    time = f"{crew.outline.seconds:.3g} s of UNet a picture, measured: at most about {duration(seconds)}{workers} for {left} pictures"
+    if seconds > LONG and not yes and not crew.outline.done:
+        raise BenchError(f"{time}. Give --yes to begin, or a smaller --preset, --concepts, --seeds, or a --shard of it.")
+    err.print(f"{time}; fits and judges not counted", highlight=False, soft_wrap=True)
+
+
+def _run_name(config: RunConfig) -> str:
+    """The same command finds its own run again; other concepts, seeds or steps than the preset's get a folder of their own."""
+    preset = registry.suite(config.suite).presets[config.preset]
+    targets = tuple(map(str, parse_targets(",".join(preset.concepts), registry.suite(config.suite))))
+    own = [config.targets, config.seeds, config.steps, config.batch_size, config.scheduler]
+    usual = own == [targets, preset.seeds, preset.steps, None, preset.scheduler]
+    chosen = content_hash(own)[:6]
+    return f"{config.suite}-{config.preset}" + ("" if usual else f"-{chosen}")
+
+
+def plan(
+    suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
+    seeds: Seeds = None, steps: Steps = None, settings: Settings = None, scheduler: Scheduler = "ddim", tuning: TuningRows = "both",
+    assets: AssetFolder = None, files: AssetFiles = None,
+) -> None:  # fmt: skip
+    """Show what `run` with the same options would sample. Writes nothing."""
+    config = _config(suite, methods, concepts, preset, seeds, steps, settings, None, scheduler, tuning=tuning)
+    with err.status("loading torch, the model and the judges"):
+        from bench.session import prepare
+
+        session = prepare(config, "cpu", "auto", sampling=False)
+    table = Table("method", "erasures", "units", "pictures", title=session.protocol)
+    units = session.plan.units
+    for label in dict.fromkeys(unit.fit.spec.label for unit in units):
+        own = [unit for unit in units if unit.fit.spec.label == label]
+        table.add_row(label, str(len({unit.fit.id for unit in own})), str(len(own)), str(sum(len(unit.requests) for unit in own)))
+    table.add_row("in all", "", f"{len(units)} in {len(session.plan.bundles)} bundles", str(session.plan.pictures))
+    out.print(table)
+    holes: dict[str, list[str]] = {}
+    for (_, target), reason in session.plan.unsupported.items():
+        holes.setdefault(reason, []).append(target)
+    for reason, names in holes.items():
+        out.print(f"{reason}: nothing for {', '.join(names)}")
+
+
+def build(
+    suite: Annotated[str, typer.Argument(help="The suite whose weights to make; only minicanvas is made from nothing.")] = "minicanvas",
+    part: Annotated[
+        str, typer.Option(help="Comma-separated: autoencoder, judges, diffusion, check, artifacts.")
+    ] = "autoencoder,judges,diffusion,check,artifacts",
+    budget: Annotated[str, typer.Option(help="small (about 85 minutes on 2 cores) or full (for a GPU).")] = "small",
+    device: Device = "auto",
+    folder: Annotated[Path, typer.Option("--out", help="Checkpoints and weights go here.")] = Path("minicanvas-build"),
+) -> None:
+    """Train minicanvas' networks from nothing. The same command again continues."""
+    if suite != "minicanvas":
+        raise unknown("suite to build", suite, ["minicanvas"])
+    from bench.diffusion.numerics import pick_device
+    from bench.suites.minicanvas.build import build as make
+
+    place = make(folder, tuple(part.split(",")), budget, pick_device(device), lambda text: err.print(text, highlight=False))
+    err.print(f"Weights: {place}")
