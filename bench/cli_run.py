@@ -20,6 +20,7 @@ from bench.config import (
     RunConfig,
     Shard,
     Tuning,
+    parse_sequence,
     parse_settings,
     parse_targets,
     parse_variant,
@@ -52,7 +53,7 @@ TuningRows = Annotated[Tuning, typer.Option("--tuning", help="Rows of tuned meth
 
 def _config(
     suite: str, methods: str, concepts: str | None, preset: str, seeds: int | None, steps: int | None, settings: list[str] | None,
-    batch_size: int | None, scheduler: str, images: Images = "sample", tuning: Tuning = "both",
+    batch_size: int | None, scheduler: str, images: Images = "sample", tuning: Tuning = "both", sequential: str | None = None,
 ) -> RunConfig:  # fmt: skip
     found = registry.suite(suite)
     if preset not in found.presets:
@@ -67,11 +68,17 @@ def _config(
     if not names:
         raise BenchError("--methods names no method: `python -m bench list methods` has them.")
     defaults = found.presets[preset]
-    targets = parse_targets(",".join(defaults.concepts) if concepts is None else concepts, found)
+    if sequential is not None and concepts is not None:
+        raise BenchError("--sequential names the concepts itself: leave --concepts out.")
+    order: tuple[str, ...] = ()
+    if sequential is None:
+        targets = parse_targets(",".join(defaults.concepts) if concepts is None else concepts, found)
+    else:
+        order, targets = parse_sequence(sequential, found)
     return RunConfig(
         suite=found.key, preset=preset, methods=names, settings=parse_settings(settings or (), bare), targets=tuple(map(str, targets)),
         seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images, tuning=tuning,
-        scheduler=scheduler,
+        scheduler=scheduler, sequential=order,
     )  # fmt: skip
 
 
@@ -90,6 +97,7 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, max=10_000, help="Processes. Default: one for each GPU, or one on a CPU.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster, or auto. Default: this machine alone.")] = None,
     assets: AssetFolder = None, files: AssetFiles = None,
+    sequential: Annotated[str | None, typer.Option(help="A,B,C: remove A, then B too, then C too, and see what comes back.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Begin also what is expected to take longer than half a day.")] = False,
 ) -> None:  # fmt: skip
     """Remove each concept with each method, sample, score, and print the table. The same command again continues.
@@ -100,7 +108,7 @@ def run(
     Examples: `python -m bench run` · `python -m bench run --methods uce,esd --concepts neon,fish --seeds 3` ·
     `python -m bench run --methods uce --set uce.tokens=last`
     """
-    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning)
+    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning, sequential)
     place = folder or Path("results") / "runs" / _run_name(config)
     from bench.engine.job import Job
     from bench.engine.stopping import Stopped, stopping
@@ -120,6 +128,8 @@ def run(
         raise typer.Exit(STOPPED) from None
     if ended.leaderboard is not None:
         show_leaderboard(ended.leaderboard)
+        if config.sequential:
+            out.print((place / "sequential.md").read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
         err.print(f"Tables and picture: {place}", highlight=False, soft_wrap=True)
     broken = [failure for failure in ended.failed.values() if failure.traceback]
     for failure in broken:
@@ -153,7 +163,7 @@ def _run_name(config: RunConfig) -> str:
     """The same command finds its own run again; other concepts, seeds or steps than the preset's get a folder of their own."""
     preset = registry.suite(config.suite).presets[config.preset]
     targets = tuple(map(str, parse_targets(",".join(preset.concepts), registry.suite(config.suite))))
-    own = [config.targets, config.seeds, config.steps, config.batch_size, config.scheduler]
+    own = [config.targets, config.seeds, config.steps, config.batch_size, config.scheduler, *config.sequential]
     usual = own == [targets, preset.seeds, preset.steps, None, preset.scheduler]
     chosen = content_hash(own)[:6]
     return f"{config.suite}-{config.preset}" + ("" if usual else f"-{chosen}")

@@ -42,6 +42,7 @@ class RunConfig(BaseModel):
     tuning: Tuning = Field("both", description="Rows of methods that the suite has tuned values for.")
     scheduler: str = Field("ddim", description="Of another one, pictures are of another protocol.")
     fit_seed: int = 0
+    sequential: tuple[str, ...] = Field((), description="Concepts that are removed one after the other; targets are the sets so far.")
 
 
 class Shard(NamedTuple):
@@ -114,11 +115,22 @@ def parse_targets(text: str, suite: Suite) -> tuple[Target, ...]:
         elif "" in names or _GROUPS.keys() & set(names):
             raise BenchError(f'"{word}" in --concepts is not understood: join concepts, such as {suite.styles[0]}+{suite.objects[0]}.')
         else:
-            targets = [Target(tuple(sorted({_concept(name, suite) for name in names}, reverse=True)))]
+            targets = [Target.of(_concept(name, suite) for name in names)]
         found.update((str(target), target) for target in targets)
     if not found:
         raise BenchError("--concepts names no concept: give names, styles, objects or all.")
     return tuple(found.values())
+
+
+def parse_sequence(text: str, suite: Suite) -> tuple[tuple[str, ...], tuple[Target, ...]]:
+    """`neon,fish` → concepts in their order, and what is removed after each: neon, then neon and fish."""
+    found = parse_targets(text, suite)
+    joint = [str(target) for target in found if len(target.concepts) > 1]
+    if joint or len(found) < 2:
+        what = f'"{joint[0]}" is more than one concept at once' if joint else "it names one concept"
+        raise BenchError(f"--sequential removes two concepts or more, one after the other, but {what}: give names with commas.")
+    concepts = [target.concepts[0] for target in found]
+    return tuple(map(str, concepts)), tuple(Target.of(concepts[: k + 1]) for k in range(len(concepts)))
 
 
 def _concept(name: str, suite: Suite) -> Concept:

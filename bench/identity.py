@@ -25,6 +25,8 @@ class MethodSpec:
     config: Mapping[str, Any]
     card: Card
     row_wise: bool
+    continues: bool = False
+    """Whether it can go on from an earlier erasure."""
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Per target, the configuration that tuning found for it; other targets have `config`."""
     budget: Mapping[str, Any] | None = None
@@ -52,14 +54,15 @@ class Identity:
     numerics: Mapping[str, Any]
     fit_seed: int
 
-    def of_fit(self, suite: Suite, spec: MethodSpec, target: Target | None, steps: int) -> str:
-        """An erasure enters by its recipe."""
+    def of_fit(self, suite: Suite, spec: MethodSpec, target: Target | None, steps: int, before: str = "") -> str:
+        """An erasure enters by its recipe; one that goes on from another, by that one's identity too."""
         texts = [asdict(suite.texts(concept)) for concept in target.concepts] if target else []
         return content_hash({
             "identity": IDENTITY_VERSION, "model": self.model, "method": spec.name, "version": spec.version,
             "config": {key: value for key, value in spec.config_for(target).items() if key not in spec.paths},
             "inputs": dict(spec.inputs.get(str(target), {})), "target": str(target) if target else "", "texts": texts,
             "seed": self.fit_seed, "steps": steps, "guidance_scale": suite.guidance_scale, "numerics": dict(self.numerics),
+            **({"before": before} if before else {}),
         })  # fmt: skip
 
     def of_unit(self, fit: str, requests: Sequence[GenerationRequest]) -> str:

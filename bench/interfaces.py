@@ -219,6 +219,18 @@ class UnlearningMethod(ABC):
     def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
         """The erasure that removes all `concepts` at once. Must leave `context.model` as it was."""
 
+    def fit_after(self, context: FitContext, start: Erasure, concepts: Sequence[Concept]) -> Erasure:
+        """The erasure that removes `concepts` too, going on from `start`, one of its own that removes others.
+
+        Methods that train may define it; all others are fitted again on everything that is to be removed.
+        """
+        raise TypeError(f"{type(self).__name__} does not go on from an earlier erasure")
+
+    @classmethod
+    def continues(cls) -> bool:
+        """Whether it defines `fit_after`."""
+        return cls.fit_after is not UnlearningMethod.fit_after
+
 
 class ClassifierOutput(NamedTuple):
     """Verdicts on n pictures, float32: logits [n, styles], [n, objects], features [n, d]."""

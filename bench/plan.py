@@ -25,6 +25,8 @@ class Fit:
     spec: MethodSpec
     target: Target | None
     id: str
+    before: Fit | None = None
+    """The erasure that it goes on from."""
 
     @property
     def name(self) -> str:
@@ -68,12 +70,18 @@ class Plan:
         return sum({unit.id: len(unit.requests) for unit in self.units}.values())
 
 
-def make_plan(suite: Suite, specs: Sequence[MethodSpec], targets: Sequence[Target], preset: Preset, identity: Identity) -> Plan:
-    """Bundle by bundle the base model and all row-wise erasures, then each erasure that changes weights."""
+def make_plan(
+    suite: Suite, specs: Sequence[MethodSpec], targets: Sequence[Target], preset: Preset, identity: Identity, sequential: bool = False
+) -> Plan:
+    """Bundle by bundle the base model and all row-wise erasures, then each erasure that changes weights.
+
+    With `sequential` targets, each of which has one concept more, methods that can go on from their last erasure do.
+    """
     unsupported: dict[tuple[str, str], str] = {}
     base = next(spec for spec in specs if spec.name == BASE)
     requests = suite.base_requests(targets, preset)
     fits = [(Fit(base, None, identity.of_fit(suite, base, None, preset.steps)), {request.id for request in requests})]
+    last: dict[str, Fit] = {}
     for target in targets:
         own = {request.id for request in suite.requests(target, preset)}
         for spec in specs:
@@ -83,7 +91,10 @@ def make_plan(suite: Suite, specs: Sequence[MethodSpec], targets: Sequence[Targe
             if reason:
                 unsupported[spec.label, str(target)] = reason
             else:
-                fits.append((Fit(spec, target, identity.of_fit(suite, spec, target, preset.steps)), own))
+                before = last.get(spec.label) if sequential and spec.continues else None
+                id_ = identity.of_fit(suite, spec, target, preset.steps, before.id if before else "")
+                last[spec.label] = Fit(spec, target, id_, before)
+                fits.append((last[spec.label], own))
     chunks = [requests[start : start + REQUESTS_PER_BUNDLE] for start in range(0, len(requests), REQUESTS_PER_BUNDLE)]
     row_wise = [tuple(_units([fit for fit in fits if fit[0].spec.row_wise], [chunk], identity)) for chunk in chunks]
     weighted = [bundle for fit in fits if not fit[0].spec.row_wise for bundle in _full(_units([fit], chunks, identity))]

@@ -107,6 +107,8 @@ def _record(
     tuning = {"budget": dict(spec.budget), "configs": configs} if spec.budget else None
     inputs = {target: dict(own) for target, own in spec.inputs.items() if own}
     provenance = {**provenance, "other_slots": _other_slots(session, outcomes)}
+    if session.config.sequential:
+        provenance["sequential"] = "continued from the last erasure" if spec.continues else "fitted again on all"
     return Record(
         method=spec.name, label=spec.label, version=spec.version, config=dict(spec.config), card=spec.card, protocol=session.protocol,
         numerics=session.numerics, outcomes={name: plain(outcomes[name]) for name in COLUMNS},

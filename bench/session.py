@@ -103,7 +103,7 @@ def _spec(
     made = {str(target): kind(own.get(str(target), resolved)) for target in targets}
     return MethodSpec(
         name, label, kind.version, resolved.model_dump(mode="json"), kind.card, all(one.row_wise for one in made.values()),
-        tuned={key: value.model_dump(mode="json") for key, value in own.items()}, budget=dict(tuned.budget) if tuned else None,
+        continues=kind.continues(), tuned={key: value.model_dump(mode="json") for key, value in own.items()}, budget=dict(tuned.budget) if tuned else None,
         paths=tuple(key for key, field in kind.Config.model_fields.items() if field.annotation == Path | None),
         inputs={str(target): made[str(target)].inputs(inputs, target.concepts) for target in targets
                 if all(concept.kind in kind.card.supports for concept in target.concepts)},
@@ -130,7 +130,7 @@ def prepare(
 
     def plan_with(numerics: Mapping[str, Any]) -> Plan:
         identity = Identity(model.digest, scorer.digests, protocol, suite.codec, numerics, config.fit_seed)
-        return make_plan(suite, specs, targets, preset, identity)
+        return make_plan(suite, specs, targets, preset, identity, bool(config.sequential))
 
     slots = 2 * config.batch_size if config.batch_size else None
     asked = {"dtype": None if dtype == "auto" else dtype, "compiled": None if compile_ == "auto" else compile_ == "yes", "slots": slots}

@@ -32,7 +32,7 @@ _FOLDERS = ("units", "erasures", "cost", "failures", "records")
 _FILES = ("config.json", "plan.json")
 _CONFIG_KEYS = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "numerics", "protocol")
 # What may differ between commands that share a folder: methods and pictures kept. All else decides what is compared.
-_FIXED = ("suite", "preset", "targets", "seeds", "steps", "scheduler", "fit_seed")
+_FIXED = ("suite", "preset", "targets", "seeds", "steps", "scheduler", "fit_seed", "sequential")
 
 
 class Failure(NamedTuple):
@@ -123,7 +123,7 @@ class Store:
         if not kept and resume == "only-cache":
             raise BenchError(f"{self.folder} holds no run to make tables of: choose another --out, or another --resume.")
         for name in _FIXED if kept else ():
-            if kept.get(name) != config[name]:
+            if kept.get(name, config[name]) != config[name]:
                 both = f"{_brief(kept.get(name))} there, {_brief(config[name])} here"
                 raise BenchError(f"{self.folder} holds a run with other {name.replace('_', ' ')} ({both}): choose another --out.")
 

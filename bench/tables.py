@@ -10,6 +10,7 @@ from bench.files import write_atomic
 from bench.grid import draw_grid
 from bench.leaderboard.build import build
 from bench.leaderboard.export import write_all
+from bench.leaderboard.sequence import sequence, to_markdown
 from bench.leaderboard.table import Leaderboard
 from bench.registry import suite as find_suite
 from bench.store import Store
@@ -26,6 +27,11 @@ def write_tables(leaderboard: Leaderboard, store: Store, folder: Path) -> None:
     """Every file that is made of records and units."""
     write_all(leaderboard, folder)
     draw_grid(store, folder)
+    order = store.config().get("sequential")
+    if order:
+        table = sequence(store.records(), order, find_suite(store.config()["suite"]).rules)
+        write_atomic(folder / "sequential.csv", table.to_csv(index=False, lineterminator="\n").encode())
+        write_atomic(folder / "sequential.md", to_markdown(table, order).encode())
 
 
 def leaderboard_of(store: Store) -> Leaderboard:
@@ -42,6 +48,6 @@ def leaderboard_of(store: Store) -> Leaderboard:
 
 def publish(store: Store, folder: Path) -> None:
     """Copy what is small and citable out of a run: tables, records, picture."""
-    for pattern in ("*.csv", "leaderboard.*", "citations.bib", "grid.png", "records/*.json"):
+    for pattern in ("*.csv", "leaderboard.*", "sequential.md", "citations.bib", "grid.png", "records/*.json"):
         for path in sorted(store.folder.glob(pattern)):
             write_atomic(folder / path.relative_to(store.folder), path.read_bytes())

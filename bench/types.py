@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +62,11 @@ class Target:
 
     def __str__(self) -> str:
         return "+".join(map(str, self.concepts))
+
+    @classmethod
+    def of(cls, concepts: Iterable[Concept]) -> Target:
+        """Of concepts in any order."""
+        return cls(tuple(sorted(set(concepts), reverse=True)))
 
     @property
     def kind(self) -> Kind | Literal["mixed"]:

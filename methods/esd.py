@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -75,12 +75,20 @@ class ESD(UnlearningMethod):
 
     def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
         """Several concepts share the iterations, each with its own trajectories."""
+        return self._train(context, concepts, {})
+
+    def fit_after(self, context: FitContext, start: Erasure, concepts: Sequence[Concept]) -> Erasure:
+        """Train the erased weights on further concepts; the frozen predictions stay those of the unedited model."""
+        return self._train(context, concepts, start.weights.values if start.weights else {})
+
+    def _train(self, context: FitContext, concepts: Sequence[Concept], start: Mapping[str, Tensor]) -> Erasure:
         unet, config = context.model.unet, self.config
         generator = torch.Generator().manual_seed(context.seed)
         banks = [self._bank(context, context.texts(concept).target, generator) for concept in concepts]
         bank = Bank(*(torch.cat(parts) for parts in zip(*banks, strict=True)))
         own = dict(unet.named_parameters())
-        weights = {name: own[name].detach().clone().requires_grad_() for name in trained_names(unet, config.train_method)}
+        names = trained_names(unet, config.train_method)
+        weights = {name: start.get(f"unet.{name}", own[name]).detach().clone().requires_grad_() for name in names}
         optimiser = torch.optim.Adam(weights.values(), lr=config.learning_rate)
         losses = []
         for iteration in range(config.iterations):

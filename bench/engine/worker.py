@@ -222,10 +222,14 @@ class Worker:
 
         if fit.target:
             self.say(f"{fit.name}: fitting")
+        start = self.erasure(fit.before) if fit.before else None
+        known = fit.before.target.concepts if fit.before and fit.before.target else ()
+        new = [concept for concept in concepts if concept not in known]
         context = fit_context(self.suite, self.preset, self.model, self.sampler.dtype, self.sampler.slots, self.fit_seed, progress)
         with PeakMemory(self.model.device) as memory:
             began = time.perf_counter()
-            erasure = kind(kind.Config.model_validate(dict(fit.spec.config_for(fit.target)))).fit(context, concepts)
+            made = kind(kind.Config.model_validate(dict(fit.spec.config_for(fit.target))))
+            erasure = made.fit(context, concepts) if start is None else made.fit_after(context, start, new)
             seconds = time.perf_counter() - began
         own = pack(erasure)
         size = len(own.tensors) / 1e6
