@@ -8,6 +8,7 @@ from bench.diffusion.text import PlainText as PlainText
 from bench.errors import BenchError as BenchError
 from bench.files import sha256_file as sha256_file
 from bench.files import sha256_text as sha256_text
+from bench.files import tree_digest as tree_digest
 from bench.files import write_atomic as write_atomic
 from bench.interfaces import ActivationEdit as ActivationEdit
 from bench.interfaces import ClassifierOutput as ClassifierOutput

@@ -54,6 +54,7 @@ TuningRows = Annotated[Tuning, typer.Option("--tuning", help="Rows of tuned meth
 def _config(
     suite: str, methods: str, concepts: str | None, preset: str, seeds: int | None, steps: int | None, settings: list[str] | None,
     batch_size: int | None, scheduler: str, images: Images = "sample", tuning: Tuning = "both", sequential: str | None = None,
+    examine: str | None = None,
 ) -> RunConfig:  # fmt: skip
     found = registry.suite(suite)
     if preset not in found.presets:
@@ -78,7 +79,7 @@ def _config(
     return RunConfig(
         suite=found.key, preset=preset, methods=names, settings=parse_settings(settings or (), bare), targets=tuple(map(str, targets)),
         seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images, tuning=tuning,
-        scheduler=scheduler, sequential=order,
+        scheduler=scheduler, sequential=order, examine=tuple(filter(None, (examine or "").split(","))),
     )  # fmt: skip
 
 
@@ -98,6 +99,8 @@ def run(
     ray_address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster, or auto. Default: this machine alone.")] = None,
     assets: AssetFolder = None, files: AssetFiles = None,
     sequential: Annotated[str | None, typer.Option(help="A,B,C: remove A, then B too, then C too, and see what comes back.")] = None,
+    examine: Annotated[str | None, typer.Option(help="Also find out about each picture: clip-score; qwen2-vl, whether it is broken, or "
+                                                     "path/to/judge.py:function, a judge of your own. Comma-separated.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Begin also what is expected to take longer than half a day.")] = False,
 ) -> None:  # fmt: skip
     """Remove each concept with each method, sample, score, and print the table. The same command again continues.
@@ -108,7 +111,7 @@ def run(
     Examples: `python -m bench run` · `python -m bench run --methods uce,esd --concepts neon,fish --seeds 3` ·
     `python -m bench run --methods uce --set uce.tokens=last`
     """
-    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning, sequential)
+    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning, sequential, examine)
     place = folder or Path("results") / "runs" / _run_name(config)
     from bench.engine.job import Job
     from bench.engine.stopping import Stopped, stopping

@@ -42,6 +42,7 @@ class RunConfig(BaseModel):
     tuning: Tuning = Field("both", description="Rows of methods that the suite has tuned values for.")
     scheduler: str = Field("ddim", description="Of another one, pictures are of another protocol.")
     fit_seed: int = 0
+    examine: tuple[str, ...] = Field((), description="What else is found out about each picture (`bench.examiners`).")
     sequential: tuple[str, ...] = Field((), description="Concepts that are removed one after the other; targets are the sets so far.")
 
 

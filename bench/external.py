@@ -23,7 +23,7 @@ from bench.codec import decode, encode
 from bench.distances import distances_of, reference_sets
 from bench.errors import BenchError
 from bench.plan import BASE, REQUESTS_PER_BUNDLE
-from bench.records import COLUMNS, plain
+from bench.records import BROKEN, COLUMNS, plain
 from bench.scoring import FEATURES, Scorer, Verdict
 from bench.store import Store
 from bench.suites.suite import Preset, Suite
@@ -130,7 +130,8 @@ def _chunk(
         return known
     verdicts: list[Verdict | None] = [None] * len(requests)
     for places, pixels in _by_size(data, scorer).items():
-        for place, verdict in zip(places, scorer.judge_files(torch.from_numpy(pixels), [None] * len(places)), strict=True):
+        prompts = [requests[place].prompt for place in places]
+        for place, verdict in zip(places, scorer.judge_files(torch.from_numpy(pixels), [None] * len(places), prompts), strict=True):
             verdicts[place] = verdict
     frame = scorer.outcomes(requests, verdicts, [False] * len(requests))
     store.write_unit(unit, frame, PLAN, "none")
@@ -169,13 +170,15 @@ def record_of(
         key: value for name, frame in scored.items() for key, value in distances_of(suite, preset, targets, frame, reference, name).items()
     }
     outcomes = pd.concat(
-        [frame[[name for name in frame if not name.startswith(FEATURES)]].assign(target=name, far=None, first_edit=None)
+        [frame[[name for name in frame if not name.startswith(FEATURES)]].assign(target=name, first_edit=None)
          for name, frame in scored.items()], ignore_index=True,
     )  # fmt: skip
+    outcomes["far"] = outcomes.get(BROKEN)
+    columns = [*COLUMNS, *(one.column for one in scorer.examiners if one.column != BROKEN)]
     missing = sum(len(one.missing) for one in found)
     return Record(
         method=method, label=method, version=0, config={}, card=Card(f"{method}, sampled elsewhere", "", "", KINDS, method == BASE),
-        protocol=protocol, numerics={"sampled": "elsewhere"}, outcomes={name: plain(outcomes[name]) for name in COLUMNS},
+        protocol=protocol, numerics={"sampled": "elsewhere"}, outcomes={name: plain(outcomes[name]) for name in columns},
         distances=distances,
         provenance={
             "plan": PLAN, "external": True, "judges": scorer.digests, "missing_pictures": missing,

@@ -25,6 +25,12 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def tree_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files below a folder, hidden ones left out."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not any(part.startswith(".") for part in path.parts[-2:]))
+    return sha256_text("".join(f"{path.relative_to(folder)} {sha256_file(path)}\n" for path in files))
+
+
 _SEAL = re.compile(r'\{"sha256": "([0-9a-f]{64})",?')
 
 

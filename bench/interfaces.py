@@ -255,6 +255,18 @@ class Classifier(Protocol):
 
 
 @runtime_checkable
+class Examiner(Protocol):
+    """What gives a number for a picture, stored in its `column`: "clip", or "artifact" (1 for a broken picture, 0 for a whole one)."""
+
+    column: str
+    digest: str
+    batch: int
+
+    def examine(self, pixels: torch.Tensor, prompts: Sequence[str]) -> Sequence[float]:
+        """uint8 [n, H, W, 3] of the CPU and the prompts that were asked for → n numbers."""
+
+
+@runtime_checkable
 class FeatureNetwork(Protocol):
     """A network whose features distances between sets of pictures are measured in."""
 

@@ -28,6 +28,8 @@ COLUMNS = ("target", "style", "object", "seed", "style_pred", "object_pred", "fa
 _READ = ("request", "style", "object", "seed", "style_pred", "object_pred", "first_edit", "slots")
 ARTIFACT = "artifact"
 """The network that tells artifacts."""
+BROKEN = "artifact"
+"""The column of an examiner that tells them instead."""
 
 
 class DamagedUnitsError(BenchError):
@@ -58,10 +60,11 @@ def make_records(session: Session, store: Store, failed: Mapping[str, str]) -> l
         seen: list[pd.DataFrame] = []
         distances: dict[str, dict[str, float | int | None]] = {}
         for target, own in units[label].items():
-            frame = _with_far(_read(store, own, target, list(session.scorer.networks), damaged), artifacts)
+            frame = _with_far(_read(store, own, target, session, damaged), artifacts)
             distances |= distances_of(session.suite, session.preset, session.targets, frame, reference, target)
             seen.append(frame[[name for name in frame if not name.startswith(FEATURES)]])
-        outcomes = pd.concat(seen, ignore_index=True) if seen else pd.DataFrame(columns=[*COLUMNS, "request"])
+        others = [one.column for one in session.scorer.examiners]
+        outcomes = pd.concat(seen, ignore_index=True) if seen else pd.DataFrame(columns=[*COLUMNS, *others, "request"])
         found.append(_record(session, spec, outcomes, distances, costs.get(label, {}), failed, provenance))
     if damaged:
         raise DamagedUnitsError(damaged)
@@ -78,7 +81,9 @@ def _artifact_reference(session: Session) -> ArtifactReference | None:
 
 
 def _with_far(outcomes: pd.DataFrame, reference: ArtifactReference | None) -> pd.DataFrame:
-    """A column `far`: whether each picture is far from every class, null without a reference."""
+    """A column `far`: whether each picture is far from every class, or an examiner calls it broken; null without either."""
+    if BROKEN in outcomes:
+        return outcomes.assign(far=outcomes[BROKEN].astype(object))
     column = f"{FEATURES}{ARTIFACT}"
     if reference is None or outcomes[column].isna().all():
         return outcomes.assign(far=None)
@@ -87,10 +92,11 @@ def _with_far(outcomes: pd.DataFrame, reference: ArtifactReference | None) -> pd
     return outcomes.assign(far=far.reindex(outcomes.index))
 
 
-def _read(store: Store, units: Sequence[Unit], target: str, networks: Sequence[str], damaged: set[str]) -> pd.DataFrame:
+def _read(store: Store, units: Sequence[Unit], target: str, session: Session, damaged: set[str]) -> pd.DataFrame:
     """Outcomes of units; those that cannot be read are added to `damaged`."""
     digests = {fit: stored_digest(store.folder / "erasures" / fit) for fit in {unit.fit.id for unit in units}}
-    columns = (*_READ, *(f"{FEATURES}{name}" for name in networks))
+    more = (one.column for one in session.scorer.examiners)
+    columns = (*_READ, *(f"{FEATURES}{name}" for name in session.scorer.networks), *more)
     frames = {unit.id: store.read_unit(unit.id, columns, digests[unit.fit.id]) for unit in units}
     damaged.update(id_ for id_, frame in frames.items() if frame is None)
     whole = [frame.assign(target=target) for frame in frames.values() if frame is not None]
@@ -106,12 +112,13 @@ def _record(
     configs = {str(target): dict(spec.config_for(target)) for target in session.targets}
     tuning = {"budget": dict(spec.budget), "configs": configs} if spec.budget else None
     inputs = {target: dict(own) for target, own in spec.inputs.items() if own}
+    columns = [*COLUMNS, *(one.column for one in session.scorer.examiners if one.column != BROKEN)]
     provenance = {**provenance, "other_slots": _other_slots(session, outcomes)}
     if session.config.sequential:
         provenance["sequential"] = "continued from the last erasure" if spec.continues else "fitted again on all"
     return Record(
         method=spec.name, label=spec.label, version=spec.version, config=dict(spec.config), card=spec.card, protocol=session.protocol,
-        numerics=session.numerics, outcomes={name: plain(outcomes[name]) for name in COLUMNS},
+        numerics=session.numerics, outcomes={name: plain(outcomes[name]) for name in columns},
         distances=distances, cost=cost, missing=missing, provenance=provenance,
         tuning=tuning, inputs=inputs, detection=detection(outcomes, session.targets),
     )  # fmt: skip

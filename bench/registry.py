@@ -18,6 +18,7 @@ from bench.errors import BenchError, unknown
 CLASSIFIERS = {
     "two-head": "classifiers.two_head", "unlearncanvas": "classifiers.unlearncanvas",
     "inception-torchvision": "classifiers.inception_torchvision", "inception-clean-fid": "classifiers.inception_clean_fid",
+    "clip-score": "classifiers.clip_score", "qwen2-vl": "classifiers.qwen2_vl",
 }  # fmt: skip
 SUITES = {"minicanvas": "bench.suites.minicanvas", "unlearncanvas": "bench.suites.unlearncanvas"}
 ATTACKS: dict[str, str] = {}

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from bench.codec import Codec, through
 from bench.config import Images
-from bench.interfaces import Classifier, ClassifierOutput, FeatureNetwork
+from bench.examiners import load_examiners
+from bench.interfaces import Classifier, ClassifierOutput, Examiner, FeatureNetwork
 from bench.registry import CLASSIFIERS, load_object
 from bench.suites.suite import JudgeFiles, JudgeRole, Suite
 from bench.types import GenerationRequest, Target
@@ -62,6 +63,17 @@ def _in_batches(call: Callable[[Tensor], Sequence[Tensor]], pixels: Tensor, batc
     return [torch.cat(values) for values in zip(*parts, strict=True)]
 
 
+@torch.no_grad()
+def _examined(examiner: Examiner, pixels: Tensor, prompts: Sequence[str]) -> list[float]:
+    """In batches of one size, as `_in_batches`."""
+    found: list[float] = []
+    for start in range(0, len(pixels), examiner.batch):
+        part, own = pixels[start : start + examiner.batch], list(prompts[start : start + examiner.batch])
+        short = examiner.batch - len(part)
+        found += examiner.examine(torch.cat([part, part[-1:].expand(short, -1, -1, -1)]), own + own[-1:] * short)[: len(part)]
+    return found
+
+
 class Verdict(NamedTuple):
     """What is stored of a picture; logits float32, in the order of the judge's classes."""
 
@@ -69,6 +81,8 @@ class Verdict(NamedTuple):
     object: np.ndarray[Any, Any]
     features: Mapping[str, np.ndarray[Any, Any]]
     """By network."""
+    more: Mapping[str, float]
+    """By the column of each examiner."""
     sha256: str
     """Of the pixels that were judged."""
     picture: bytes | None
@@ -82,29 +96,34 @@ class Scorer:
     evaluation: Classifier
     networks: Mapping[str, FeatureNetwork]
     codec: Codec
+    examiners: Sequence[Examiner] = ()
 
     @classmethod
-    def load(cls, suite: Suite, device: torch.device) -> Scorer:
-        """Those of a suite."""
-        return cls(load_judge(suite, "evaluation", device), load_networks(suite, device), suite.codec)
+    def load(cls, suite: Suite, device: torch.device, examiners: Sequence[str] = ()) -> Scorer:
+        """Those of a suite, and what else is asked for (`bench.examiners`)."""
+        others = load_examiners(examiners, suite, device) if examiners else ()
+        return cls(load_judge(suite, "evaluation", device), load_networks(suite, device), suite.codec, others)
 
     @property
     def digests(self) -> dict[str, str]:
         """For the identity of units."""
-        return {"evaluation": self.evaluation.digest, **{name: network.digest for name, network in self.networks.items()}}
+        networks = {name: network.digest for name, network in self.networks.items()}
+        return {"evaluation": self.evaluation.digest, **networks, **{one.column: one.digest for one in self.examiners}}
 
-    def judge(self, pixels: Tensor, keep: Sequence[bool]) -> list[Verdict]:
+    def judge(self, pixels: Tensor, keep: Sequence[bool], prompts: Sequence[str]) -> list[Verdict]:
         """All that is stored of each picture of uint8 [n, H, W, 3], judged as the codec leaves it; the bytes of those in `keep`."""
         arrays, files = through(pixels.numpy(), self.codec, list(keep))
-        return self.judge_files(torch.from_numpy(arrays), files)
+        return self.judge_files(torch.from_numpy(arrays), files, prompts)
 
-    def judge_files(self, pixels: Tensor, files: Sequence[bytes | None]) -> list[Verdict]:
+    def judge_files(self, pixels: Tensor, files: Sequence[bytes | None], prompts: Sequence[str]) -> list[Verdict]:
         """The same of pictures that have been through the codec; `files` are kept beside."""
         verdicts = judge_all(self.evaluation, pixels)
         columns = {name: features_of(network, pixels) for name, network in self.networks.items()}
         features = [{name: column[i] for name, column in columns.items()} for i in range(len(pixels))]
         digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in pixels.numpy()]
-        return list(map(Verdict, verdicts.style.numpy(), verdicts.object.numpy(), features, digests, files))
+        said = [_examined(one, pixels, prompts) for one in self.examiners]
+        more = [{one.column: values[i] for one, values in zip(self.examiners, said, strict=True)} for i in range(len(pixels))]
+        return list(map(Verdict, verdicts.style.numpy(), verdicts.object.numpy(), features, more, digests, files))
 
     def outcomes(self, requests: Sequence[GenerationRequest], verdicts: Sequence[Verdict | None], keep: Sequence[bool]) -> pd.DataFrame:
         """One row per picture, in order, null where there is no verdict; without the bytes of those not in `keep`."""
@@ -120,6 +139,7 @@ class Scorer:
             "style_logits": [v.style if v else None for v in verdicts],
             "object_logits": [v.object if v else None for v in verdicts],
             **{f"{FEATURES}{name}": [v.features[name] if v else None for v in verdicts] for name in self.networks},
+            **{one.column: [v.more[one.column] if v else None for v in verdicts] for one in self.examiners},
             "sha256": [v.sha256 if v else None for v in verdicts],
             "picture": [v.picture if v and kept else None for v, kept in zip(verdicts, keep, strict=True)],
         })  # fmt: skip

@@ -103,7 +103,7 @@ def _spec(
     made = {str(target): kind(own.get(str(target), resolved)) for target in targets}
     return MethodSpec(
         name, label, kind.version, resolved.model_dump(mode="json"), kind.card, all(one.row_wise for one in made.values()),
-        continues=kind.continues(), tuned={key: value.model_dump(mode="json") for key, value in own.items()}, budget=dict(tuned.budget) if tuned else None,
+        kind.continues(), {key: value.model_dump(mode="json") for key, value in own.items()}, dict(tuned.budget) if tuned else None,
         paths=tuple(key for key, field in kind.Config.model_fields.items() if field.annotation == Path | None),
         inputs={str(target): made[str(target)].inputs(inputs, target.concepts) for target in targets
                 if all(concept.kind in kind.card.supports for concept in target.concepts)},
@@ -125,7 +125,7 @@ def prepare(
     targets = parse_targets(",".join(config.targets), suite)
     specs = method_specs(config, suite)
     where = pick_device(device)
-    model, scorer = load_model(suite.model_folder(), where), Scorer.load(suite, where)
+    model, scorer = load_model(suite.model_folder(), where), Scorer.load(suite, where, config.examine)
     protocol = suite.protocol(config.preset, preset)
 
     def plan_with(numerics: Mapping[str, Any]) -> Plan:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import timm
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bench.suites.minicanvas import SUITE
 from bench.suites.unlearncanvas.vocabulary import OBJECTS, THEMES
@@ -177,6 +179,29 @@ def class_params(path: Path, values: Mapping[str, tuple[float, float]]) -> Path:
     return path
 
 
+def clip(folder: Path) -> Path:
+    """A CLIP model with the tiny vocabulary of minicanvas."""
+    torch.manual_seed(0)
+    tokenizer = parts()["tokenizer"]
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "max_position_embeddings": tokenizer.model_max_length, "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
 def images(folder: Path, cells: Mapping[tuple[str, str], int]) -> Path:
     """`Style/Object/1.jpg` … of random pixels, so many a cell."""
     rng = np.random.default_rng(0)
@@ -185,6 +210,49 @@ def images(folder: Path, cells: Mapping[tuple[str, str], int]) -> Path:
         for number in range(1, count + 1):
             Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / theme / obj / f"{number}.jpg")
     return folder
+
+
+def parquet(folder: Path, images: Path) -> Path:
+    """As on the Hub: columns image and text alone, captions as in training."""
+    folder.mkdir(parents=True)
+    rows = [
+        {"image": {"bytes": path.read_bytes(), "path": path.name}, "text": f"A {path.parent.name} image in {_caption(path)} style."}
+        for path in sorted(images.rglob("*.jpg"))
+    ]  # fmt: skip
+    half = len(rows) // 2
+    for number, part in enumerate((rows[:half], rows[half:])):
+        pq.write_table(pa.Table.from_pylist(part), folder / f"train-{number:05}-of-00002.parquet")
+    return folder
+
+
+def _caption(path: Path) -> str:
+    theme = path.parents[1].name
+    return "Photo" if theme == "Seed_Images" else theme.replace("_", " ")
+
+
+class _Layers(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 2048, 32, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).relu().mean(3).mean(2)
+
+
+class _Script(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = _Layers()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def inception(path: Path) -> Path:
+    """TorchScript with the attribute that clean-fid takes of the published file."""
+    torch.manual_seed(0)
+    torch.jit.save(torch.jit.script(_Script().eval()), path)
+    return path
 
 
 def everything(root: Path) -> Path:

@@ -150,7 +150,7 @@ class Worker:
                     self.warn(f"{desk.names(done.rows)}: {name} is no picture, its latent was not finite after step {done.step + 1}")
                     desk.deliver(key, None)
                 else:
-                    finisher.add(key, done.latent, desk.keeps(done.rows))
+                    finisher.add(key, done.latent, desk.keeps(done.rows), rows[key].request.prompt)
                 self.advance(len(done.rows))
 
     def _write(self, slots: int, unit: Unit, frame: pd.DataFrame) -> None:

@@ -20,8 +20,9 @@ from bench.metrics.unlearning import CELL, METRICS, NONE
 from bench.types import Floors, MetricRules, Record, Target, content_hash
 
 OUTCOMES = ["target", *CELL, "style_pred", "object_pred"]
-FAR = "far"
-"""A column of outcomes that older records lack."""
+FAR, CLIP = "far", "clip"
+"""Columns of outcomes that not all records have."""
+CLIP_NAMES = ("clip_target", "clip_retained", "clip_all")
 
 
 def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Leaderboard:
@@ -38,7 +39,7 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     entries = {key: _entry(key, record, wanted, per_target, means) for key, record in by_key.items()}
     footnotes = footnotes_of(entries, per_target, kinds)
     rows = _rows(entries, kinds, footnotes)
-    far = any(value is not None for frame in frames.values() for value in frame[FAR])
+    far, clip = (any(value is not None for frame in frames.values() for value in frame[name]) for name in (FAR, CLIP))
     distances = {key for record in records for own in record.distances.values() for key in own}
     made_from = {"records": sorted(row.record for row in rows), "rules": asdict(rules), "floors": asdict(floors)}
     return Leaderboard(
@@ -46,7 +47,7 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
         provenance=content_hash(made_from),
         invalid=unlearning.below_floor(frames[NONE], rules, floors),
         resampled="" if means.empty else str(means["resampled"].iloc[0]),
-        columns=tuple(column for kind in kinds for column in kind_columns(kind, far, distances)) + COST,
+        columns=tuple(column for kind in kinds for column in kind_columns(kind, far, clip, distances)) + COST,
         rows=rows,
         footnotes=tuple(text for text, _ in footnotes),
         targets=_labelled(per_target, by_key),
@@ -64,7 +65,10 @@ def _metrics(frames: Mapping[str, pd.DataFrame], rules: MetricRules) -> tuple[pd
     """What the metrics say of every method on every target, and on every kind of target."""
     per_target = unlearning.per_target(frames, rules).merge(artifacts.per_target(frames), on=["method", "target"])
     means = unlearning.aggregate(frames, rules)
-    return per_target, means if means.empty else means.merge(artifacts.aggregate(frames), on=["method", "kind"])
+    if not means.empty:
+        means = means.merge(artifacts.aggregate(frames), on=["method", "kind"])
+        means = means.merge(artifacts.aggregate(frames, CLIP, CLIP_NAMES), on=["method", "kind"])
+    return per_target, means
 
 
 def _checked(records: Sequence[Record]) -> dict[str, Record]:
@@ -94,8 +98,9 @@ def _frame(record: Record) -> pd.DataFrame:
             Target.parse(target)
         except ValueError as error:
             raise BenchError(f'The record "{record.label}" has a wrong target ({error}): make the record again.') from error
-    far = record.outcomes.get(FAR, [None] * len(record.outcomes["target"]))
-    return pd.DataFrame({name: record.outcomes[name] for name in OUTCOMES}).assign(far=pd.Series(far, dtype=object))
+    nothing = [None] * len(record.outcomes["target"])
+    more = {name: pd.Series(record.outcomes.get(name, nothing), dtype=object) for name in (FAR, CLIP)}
+    return pd.DataFrame({name: record.outcomes[name] for name in OUTCOMES}).assign(**more)
 
 
 def _digest(record: Record) -> str:
@@ -147,7 +152,7 @@ def _cells(entry: Entry, kinds: Sequence[str]) -> dict[tuple[str, str], Cell]:
     cells = {(column.table, column.key): Cell(entry.record.cost.get(column.key)) for column in COST}
     for kind in kinds:
         means = entry.means.get(kind, {})
-        for name in (*METRICS, "score", "ar_target", "ar_retained"):
+        for name in (*METRICS, "score", "ar_target", "ar_retained", "clip_target", "clip_retained"):
             value, low, high = (_or_none(means.get(f"{name}{end}")) for end in ("", "_low", "_high"))
             cells[kind, name] = Cell(value, low, high, means.get(f"{name}_n"))
         parts, ar = [cells[kind, name].value for name in METRICS], _or_none(means.get("ar"))

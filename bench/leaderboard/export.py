@@ -36,6 +36,7 @@ COLUMN_NOTES = {
     "kernel": f"Kernel distances {_EVENLY}",
     "ar_target": "AR is the share of pictures, prompted with the target or retained, that are farther from every class than 95 % of the "
     "unedited model's pictures in general: compare with the ceiling's on the same prompts.",
+    "clip_retained": "CLIP is the mean fit of picture and prompt (100 times the cosine, at least 0), with the target and without.",
     "fid_unlearncanvas": "FID (UnlearnCanvas) has that code's network and resizing: it compares with its published numbers alone.",
     "kid": f"FID (clean) and KID are those of clean-fid, KID over all pictures; values {_EVENLY}",
 }

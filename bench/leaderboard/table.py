@@ -128,7 +128,7 @@ DISTANCES = {
 """By the key of a suite's `Distance`."""
 
 
-def kind_columns(kind: str, artifacts: bool, distances: Collection[str]) -> tuple[Column, ...]:
+def kind_columns(kind: str, artifacts: bool, clip: bool, distances: Collection[str]) -> tuple[Column, ...]:
     """Columns for one kind of target, with those that something was measured for.
 
     Mixed targets leave no other kind, hence no CRA and nothing made of it.
@@ -143,11 +143,16 @@ def kind_columns(kind: str, artifacts: bool, distances: Collection[str]) -> tupl
     from_artifacts = (
         share("ar_target", "AR target (%)", direction="lower"), share("ar_retained", "AR retained (%)", direction="lower")
     )  # fmt: skip
+    from_clip = (
+        Column(kind, "clip_target", "CLIP target", "100 · cosine", digits=2),
+        Column(kind, "clip_retained", "CLIP retained", "100 · cosine", "higher", digits=2),
+    )
     return (
         share("ua", "UA (%)", direction="higher"),
         share("ira", "IRA (%)", direction="higher"),
         *(from_cra if kind != "mixed" else ()),
         *(from_artifacts if artifacts else ()),
+        *(from_clip if clip else ()),
         *(column(kind, key, direction="lower") for key, column in DISTANCES.items() if key in distances),
         Column(kind, "judged", "UA pictures", "pictures"),
         Column(kind, "targets", "Targets", "targets"),

@@ -121,7 +121,7 @@ def per_target(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for (method, target), pictures in sorted(pair(outcomes).pictures.items(), key=lambda item: item[0]):
         row: dict[str, Any] = {"method": method, "target": target}
-        for name, (far, n) in zip(RATES, _tallies(pictures.assign(unit=0), Target.parse(target), units=1)[..., 0], strict=True):
+        for name, (far, n) in zip(RATES, _tallies(pictures.assign(unit=0), Target.parse(target), 1, "far")[..., 0], strict=True):
             low, high = wilson(int(far), int(n)) or (np.nan, np.nan)
             row |= {name: far / n if n else np.nan, f"{name}_low": low, f"{name}_high": high, f"{name}_n": int(n)}
         rows.append(row)
@@ -129,31 +129,33 @@ def per_target(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "target", *(f"{name}{end}" for name in RATES for end in ends)])
 
 
-def aggregate(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row per method and kind of target as in `unlearning.aggregate`: method, kind; each of `RATES`, _low, _high, _n.
+def aggregate(outcomes: Mapping[str, pd.DataFrame], column: str = "far", names: Sequence[str] = RATES) -> pd.DataFrame:
+    """One row per method and kind of target as in `unlearning.aggregate`: method, kind; each of `names`, _low, _high, _n.
 
-    Means over targets, with intervals from the same draws as those of UA, IRA and CRA.
+    The mean of a column of the outcomes over the pictures that show the target, those that do not, and all; then over targets, with
+    intervals from the same draws as those of UA, IRA and CRA.
     """
     paired = pair(outcomes)
     weights = resampling.weights(paired.units)
     rows: list[dict[str, Any]] = []
     for (method, kind), targets in paired.by_kind():
-        tallies = [_tallies(paired.pictures[method, target], Target.parse(target), paired.units) for target in targets]
+        parsed = {target: Target.parse(target) for target in targets}
+        tallies = [_tallies(paired.pictures[method, name], target, paired.units, column) for name, target in parsed.items()]
         draws = resampling.mean(np.stack([_shares(tally, weights) for tally in tallies]), axis=0)
         counts = np.sum(tallies, axis=0)[:, 1].sum(axis=1)
         row: dict[str, Any] = {"method": method, "kind": kind}
-        for name, values, n in zip(RATES, draws, counts, strict=True):
+        for name, values, n in zip(names, draws, counts, strict=True):
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), resampling.interval(values), strict=True)) | {f"{name}_n": int(n)}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _tallies(pictures: pd.DataFrame, target: Target, units: int) -> Array:
-    """Far and all pictures per resampling unit [3, 2, units], in the order of `RATES`."""
-    known = pictures.dropna(subset=["far"])
+def _tallies(pictures: pd.DataFrame, target: Target, units: int, column: str) -> Array:
+    """Sums of the column and numbers of pictures per resampling unit [3, 2, units], in the order of `RATES`."""
+    known = pictures.dropna(subset=[column])
     shown = shows(known, target)
     parts = (known[shown], known[~shown], known)
-    return np.stack([[np.bincount(p["unit"], w, minlength=units) for w in (p["far"].astype(float), np.ones(len(p)))] for p in parts])
+    return np.stack([[np.bincount(p["unit"], w, minlength=units) for w in (p[column].astype(float), np.ones(len(p)))] for p in parts])
 
 
 def _shares(tally: Array, weights: Array) -> Array:

@@ -161,7 +161,7 @@ def test_pictures_show_what_was_asked(model: DiffusionModel) -> None:
     requests = [request_of(style, obj, seed=3, steps=20) for style, obj in cells]
     pixels = model.decode(sample(model, [Row(request, PLAIN) for request in requests], torch.float32, 32).latents)
     scorer, none = Scorer.load(SUITE, torch.device("cpu")), [False] * len(requests)
-    table = scorer.outcomes(requests, scorer.judge(pixels, none), none)
+    table = scorer.outcomes(requests, scorer.judge(pixels, none, [request.prompt for request in requests]), none)
     assert (table["style"] == table["style_pred"]).mean() >= 0.95
     assert (table["object"] == table["object_pred"]).mean() >= 0.9
 

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import miniature
@@ -17,8 +18,11 @@ from commands import bench
 from PIL import Image
 from safetensors.torch import load_file
 
+from bench.errors import BenchError
 from bench.suites.unlearncanvas import PROFILES
-from bench.suites.unlearncanvas.vocabulary import OBJECTS
+from bench.suites.unlearncanvas import pictures as true_pictures
+from bench.suites.unlearncanvas.published import ASSETS
+from bench.suites.unlearncanvas.vocabulary import OBJECTS, THEMES
 from bench.types import Target
 
 RUN = ("run", "--suite", "unlearncanvas", "--preset", "smoke", "--dtype", "float32", "--batch-size", "8", "--compile", "no")
@@ -194,3 +198,58 @@ def test_what_is_missing_is_named_with_the_command(tmp_path: Path) -> None:
     code, _, told = run(tmp_path, "--asset", "model=/no/such/place", cwd=tmp_path)
     assert code == 2
     assert "there is no such file or folder" in told
+
+
+JUDGE = """
+def broken(pixels, prompts):
+    assert pixels.dtype.name == "uint8" and len(pixels) == len(prompts)
+    return ["Dogs" in prompt for prompt in prompts]
+"""
+
+
+def test_distances_clip_score_and_a_judge_of_one_s_own(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    miniature.images(tmp_path / "images", {(theme, obj): 1 for theme in THEMES for obj in OBJECTS})
+    miniature.inception(tmp_path / "inception-2015-12-05.pt")
+    miniature.clip(tmp_path / "clip")
+    (tmp_path / "judge.py").write_text(JUDGE)
+    monkeypatch.setattr(true_pictures, "PER_CELL", 1)
+    named = {"images": "images", "inception-clean-fid": "inception-2015-12-05.pt", "clip": "clip"}
+    own = [part for name, place in named.items() for part in ("--asset", f"{name}={tmp_path / place}")]
+    refused = run(assets, "--methods", "uce", *own, cwd=tmp_path)
+    assert refused[0] == 2
+    assert "is not the published file" in refused[2], "TorchScript is a program: only the published one is run"
+    monkeypatch.setitem(ASSETS, "inception-clean-fid", replace(ASSETS["inception-clean-fid"], sha256={}))
+    code, said, told = run(assets, "--methods", "uce", *own, "--examine", "clip-score,judge.py:broken", cwd=tmp_path)
+    assert code == 0, told
+    table = pd.read_csv(tmp_path / "run" / "leaderboard.csv").set_index(["label", "column"])["value"]
+    assert table["uce", "ar_target"] == 1.0
+    assert table["uce", "ar_retained"] == 0.0
+    assert table["uce", "clip_retained"] >= 0
+    assert np.isfinite(table["uce", "kid"])
+    assert np.isnan(table["uce", "fid"]), "of so few pictures there is none"
+    assert "FID (clean) and KID are those of clean-fid" in said
+    record = json.loads((tmp_path / "run" / "records" / "uce.json").read_text())
+    assert record["provenance"]["judges"].keys() == {"evaluation", "inception-clean-fid", "clip", "artifact"}
+    for examine, message in (
+        ("judge.py:nothing", "cannot be used"), ("clip-scores", 'did you mean "clip-score"'),
+        ("judge.py:broken,judge.py:broken", "two of them say the same"),
+    ):  # fmt: skip
+        code, _, told = run(assets, "--methods", "uce", *own, "--examine", examine, cwd=tmp_path)
+        assert code == 2
+        assert message in told
+
+
+def test_the_hub_s_parquet_serves_too(tmp_path: Path) -> None:
+    cells = [(theme, obj) for theme in ("Artist_Sketch", "Sketch", "Seed_Images") for obj in OBJECTS]
+    folder = miniature.images(tmp_path / "images", dict.fromkeys(cells, 6))
+    miniature.parquet(tmp_path / "parquet", folder)
+    themes = ("Artist_Sketch", "Sketch", "Seed_Images")
+    read = {place: list(true_pictures.true_pictures(tmp_path / place, themes)) for place in ("images", "parquet")}
+    for found in read.values():
+        counts = pd.Series([cell for cells, _ in found for cell in cells]).value_counts()
+        assert set(counts) == {5}
+        assert len(counts) == 60
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(*read.values(), strict=True))
+    (folder / "Sketch" / "Cats" / "3.jpg").unlink()
+    with pytest.raises(BenchError, match=r"Sketch/Cats/3\.jpg cannot be read"):
+        list(true_pictures.true_pictures(folder, themes))

@@ -56,6 +56,14 @@ ASSETS = {
             *(f"sd_prompt_{obj}.txt" for obj in OBJECTS), needed_for="latents chosen as published; else from the project's own sentences",
         ),
         _asset(
+            "clip", "CLIP ViT-L/14", Source(hub="openai/clip-vit-large-patch14", patterns=("*.json", "*.txt", "*.safetensors")), "MIT",
+            "1.7 GB", "clip", "config.json", "*processor_config.json", "*.safetensors", needed_for="--examine clip-score",
+        ),
+        _asset(
+            "qwen2-vl", "Qwen2-VL 7B Instruct", Source(hub="Qwen/Qwen2-VL-7B-Instruct"), "Apache-2.0", "16.6 GB", "qwen2-vl",
+            "config.json", "*processor_config.json", "*.safetensors", needed_for="--examine qwen2-vl",
+        ),
+        _asset(
             "images", "the pictures of UnlearnCanvas, as folders Style/Object/1.jpg … 20.jpg or as the Hub's Parquet files",
             Source(hub="datasets/OPTML-Group/UnlearnCanvas", patterns=("*.parquet", "**/*.parquet")), "MIT", "about 76 GB", "images",
             "*", needed_for="FID and KID", many=True,

@@ -42,7 +42,7 @@ def check(weights: Path, device: torch.device, say: Callable[[str], None]) -> di
 
     pixels = model.decode(sample(model, [Row(request, erasure) for request in requests], dtype, SLOTS, advance).latents)
     none = [False] * len(requests)
-    outcomes = scorer.outcomes(requests, scorer.judge(pixels, none), none)
+    outcomes = scorer.outcomes(requests, scorer.judge(pixels, none, [request.prompt for request in requests]), none)
     found: dict[str, Any] = {"pictures": len(requests), "numerics": describe(Sampler(model, dtype, SLOTS))}
     passed = True
     for kind in KINDS:
