@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -24,6 +24,9 @@ def tune(
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset quick's.")] = None,
     device: Device = "auto", dtype: DType = "auto", batch_size: BatchSize = BATCH_SIZE,
     path: Annotated[Path | None, typer.Option("--out", help="A TOML file. Default: where the suite reads METHOD's.")] = None,
+    grid: Annotated[Literal["own", "published"], typer.Option(help="Settings of the project, or those that the authors tried.")] = "own",
+    judge: Annotated[Literal["tuning", "evaluation"], typer.Option(help="Who chooses. The evaluation's own judge flatters the row, which "
+                                                                        "says so; some suites have no other.")] = "tuning",
     again: Annotated[bool, typer.Option("--again", help="Start the file anew, all of its concepts.")] = False,
     assets: AssetFolder = None, files: AssetFiles = None,
 ) -> None:  # fmt: skip
@@ -32,7 +35,8 @@ def tune(
     Judge, noise and prompts are the tuning's own; the objective is the score that ranks. `run` then has two rows of the method,
     tuned and untuned. The same command again continues with the concepts that the file lacks.
 
-    Example: `python -m bench tune sld --concepts neon,fish`
+    Examples: `python -m bench tune sld --concepts neon,fish` · as SAeUron's authors did: `python -m bench tune saeuron --suite
+    unlearncanvas@saeuron --concepts objects --grid published --judge evaluation --settings 22 --pictures 20580`
     """
     found, known = registry.suite(suite), registry.methods()
     if name not in known:
@@ -51,7 +55,7 @@ def tune(
 
         kept = {} if again else read(place)
         budget = Budget(settings, pictures)
-        tuner = prepare(found, name, budget, steps or found.presets["quick"].steps, device, dtype, batch_size, kept)
+        tuner = prepare(found, name, budget, steps or found.presets["quick"].steps, device, dtype, batch_size, kept, grid, judge)
     err.print(f"{name}: {len(tuner.settings)} settings, {tuner.pictures} pictures a concept", highlight=False)
     with progress_bar() as progress:
         chosen = [target.concepts[0] for target in targets]

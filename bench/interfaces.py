@@ -202,6 +202,8 @@ class UnlearningMethod(ABC):
     """The part classes that its erasures use, so that saved ones can be read back."""
     tuning: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     """What `python -m bench tune` tries: parameter → values, texts, numbers or truth values. Every combination is a setting."""
+    published_tuning: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """What its authors tried, the same way."""
 
     def __init__(self, config: MethodConfig | None = None) -> None:
         self.config: Any = config if config is not None else self.Config()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.errors import CannotWriteError
 from bench.files import sealed_json, unsealed, write_atomic
 
 _INDEX = "erasure.json"
@@ -57,8 +58,11 @@ def exists(folder: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Make room for another: what is left of a folder without its index is nothing."""
-    (folder / _INDEX).unlink(missing_ok=True)
+    """Make room for another: what is left of a folder without its index is nothing. CannotWriteError where that cannot be."""
+    try:
+        (folder / _INDEX).unlink(missing_ok=True)
+    except OSError as error:
+        raise CannotWriteError(f"{folder} cannot be removed ({error.strerror}): look to the folder's permissions.") from error
 
 
 def _tensors(folder: Path, digest: str) -> Path:

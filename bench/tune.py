@@ -14,7 +14,7 @@ from functools import partial
 from itertools import product
 from math import lcm
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pandas as pd
 import torch
@@ -32,7 +32,7 @@ from bench.metrics.unlearning import ranking_score, scores
 from bench.registry import method
 from bench.scoring import judge_all, load_judge
 from bench.session import fit_context
-from bench.suites.suite import Suite
+from bench.suites.suite import JudgeRole, Suite
 from bench.tuned import check_same, inputs_digest, toml
 from bench.types import Concept, GenerationRequest, Target, canonical_json, content_hash
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from bench.engine.job import Reporter
 
 FAILED = -1.0
+GridName = Literal["own", "published"]
 FIT_SEED = 0
 
 
@@ -68,22 +69,30 @@ class Budget:
         return [(n, first * self.eta**k) for k, n in enumerate(counts)]
 
 
-def settings_of(name: str, suite: Suite, count: int) -> list[MethodConfig]:
+def settings_of(name: str, suite: Suite, count: int, grid: GridName = "own") -> list[MethodConfig]:
     """The untuned configuration and, in the order of the method's grid, at most `count` − 1 others of it.
 
-    Which others is decided by a hash of the method's name and their values. BenchError if the method has no grid.
+    Which others is decided by a hash of the method's name and their values. BenchError if the method has no such grid.
     """
     kind = method(name)
-    if not kind.tuning:
-        raise BenchError(f"{name} declares nothing to tune: run it as it is.")
+    values_of = grid_of(name, grid)
+    if not values_of:
+        raise BenchError(f"{name} declares {'nothing to tune' if grid == 'own' else 'no published grid'}: run it as it is.")
     usual = suite.method_settings.get(name, {})
     untuned = method_config(name, kind.Config, usual)
-    points = [dict(zip(kind.tuning, values, strict=True)) for values in product(*kind.tuning.values())]
-    toml({"grid": dict(kind.tuning)})  # a value that the result could not hold is told now
+    points = [dict(zip(values_of, values, strict=True)) for values in product(*values_of.values())]
+    toml({"grid": dict(values_of)})  # a value that the result could not hold is told now
     configs = {canonical_json(point): method_config(name, kind.Config, {**usual, **point}) for point in points}
     others = [point for point, config in configs.items() if config != untuned]
     chosen = set(sorted(others, key=lambda point: content_hash([name, point]))[: count - 1])
     return [cast(MethodConfig, config) for config in (untuned, *(configs[point] for point in others if point in chosen))]
+
+
+def grid_of(name: str, grid: GridName) -> Mapping[str, tuple[Any, ...]]:
+    """A method's own grid, or its authors'."""
+    kind = method(name)
+    found: Mapping[str, tuple[Any, ...]] = kind.tuning if grid == "own" else kind.published_tuning
+    return found
 
 
 def changes(config: MethodConfig, untuned: MethodConfig) -> dict[str, Any]:
@@ -140,6 +149,9 @@ class Tuner:
     steps: int
     dtype: torch.dtype
     slots: int
+    grid: GridName = "own"
+    role: JudgeRole = "tuning"
+    """Whose verdicts choose."""
     unedited: dict[str, Verdict] = field(default_factory=dict)
     """What became of the requests under the base model, by their id."""
 
@@ -161,10 +173,12 @@ class Tuner:
         return {
             **asdict(self.budget), "split": "tune", "steps": self.steps, "tried": len(self.settings), "judge": self.judge.digest,
             "method_version": kind.version, "model": self.model.digest, "inputs": inputs_digest(kind(self.settings[0]), self.suite),
-            "dtype": dtype, "grid": canonical_json(dict(kind.tuning)),
+            "dtype": dtype, "grid": canonical_json(dict(grid_of(self.name, self.grid))),
+            **({"on": "evaluation"} if self.role == "evaluation" else {}),
             "untuned": canonical_json(self.settings[0].model_dump(mode="json")),
-            "command": f"python -m bench tune {self.name} --suite {self.suite.name} --settings {self.budget.settings}"
-            f" --pictures {self.budget.pictures} --steps {self.steps} --dtype {dtype} --batch-size {self.slots // 2}",
+            "command": f"python -m bench tune {self.name} --suite {self.suite.key} --settings {self.budget.settings}"
+            f" --pictures {self.budget.pictures} --steps {self.steps} --dtype {dtype} --batch-size {self.slots // 2}"
+            f"{'' if self.grid == 'own' else ' --grid published'}{'' if self.role == 'tuning' else ' --judge evaluation'}",
         }  # fmt: skip
 
     def search(self, concept: Concept, say: Callable[[str], None], advance: Callable[[int], None], log: Callable[[str], None]) -> Found:
@@ -275,18 +289,19 @@ def _frame(requests: Sequence[GenerationRequest], verdicts: Sequence[Verdict]) -
 
 
 def prepare(
-    suite: Suite, name: str, budget: Budget, steps: int, device: str, dtype: DTypeName, batch_size: int, kept: Mapping[str, Any]
-) -> Tuner:
-    """Check that there is something to tune, load the model and the tuning judge. Writes nothing.
+    suite: Suite, name: str, budget: Budget, steps: int, device: str, dtype: DTypeName, batch_size: int, kept: Mapping[str, Any],
+    grid: GridName = "own", role: JudgeRole = "tuning",
+) -> Tuner:  # fmt: skip
+    """Check that there is something to tune, load the model and the judge. Writes nothing.
 
     `kept` is the file that is continued (`bench.tuned.read`): `auto` keeps its dtype.
     """
-    settings = settings_of(name, suite, budget.settings)
+    settings = settings_of(name, suite, budget.settings, grid)
     budget.rungs(len(settings))
     where = pick_device(device)
-    model, judge, slots = load_model(suite.model_folder(), where), load_judge(suite, "tuning", where), 2 * batch_size
+    model, judge, slots = load_model(suite.model_folder(), where), load_judge(suite, role, where), 2 * batch_size
     chosen = kept.get("budget", {}).get("dtype", dtype) if dtype == "auto" else dtype
-    return Tuner(suite, name, budget, settings, model, judge, steps, pick_dtype(chosen, model, slots), slots)
+    return Tuner(suite, name, budget, settings, model, judge, steps, pick_dtype(chosen, model, slots), slots, grid, role)
 
 
 def tune(

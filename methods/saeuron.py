@@ -46,6 +46,7 @@ class SAeUron(UnlearningMethod):
     )
     Config = SAeUronConfig
     tuning = {"features": (1, 2, 4), "multiplier": (-1.0, -5.0, -20.0)}
+    published_tuning = {"percentile": (99.99, 99.995, 99.999), "multiplier": (-1.0, -5.0, -10.0, -15.0, -20.0, -25.0, -30.0)}
     parts = (SteerLatents,)
 
     def inputs(self, assets: Assets, concepts: Sequence[Concept]) -> Mapping[str, str]:

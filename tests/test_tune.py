@@ -276,6 +276,21 @@ def test_only_the_tuning_judge_is_loaded(tmp_path: Path) -> None:
     assert suite.roles == ["tuning"]
 
 
+def test_the_authors_grid_and_the_judge_that_evaluates_are_had_by_name(tmp_path: Path) -> None:
+    suite = OwnSuite(tmp_path)
+    every = settings_of("saeuron", SUITE, 22, "published")
+    assert len(every) == 22
+    assert {(one.percentile, one.multiplier) for one in every[1:]} == {
+        (percentile, float(-multiplier)) for percentile in (99.99, 99.995, 99.999) for multiplier in (1, 5, 10, 15, 20, 25, 30)
+    }
+    with pytest.raises(BenchError, match="uce declares no published grid"):
+        settings_of("uce", SUITE, 9, "published")
+    tuner = prepare(suite, "fake", BUDGET, 4, "cpu", "float32", 8, {}, role="evaluation")
+    assert suite.roles == ["evaluation"]
+    assert tuner.described()["on"] == "evaluation"
+    assert tuner.described()["command"].endswith("--judge evaluation")
+
+
 def test_a_concept_without_a_fit_is_left_out(model: DiffusionModel, judge: Classifier, tmp_path: Path) -> None:
     body, seen = search(tuner_of(model, judge, "hopeless"), tmp_path / "x.toml", NEON)
     assert not body["concepts"]

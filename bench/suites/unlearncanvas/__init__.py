@@ -115,7 +115,8 @@ class UnlearnCanvas(Suite):
     def judge(self, role: JudgeRole) -> JudgeFiles:
         """See `Suite.judge`: the published classifiers evaluate; there are no others."""
         if role != "evaluation":
-            raise BenchError(f"{self.key} publishes no {role} classifier: its only ones evaluate.")
+            more = ": --judge evaluation tunes on those, and the row says so" if role == "tuning" else ""
+            raise BenchError(f"{self.key} publishes no {role} classifier, only those that evaluate{more}.")
         return JudgeFiles("unlearncanvas", locate(ASSETS["classifiers"]), {"styles": THEMES, "objects": OBJECTS})
 
     def prompt(self, style: str, obj: str) -> str:
