@@ -202,7 +202,7 @@ def _below(path: Path) -> Iterator[Path]:
 
 def _entry(asset: Asset, path: Path, kept: Mapping[str, Any] | None, again: bool) -> dict[str, Any]:
     if path.is_dir():
-        listing = sorted((str(file.relative_to(path)), file.stat().st_size) for pattern in asset.parts for file in path.glob(pattern))
+        listing = sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file())
         return {"sha256": sha256_text(json.dumps(listing))}
     stat = path.stat()
     stamp = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 
+from bench.assets import folder
+from bench.files import write_atomic
 from bench.interfaces import FeatureNetwork
 from bench.metrics.distance import FeatureSet, frechet_distance, kernel_distance
 from bench.metrics.unlearning import shows
 from bench.scoring import FEATURES, features_of
 from bench.suites.suite import Preset, Suite
-from bench.types import Target
+from bench.types import Target, content_hash
 
 MEASURES = {"kernel": kernel_distance, "frechet": frechet_distance}
 Reference = Mapping[str, tuple[pd.DataFrame, FeatureSet]]
@@ -21,12 +24,22 @@ Reference = Mapping[str, tuple[pd.DataFrame, FeatureSet]]
 
 
 def reference_sets(suite: Suite, networks: Mapping[str, FeatureNetwork]) -> Reference:
-    """The suite's true pictures as the networks see them."""
+    """The suite's true pictures as the networks see them, looked at once where they are files that stay as they are."""
+    digest = suite.reference_digest() if networks else ""
+    key = content_hash([suite.key, suite.version, digest, {name: network.digest for name, network in networks.items()}])
+    kept = folder() / suite.name / "features" / f"{key}.parquet" if digest else None
+    if kept is not None and kept.is_file():
+        return _sets(pd.read_parquet(kept))
     frames = [pd.DataFrame(columns=["style", "object"])]
     for cells, pixels in suite.reference_pictures() if networks else ():
         columns = {f"{FEATURES}{name}": list(features_of(own, torch.from_numpy(pixels))) for name, own in networks.items()}
         frames.append(pd.DataFrame(cells, columns=["style", "object"]).assign(**columns))
-    return _sets(pd.concat(frames, ignore_index=True))
+    found = pd.concat(frames, ignore_index=True)
+    if kept is not None:
+        buffer = io.BytesIO()
+        found.to_parquet(buffer, index=False)
+        write_atomic(kept, buffer.getvalue())
+    return _sets(found)
 
 
 def distances_of(

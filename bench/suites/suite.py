@@ -125,6 +125,10 @@ class Suite(ABC):
     def reference_pictures(self) -> Iterator[tuple[list[tuple[str, str]], Any]]:
         """Held-out true pictures for distances, some at a time: their (style, object) cells and uint8 [n, H, W, 3]."""
 
+    def reference_digest(self) -> str:
+        """Of the files that `reference_pictures` reads, so that what networks see in them is kept; empty where they are made anew."""
+        return ""
+
     def masked_pictures(self, per_cell: int) -> tuple[list[tuple[str, str]], Any, Any] | None:
         """True pictures and where their object is, to measure where detectors look; None where the suite does not know.
 

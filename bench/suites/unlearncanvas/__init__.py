@@ -180,6 +180,10 @@ class UnlearnCanvas(Suite):
             return {}
         return {name: JudgeFiles(name, locate(ASSETS[name])) for name in INCEPTIONS if find(ASSETS[name]) is not None}
 
+    def reference_digest(self) -> str:
+        """See `Suite.reference_digest`."""
+        return digest_of(ASSETS["images"])
+
     def reference_pictures(self) -> Iterator[tuple[list[tuple[str, str]], Any]]:
         """See `Suite.reference_pictures`: pictures 1 to 5 of every theme and object, as in the published FID."""
         themes = THEMES if self.choices.others == "seed-images" else STYLES
