@@ -9,6 +9,7 @@ from rich.text import Text
 
 from bench import (
     cli_assets,
+    cli_build,
     cli_compare,
     cli_folder,
     cli_perf,
@@ -44,6 +45,7 @@ app.command()(cli_sae.locate)
 app.command("train-sae")(cli_sae.train_sae)
 app.command()(cli_sae.study)
 app.command()(cli_tune.tune)
+app.command()(cli_build.build)
 app.command()(cli_score.score)
 app.add_typer(cli_assets.app, name="assets")
 

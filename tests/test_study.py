@@ -16,6 +16,8 @@ from bench.study import Study
 from bench.suites.minicanvas import HOOKPOINTS, SUITE, MiniCanvas
 from bench.types import Concept
 
+pytestmark = pytest.mark.slow
+
 
 class _Small(MiniCanvas):
     def masked_pictures(self, per_cell: int) -> tuple[list[tuple[str, str]], object, object]:

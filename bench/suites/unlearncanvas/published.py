@@ -36,6 +36,17 @@ ASSETS = {
             needed_for="saeuron, saeuron-detect",
         ),
         _asset(
+            "saes-coco", "the sparse autoencoder of SAeUron for Stable Diffusion 1.4 (nudity)",
+            Source(hub="bcywinski/SAeUron_coco", patterns=("unet.*/*",)), "Apache-2.0", "0.21 GB", "saes-coco",
+            "unet.up_blocks.1.attentions.1/cfg.json", "unet.up_blocks.1.attentions.1/sae.safetensors",
+            needed_for="--set saeuron.sae=FOLDER on another model",
+        ),
+        _asset(
+            "saemnesia", "the supervised sparse autoencoder of SAEmnesia, for objects",
+            Source(hub="leno3003/SAEmnesia", patterns=("cfg.json", "sae.safetensors")), "MIT", "0.21 GB",
+            "saemnesia/unet.up_blocks.1.attentions.1", "cfg.json", "sae.safetensors", needed_for="--set saeuron.sae=FOLDER/saemnesia",
+        ),
+        _asset(
             "class-params", "SAeUron's percentile and multiplier for each object, class_params.pth",
             Source(drive="1NoFDrjJ3dYmadufV2pK203ZED2pZ_hsB"), "not stated", "a few kB", "class-params", "class_params.pth",
             needed_for="the published row of saeuron on objects",
