@@ -31,6 +31,7 @@ from bench.types import SCHEDULERS, content_hash
 
 if TYPE_CHECKING:
     from bench.engine.job import Crew
+    from bench.suites.suite import Suite
 
 LONG = 12 * 3600.0
 """Seconds from which on a run is only begun with --yes."""
@@ -118,6 +119,7 @@ def run(
     from bench.runner import Engine, crew_of
     from bench.runner import run as execute
 
+    _tell_absent(registry.suite(config.suite))
     job = Job(config, place, device, dtype, compile_, sharing, resume, Shard.parse(shard))
     try:
         with progress_bar() as progress, stopping() as stop:
@@ -147,6 +149,15 @@ def run(
         raise typer.Exit(STOPPED)
     if broken or (ended.leaderboard is None and job.shard == WHOLE):
         raise typer.Exit(1)
+
+
+def _tell_absent(suite: Suite) -> None:
+    """Which columns will be empty for want of files; to fetch them later would sample everything again."""
+    there = suite.networks()
+    absent = [one.key for one in suite.distances if one.network not in there]
+    if absent:
+        command = f"python -m bench assets list --suite {suite.key}"
+        err.print(f"Without {', '.join(absent)}: files are not here ({command})", highlight=False, soft_wrap=True)
 
 
 def _tell_time(crew: Crew, yes: bool) -> None:

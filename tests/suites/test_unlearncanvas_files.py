@@ -256,3 +256,38 @@ def test_the_hub_s_parquet_serves_too(tmp_path: Path) -> None:
     (folder / "Sketch" / "Cats" / "3.jpg").unlink()
     with pytest.raises(BenchError, match=r"Sketch/Cats/3\.jpg cannot be read"):
         list(true_pictures.true_pictures(folder, themes))
+
+
+def test_files_are_fetched_from_where_they_are_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Path]] = []
+
+    def hub(name: str, repo_type: str | None, local_dir: Path, allow_patterns: list[str]) -> None:
+        asked.append((name, local_dir))
+        assert allow_patterns == ["unet.*/*"]
+        miniature.saes(local_dir)
+
+    def drive(id: str, output: str, resume: bool, quiet: bool) -> None:
+        asked.append((id, Path(output)))
+        assert resume
+        miniature.classifiers(Path(output) / "cls_model")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
+    monkeypatch.setattr("gdown.download_folder", drive)
+    fetch = ("assets", "fetch", "saes", "classifiers", "--assets", str(tmp_path))
+    assert bench(*fetch, cwd=tmp_path).returncode == 0
+    place = tmp_path / "unlearncanvas"
+    assert asked == [("1AoazlvDgWgc3bAyHDpqlafqltmn4vm61", place / "classifiers"), ("bcywinski/SAeUron", place / "saes")]
+    locked = json.loads((tmp_path / "assets.lock.json").read_text())
+    assert set(locked["unlearncanvas/classifiers"]) == {"style50.pth", "style50_cls.pth"}
+    assert bench(*fetch, cwd=tmp_path).returncode == 0
+    assert len(asked) == 2, "what is whole is not fetched again"
+
+    def broken(**arguments: object) -> None:
+        raise OSError("the connection was lost")
+
+    monkeypatch.setattr("gdown.download_folder", broken)
+    shutil.rmtree(place / "classifiers")
+    found = bench(*fetch, cwd=tmp_path)
+    assert found.returncode == 2
+    said = " ".join(found.stderr.split())
+    assert "the connection was lost): give the command again to continue, or put the files into" in said
