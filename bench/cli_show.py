@@ -12,6 +12,7 @@ from rich.table import Table
 from bench import registry
 from bench.cli_options import out
 from bench.errors import unknown
+from bench.types import Target
 
 Things = Literal["methods", "suites", "attacks", "classifiers"]
 
@@ -60,9 +61,14 @@ def show(name: Annotated[str, typer.Argument(help="A method or a suite.")]) -> N
 def _show_suite(suite: Any) -> None:
     out.print(f"[bold]{suite.name}@{suite.profile}-v{suite.version}[/bold], guidance {suite.guidance_scale}, {suite.size[0]} px")
     out.print(f"styles: {', '.join(suite.styles)}\nobjects: {', '.join(suite.objects)}\nprompt: {suite.prompt('STYLE', 'OBJECT')}")
-    table = Table("preset", "what", "concepts", "seeds", "steps")
+    for line in _decisions(suite):
+        out.print(line, highlight=False)
+    table = Table("preset", "what", "concepts", "pictures a target", "seeds", "steps")
+    targets = [Target((concept,)) for concept in suite.concepts]
     for key, preset in suite.presets.items():
-        table.add_row(key, preset.description, ", ".join(preset.concepts), str(preset.seeds), str(preset.steps))
+        counts = sorted({len(suite.requests(target, preset)) for target in targets})
+        among = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+        table.add_row(key, preset.description, ", ".join(preset.concepts), among, str(preset.seeds), str(preset.steps))
     out.print(table)
     for kind, blocks in suite.assets.hookpoints.items():
         out.print(f"hook points for {kind}s: {', '.join(blocks)}", highlight=False)
@@ -72,3 +78,18 @@ def _show_suite(suite: Any) -> None:
     for method, found in tuned.items():
         budget = f"{found.budget['settings']} settings, {found.budget['pictures']} pictures a concept"
         out.print(f"{method} is tuned for {len(found.concepts)} concepts ({budget})")
+
+
+def _decisions(suite: Any) -> list[str]:
+    """What protocols leave open or do differently, as this one has it."""
+    rows = dict.fromkeys(style for style, _ in suite.cells if style not in suite.styles)
+    beside = [f"{suite.prompt(row, 'OBJECT')} ({'no style' if not row else f'{row}, which is no concept'})" for row in rows]
+    seeds = ", ".join(map(str, suite.seeds)) or "1, 2, …"
+    noise = "each picture its own" if suite.noise == "cell" else "the same for all pictures of a seed"
+    cra = "pictures prompted without a style, where a style is erased" if suite.rules.style_cra_plain else "all pictures of the other kind"
+    target = "those prompted with the target among them" if suite.rules.cra_includes_target else "without those prompted with the target"
+    codec = "nothing" if suite.codec == "none" else f"{suite.codec}, as Pillow saves it by default"
+    return [
+        *(f"also prompted: {text}" for text in beside), f"seeds: {seeds}; initial noise: {noise}; between sampler and judges: {codec}",
+        f"CRA: {cra}, {target}", f"distances: {', '.join(f'{one.key} ({one.network})' for one in suite.distances)}",
+    ]  # fmt: skip
