@@ -180,7 +180,7 @@ def _run_name(config: RunConfig) -> str:
     own = [config.targets, config.seeds, config.steps, config.batch_size, config.scheduler, *config.sequential]
     usual = own == [targets, preset.seeds, preset.steps, None, preset.scheduler]
     chosen = content_hash(own)[:6]
-    return f"{config.suite}-{config.preset}" + ("" if usual else f"-{chosen}")
+    return f"{Path(config.suite).stem}-{config.preset}" + ("" if usual else f"-{chosen}")
 
 
 def plan(

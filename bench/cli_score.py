@@ -62,7 +62,7 @@ def score(
             err.print(
                 f"{what}{f' ({names})' if names else ''}; {own.others} files are not of the protocol", highlight=False, soft_wrap=True
             )
-    place = folder or Path("results") / "scores" / f"{found.key}-{preset}"
+    place = folder or Path("results") / "scores" / f"{Path(found.key).stem}-{preset}"
     store, protocol = _open(place, found.key, preset, amount.seeds, amount.steps, found.protocol(preset, amount))
     with progress_bar() as progress:
         bar = Bar(progress)

@@ -32,7 +32,7 @@ def list_(what: Annotated[Things, typer.Argument(help="What to list.")] = "metho
 
 def show(name: Annotated[str, typer.Argument(help="A method or a suite.")]) -> None:
     """Show a method's parameters and citation, or a suite's concepts and presets."""
-    if name.partition("@")[0] in registry.SUITES:
+    if name.partition("@")[0] in registry.SUITES or name.endswith(".toml"):
         _show_suite(registry.suite(name))
         return
     known = registry.methods()

@@ -57,7 +57,7 @@ def _load(name: str, suite: Suite, device: torch.device) -> Examiner:
         raise unknown("examiner", name, EXAMINERS)
     if EXAMINERS[name] not in suite.files:
         raise BenchError(f"{name} needs the file {EXAMINERS[name]}, which {suite.key} does not name: use a function of your own.")
-    return cast(Examiner, load_object(f"{CLASSIFIERS[name]}:load")(locate(suite.files[EXAMINERS[name]]), device))
+    return cast(Examiner, load_object(CLASSIFIERS[name])(locate(suite.files[EXAMINERS[name]]), device))
 
 
 def _own(path: Path, function: str) -> Examiner:

@@ -16,10 +16,12 @@ from typing import Any
 from bench.errors import BenchError, unknown
 
 CLASSIFIERS = {
-    "two-head": "classifiers.two_head", "unlearncanvas": "classifiers.unlearncanvas",
-    "inception-torchvision": "classifiers.inception_torchvision", "inception-clean-fid": "classifiers.inception_clean_fid",
-    "clip-score": "classifiers.clip_score", "qwen2-vl": "classifiers.qwen2_vl",
+    "two-head": "classifiers.two_head:load", "unlearncanvas": "classifiers.unlearncanvas:load",
+    "clip-zero-shot": "classifiers.clip:load_zero_shot", "inception-torchvision": "classifiers.inception_torchvision:load",
+    "inception-clean-fid": "classifiers.inception_clean_fid:load", "clip-score": "classifiers.clip:load_score",
+    "qwen2-vl": "classifiers.qwen2_vl:load",
 }  # fmt: skip
+"""Name → what loads it, given a folder or file and a device."""
 SUITES = {"minicanvas": "bench.suites.minicanvas", "unlearncanvas": "bench.suites.unlearncanvas"}
 ATTACKS: dict[str, str] = {}
 
@@ -68,7 +70,9 @@ def method(name: str) -> Any:
 
 
 def suite(text: str) -> Any:
-    """The `Suite` of "name" or "name@profile"."""
+    """The `Suite` of "name", "name@profile" or "path/to/suite.toml"."""
+    if text.endswith(".toml"):
+        return load_object("bench.suites.from_file:load_suite")(Path(text).absolute())
     name, at, profile = text.partition("@")
     if name not in SUITES:
         raise unknown("suite", name, SUITES)

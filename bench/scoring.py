@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.codec import Codec, through
 from bench.config import Images
+from bench.errors import unknown
 from bench.examiners import load_examiners
 from bench.interfaces import Classifier, ClassifierOutput, Examiner, FeatureNetwork
 from bench.registry import CLASSIFIERS, load_object
@@ -39,7 +40,9 @@ def load_networks(suite: Suite, device: torch.device) -> dict[str, FeatureNetwor
 
 
 def _load(files: JudgeFiles, device: torch.device) -> Any:
-    return load_object(f"{CLASSIFIERS[files.kind]}:load")(files.folder, device, **files.arguments)
+    if files.kind not in CLASSIFIERS:
+        raise unknown("classifier", files.kind, CLASSIFIERS)
+    return load_object(CLASSIFIERS[files.kind])(files.folder, device, **files.arguments)
 
 
 def judge_all(judge: Classifier, pixels: Tensor) -> ClassifierOutput:

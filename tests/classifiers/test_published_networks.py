@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 def load(kind: str, path: Path, **more: object) -> object:
-    return load_object(f"{CLASSIFIERS[kind]}:load")(path, CPU, **more)
+    return load_object(CLASSIFIERS[kind])(path, CPU, **more)
 
 
 @pytest.fixture(scope="module")
