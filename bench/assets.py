@@ -71,7 +71,8 @@ def use(folder: Path | None, files: Mapping[str, Path]) -> None:
     if folder is not None:
         os.environ[FOLDER_VARIABLE] = str(folder.absolute())
     if files:
-        os.environ[FILES_VARIABLE] = json.dumps({name: str(path.absolute()) for name, path in sorted(files.items())})
+        known = json.loads(os.environ.get(FILES_VARIABLE) or "{}")
+        os.environ[FILES_VARIABLE] = json.dumps({**known, **{name: str(path.absolute()) for name, path in files.items()}})
 
 
 def environment() -> dict[str, str]:

@@ -48,6 +48,16 @@ def _use_files(value: list[str] | None) -> list[str] | None:
     return value
 
 
+def _use_anchors(value: Path | None) -> Path | None:
+    if value is not None:
+        _use_files([f"anchor-prompts={value}"])
+    return value
+
+
+AnchorPrompts = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the published sd_prompt_OBJECT.txt; the same as --asset anchor-prompts=PATH.", callback=_use_anchors),
+]
 AssetFolder = Annotated[
     Path | None,
     typer.Option("--assets", help="Folder of published files. Default: BENCH_ASSETS, or ~/.cache/unlearnbench.", callback=_use_folder),

@@ -9,7 +9,19 @@ import typer
 from rich.table import Table
 
 from bench import registry
-from bench.cli_options import AssetFiles, AssetFolder, AutoBatchSize, Compile, Device, DType, SuiteName, err, out, show_leaderboard
+from bench.cli_options import (
+    AnchorPrompts,
+    AssetFiles,
+    AssetFolder,
+    AutoBatchSize,
+    Compile,
+    Device,
+    DType,
+    SuiteName,
+    err,
+    out,
+    show_leaderboard,
+)
 from bench.cli_progress import Bar, progress_bar
 from bench.config import (
     DEFAULT_METHODS,
@@ -98,7 +110,7 @@ def run(
     engine: Annotated[EngineName, typer.Option(help="local: this machine; ray: a Ray cluster, or Ray on this machine.")] = "local",
     workers: Annotated[int | None, typer.Option(min=1, max=10_000, help="Processes. Default: one for each GPU, or one on a CPU.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster, or auto. Default: this machine alone.")] = None,
-    assets: AssetFolder = None, files: AssetFiles = None,
+    assets: AssetFolder = None, files: AssetFiles = None, anchor_prompts: AnchorPrompts = None,
     sequential: Annotated[str | None, typer.Option(help="A,B,C: remove A, then B too, then C too, and see what comes back.")] = None,
     examine: Annotated[str | None, typer.Option(help="Also find out about each picture: clip-score; qwen2-vl, whether it is broken, or "
                                                      "path/to/judge.py:function, a judge of your own. Comma-separated.")] = None,
