@@ -132,6 +132,11 @@ def locate(asset: Asset) -> Path:
     return found
 
 
+def locate_if_here(asset: Asset) -> Path | None:
+    """Where a whole asset is, its files as they were at first use; None if it is not here."""
+    return None if find(asset) is None else locate(asset)
+
+
 def require(assets: Iterable[Asset]) -> None:
     """BenchError that names all that are missing."""
     missing = [asset for asset in assets if find(asset) is None]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.assets import digest_of, find, folder, how_to_get, locate, place_of
+from bench.assets import digest_of, find, folder, how_to_get, locate, locate_if_here, place_of
 from bench.errors import BenchError
 from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Split, Suite, Tuned
 from bench.suites.unlearncanvas.anchors import LINES, sentences
@@ -55,19 +55,13 @@ class UnlearnCanvas(Suite):
     name = "unlearncanvas"
     styles, objects = STYLES, OBJECTS
     presets = {
-        "smoke": Preset(
-            "8 pictures or fewer a method, 4 steps; shows that everything works",
-            ("object:Dogs",),
-            257,
-            1,
-            4,
-            own=17,
-            ranked=False,
-            statistics=1,
+        "smoke": replace(
+            Preset("8 pictures or fewer a method, 4 steps; shows that everything works", ("object:Dogs",), 257, 1, 4, own=17),
+            ranked=False, statistics=1,
         ),
         "quick": Preset("3 styles and 3 objects, a fifth of the other cells, 1 seed", _QUICK, 5, 1, 100),
         "full": Preset("the protocol: all 70 concepts on the whole grid, 5 seeds", ("all",), 1, 5, 100),
-    }
+    }  # fmt: skip
     floors = Floors(style=0.9, object=0.9)
     guidance_scale = 9.0
     size = (512, 512)
@@ -93,9 +87,10 @@ class UnlearnCanvas(Suite):
     @property
     def assets(self) -> Assets:
         """See `Suite`."""
-        places = {kind: (ASSETS[name], find(ASSETS[name])) for kind, name in LATENTS.items()}
+        places = {kind: (ASSETS[name], locate_if_here(ASSETS[name])) for kind, name in LATENTS.items()}
         latents = {kind: own if own.is_file() else next(own.glob(asset.parts[0])) for kind, (asset, own) in places.items() if own}
-        return Assets(HOOKPOINTS, find(ASSETS["saes"]) or place_of(ASSETS["saes"]), latents=latents, hint=how_to_get(ASSETS["saes"]))
+        saes = ASSETS["saes"]
+        return Assets(HOOKPOINTS, locate_if_here(saes) or place_of(saes), latents=latents, hint=how_to_get(saes))
 
     def assets_of(self, preset: Preset) -> Assets:
         """See `Suite.assets_of`; files of latents take the place of pictures."""
@@ -128,7 +123,7 @@ class UnlearnCanvas(Suite):
         """See `Suite.split_prompt`: the anchor sentences with the style's name."""
         if split == "locate":
             return self.prompt(style, obj)
-        sentence = sentences(obj, find(ASSETS["anchor-prompts"]))[seed % LINES]
+        sentence = sentences(obj, locate_if_here(ASSETS["anchor-prompts"]))[seed % LINES]
         return f"{sentence} in {style.replace('_', ' ')} style." if style else f"{sentence}."
 
     def statistics_requests(self, kind: Kind, preset: Preset) -> tuple[GenerationRequest, ...]:
@@ -136,7 +131,7 @@ class UnlearnCanvas(Suite):
 
         Initial noise is each request's own; the public code draws it in one stream, which the order of prompts decides.
         """
-        anchors = find(ASSETS["anchor-prompts"])
+        anchors = locate_if_here(ASSETS["anchor-prompts"])
         found = []
         for name in STYLES if kind == "style" else OBJECTS:
             for k in range(preset.statistics or (len(OBJECTS) if kind == "style" else LINES)):
@@ -159,7 +154,7 @@ class UnlearnCanvas(Suite):
     def tuned(self, method: str) -> Tuned | None:
         """See `Suite.tuned`; without a file of one's own, the published parameters of saeuron for objects, where they are here."""
         own = super().tuned(method)
-        path = find(ASSETS["class-params"]) if method == "saeuron" and own is None else None
+        path = locate_if_here(ASSETS["class-params"]) if method == "saeuron" and own is None else None
         return own if path is None else published_parameters(path if path.is_file() else path / "class_params.pth")
 
     def texts(self, concept: Concept) -> ConceptTexts:
