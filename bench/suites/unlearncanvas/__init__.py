@@ -55,9 +55,9 @@ class UnlearnCanvas(Suite):
     name = "unlearncanvas"
     styles, objects = STYLES, OBJECTS
     presets = {
-        "smoke": replace(
-            Preset("8 pictures or fewer a method, 4 steps; shows that everything works", ("object:Dogs",), 257, 1, 4, own=17),
-            ranked=False, statistics=1,
+        "smoke": Preset(
+            "8 pictures or fewer a method, 4 steps; shows that everything works", ("object:Dogs",), 257, 1, 4, own=17, ranked=False,
+            statistics=1,
         ),
         "quick": Preset("3 styles and 3 objects, a fifth of the other cells, 1 seed", _QUICK, 5, 1, 100),
         "full": Preset("the protocol: all 70 concepts on the whole grid, 5 seeds", ("all",), 1, 5, 100),
