@@ -98,10 +98,12 @@ def invariant_slots(sampler: Sampler) -> int:
 
 
 @torch.no_grad()
-def call(sampler: Sampler, x: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-    """One UNet call as the sampler makes it, without edits."""
+def call(sampler: Sampler, x: Tensor, timestep: Tensor, states: Tensor, *added: Tensor) -> Tensor:
+    """One UNet call as the sampler makes it, without edits; of `call_inputs`."""
+    model = sampler.model
+    texts = model.unet_texts(states, dict(zip(model.added, added, strict=True)), [model.picture_size] * len(x))
     with sampler.acting(set(), lambda name, x_in, x_out: x_out) as unet:
-        out: Tensor = unet(x, timestep, encoder_hidden_states=states, return_dict=False)[0]
+        out: Tensor = unet(x, timestep, **texts, return_dict=False)[0]
     return out
 
 
@@ -128,14 +130,16 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def call_inputs(sampler: Sampler) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents, timesteps and text states, all of them different, the same every time."""
+def call_inputs(sampler: Sampler) -> tuple[Tensor, ...]:
+    """Latents, timesteps, text states and (SDXL) pooled texts, all of them different, the same every time."""
     model, slots = sampler.model, sampler.slots
     generator = torch.Generator("cpu").manual_seed(0)
     x = torch.randn(slots, *model.latent_shape, generator=generator)
-    states = model.text_states([""]).cpu() * torch.linspace(0.5, 1.5, slots)[:, None, None]
+    factors, text = torch.linspace(0.5, 1.5, slots), model.encode([""])[0]
+    states = text.states.cpu() * factors[:, None, None]
+    added = [(value.cpu() * factors[:, None]).to(model.device, sampler.dtype) for value in text.added.values()]
     timestep = torch.linspace(1, model.scheduler.config.num_train_timesteps - 1, slots).long()
-    return x.to(model.device, sampler.dtype), timestep.to(model.device), states.to(model.device, sampler.dtype)
+    return x.to(model.device, sampler.dtype), timestep.to(model.device), states.to(model.device, sampler.dtype), *added
 
 
 def _peak_mb(sampler: Sampler) -> float | None:
