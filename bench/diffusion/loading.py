@@ -87,7 +87,7 @@ def _check_widths(folder: Path, parts: dict[str, Any]) -> None:
     read = [unet.cross_attention_dim, unet.addition_embed_type, unet.projection_class_embeddings_input_dim]
     if read != written:
         raise BenchError(
-            f"{folder / 'unet'} reads texts of {read}, the text encoders make {written} (width, addition, its width):"
+            f"{folder / 'unet'} reads {read}, the text encoders write {written} (width of the states, kind and width of what is added):"
             " restore the folder or build the model again."
         )
 
