@@ -26,8 +26,10 @@ from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler, sample
 from bench.diffusion.text import PlainText
 from bench.errors import BenchError
-from bench.interfaces import Cond, Erasure, Probe, Role, TextEdit, Weights
-from bench.types import GenerationRequest
+from bench.interfaces import Cond, Erasure, FitContext, Probe, Role, TextEdit, Weights
+from bench.registry import method
+from bench.suites.minicanvas import SUITE
+from bench.types import Concept, GenerationRequest
 from methods.negative_prompt import NegativeText
 from methods.sld import SafeGuidance
 from methods.uce import TextMap
@@ -202,6 +204,23 @@ def test_weights_of_the_second_encoder_are_swapped_and_put_back(models: dict[str
         assert not torch.equal(model.encode(["a fish"])[0].added["text_embeds"], before.added["text_embeds"])
     assert torch.equal(model.encode(["a fish"])[0].added["text_embeds"], before.added["text_embeds"])
     assert torch.equal(model.encode(["a fish"])[0].states, before.states)
+
+
+def test_methods_that_train_weights_or_map_texts_fit(models: dict[str, DiffusionModel]) -> None:
+    model = models["base"]
+    context = FitContext(model, SUITE.texts, seed=0, steps=3, guidance_scale=5.0)
+    rows = [Row(asked(), PLAIN)]
+    plain = sample(model, rows, torch.float32, SLOTS).latents
+    esd, uce = method("esd"), method("uce")
+    trained = esd(esd.Config(iterations=2, trajectories=2, learning_rate=1e-3)).fit(context, [Concept("style", "neon")])
+    with model.weights(trained.weights.values):
+        assert not torch.equal(sample(model, rows, torch.float32, SLOTS).latents, plain)
+    assert torch.equal(sample(model, rows, torch.float32, SLOTS).latents, plain)
+    texts, weights = (uce(uce.Config(apply=where)).fit(context, [Concept("style", "neon")]) for where in ("text", "weights"))
+    mapped = sample(model, [Row(asked(), texts)], torch.float32, SLOTS).latents
+    with model.weights(weights.weights.values):
+        torch.testing.assert_close(sample(model, rows, torch.float32, SLOTS).latents, mapped, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(mapped, plain, atol=1e-2)
 
 
 def test_calls_are_timed_as_they_are_made(models: dict[str, DiffusionModel]) -> None:
