@@ -14,6 +14,7 @@ from bench.config import CompileChoice, DTypeName
 from bench.diffusion.attention import small_attention
 from bench.diffusion.memory import PeakMemory, free_mb, keep_freed_memory
 from bench.diffusion.model import DiffusionModel, channels_last
+from bench.diffusion.rows import plain_slots
 from bench.diffusion.sampler import Sampler
 from bench.errors import BenchError
 
@@ -119,9 +120,14 @@ def call_seconds(*samplers: Sampler) -> list[float]:
     return [min(times[i + len(samplers) :: len(samplers)]) for i in range(len(samplers))]
 
 
-def picture_seconds(sampler: Sampler, steps: int) -> float:
-    """What the UNet takes for a picture of two conditions, in full calls."""
-    return call_seconds(sampler)[0] * steps * 2 / sampler.slots
+def picture_calls(sampler: Sampler, steps: int, guidance_scale: float) -> float:
+    """How much of full calls an un-edited picture takes."""
+    return steps * plain_slots(guidance_scale) / sampler.slots
+
+
+def picture_seconds(sampler: Sampler, steps: int, guidance_scale: float) -> float:
+    """What the UNet takes for an un-edited picture, in full calls."""
+    return call_seconds(sampler)[0] * picture_calls(sampler, steps, guidance_scale)
 
 
 def synchronise(device: torch.device) -> None:

@@ -27,8 +27,8 @@ class Row:
 
     @property
     def guided(self) -> bool:
-        """Whether the unconditional text counts, as in diffusers' pipelines."""
-        return self.request.guidance_scale > 1
+        """Whether the unconditional text counts."""
+        return plain_slots(self.request.guidance_scale) > 1
 
     @property
     def guidance(self) -> Guidance:
@@ -49,6 +49,11 @@ class Row:
     def slots(self) -> int:
         """UNet slots a step."""
         return len(self.roles)
+
+
+def plain_slots(guidance_scale: float) -> int:
+    """UNet slots a step of an un-edited picture: without guidance the unconditional text is not asked, as in diffusers' pipelines."""
+    return 2 if guidance_scale > 1 else 1
 
 
 def check(model: DiffusionModel, rows: Sequence[Row], solver: Solver, slots: int) -> None:
