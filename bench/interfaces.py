@@ -3,7 +3,7 @@
     prompt → text states → UNet(weights, activations) → guidance → scheduler step
              TextEdit       Weights   ActivationEdit     Guidance
 
-R rows are pictures being sampled; row r has K_r conditions (2 with guidance, 3 for SLD), S = Σ K_r UNet slots a call.
+R rows are pictures being sampled; row r has K_r conditions (1 without guidance, 2 with, 3 for SLD), S = Σ K_r UNet slots a call.
 Everything but changed weights is row-wise: the rows of one call may belong to different methods, concepts and prompts.
 """
 
@@ -35,10 +35,18 @@ class Cond:
     """float32 [V, L, D]: V variants of the text states."""
     variant_at: Tensor
     """int64 [steps] into V: which variant each sampling step sees."""
+    added: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else the UNet is told of the text, float32 [V, …]. SDXL: "text_embeds" [V, P], the second encoder's pooled text.
+
+    An edit of the states carries it on: `dataclasses.replace(cond, embeds=…)` of what `PlainText` makes.
+    """
 
 
 class TextEdit(ABC):
     """Changes what the UNet is told. Sees prompts, never the suite's labels. A frozen dataclass with JSON or Tensor fields."""
+
+    unconditional_only: ClassVar[bool] = False
+    """Whether it changes the unconditional text alone. Pictures without guidance have none: there it is refused."""
 
     @abstractmethod
     def encode(self, model: DiffusionModel, texts: Sequence[str], role: Role, steps: int) -> list[Cond]:
@@ -141,7 +149,7 @@ class Probe(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Tensors that replace the model's own, by name with prefix "unet." or "text_encoder."."""
+    """Tensors that replace the model's own, by name with prefix "unet.", "text_encoder." or "text_encoder_2."."""
 
     values: Mapping[str, Tensor]
 

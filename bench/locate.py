@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class _TwoTexts(TextEdit):
     def encode(self, model: DiffusionModel, texts: Sequence[str], role: Role, steps: int) -> list[Cond]:
         own = PlainText().encode(model, texts, role, steps)
         other = PlainText().encode(model, [self.other.get(text, text) for text in texts], role, steps)
-        return [Cond(torch.cat([a.embeds, b.embeds], 1), a.variant_at) for a, b in zip(own, other, strict=True)]
+        return [replace(a, embeds=torch.cat([a.embeds, b.embeds], 1)) for a, b in zip(own, other, strict=True)]
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from bench.diffusion.numerics import (
     pick_device,
     pick_dtype,
     pick_slots,
+    picture_calls,
     sampler_of,
 )  # fmt: skip
 from bench.diffusion.sampler import Sampler
@@ -141,7 +142,7 @@ def prepare(
         chosen = pick_dtype(dtype, model, slots or USUAL_SLOTS)
         pictures = plan_with(describe(Sampler(model, chosen, USUAL_SLOTS))).pictures
         sampler = Sampler(model, chosen, slots or pick_slots(model, chosen, pictures))
-        calls = pictures * config.steps * 2 / sampler.slots * SHARED
+        calls = pictures * picture_calls(sampler, config.steps, suite.guidance_scale) * SHARED
         sampler.compiled = pick_compiled(compile_, sampler, calls)
         sampler.slots = invariant_slots(sampler)
     numerics = describe(sampler) if sampling or not kept else dict(kept)

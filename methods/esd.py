@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bench.api import Card, Concept, DDIMSchedule, Erasure, FitContext, MethodConfig, UnlearningMethod, Weights
+from bench.api import Card, Concept, DDIMSchedule, DiffusionModel, Erasure, FitContext, MethodConfig, PlainText, UnlearningMethod, Weights
 
 TrainMethod = Literal["x", "x-strict", "u", "all"]
 
@@ -36,6 +36,8 @@ class Bank(NamedTuple):
     """int64 [n]."""
     states: Tensor
     """float32 [n, L, D], the text states of `c_from`."""
+    pooled: Tensor
+    """float32 [n, P], its pooled text; P = 0 but for SDXL."""
     target: Tensor
     """float32 [n, 4, h, w]."""
 
@@ -82,7 +84,7 @@ class ESD(UnlearningMethod):
         return self._train(context, concepts, start.weights.values if start.weights else {})
 
     def _train(self, context: FitContext, concepts: Sequence[Concept], start: Mapping[str, Tensor]) -> Erasure:
-        unet, config = context.model.unet, self.config
+        model, unet, config = context.model, context.model.unet, self.config
         generator = torch.Generator().manual_seed(context.seed)
         banks = [self._bank(context, context.texts(concept).target, generator) for concept in concepts]
         bank = Bank(*(torch.cat(parts) for parts in zip(*banks, strict=True)))
@@ -93,9 +95,9 @@ class ESD(UnlearningMethod):
         losses = []
         for iteration in range(config.iterations):
             pick = torch.randint(len(bank.latents), (config.batch,), generator=generator)
-            latents, timesteps, states, target = (part[pick] for part in bank)
+            latents, timesteps, states, pooled, target = (part[pick] for part in bank)
             with _autocast(context):
-                predicted = functional_call(unet, weights, (latents, timesteps, states)).sample
+                predicted = functional_call(unet, weights, (latents, timesteps), _texts(model, states, pooled)).sample
             loss = (predicted.float() - target).square().mean()
             optimiser.zero_grad()
             loss.backward()
@@ -111,21 +113,28 @@ class ESD(UnlearningMethod):
         """Walk `trajectories` rows down the schedule with guidance; at every state, note the frozen predictions."""
         model, eta = context.model, self.config.negative_guidance
         schedule = DDIMSchedule.of(model.scheduler, context.steps)
-        none, concept = model.text_states(["", text])
+        pair = PlainText().encode(model, [""], "unconditional", 1) + PlainText().encode(model, [text], "conditional", 1)
         count = self.config.trajectories
         latents = torch.randn(count, *model.latent_shape, generator=generator).to(model.device)
-        states = torch.cat([none.expand(count, -1, -1), concept.expand(count, -1, -1)])
+        states = torch.cat([cond.embeds.expand(count, -1, -1) for cond in pair])
+        pooled = torch.cat([cond.added.get("text_embeds", cond.embeds[:, 0, :0]).expand(count, -1) for cond in pair])
+        texts = _texts(model, states, pooled)
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         for step, t in enumerate(schedule.timesteps.tolist()):
             timesteps = torch.full((2 * count,), t, device=model.device)
             with _autocast(context):
-                predicted = model.unet(latents.repeat(2, 1, 1, 1), timesteps, states).sample
+                predicted = model.unet(latents.repeat(2, 1, 1, 1), timesteps, **texts).sample
             eps_none, eps_concept = predicted.float().chunk(2)
             found.append((latents, timesteps[:count], eps_concept - eta * (eps_concept - eps_none)))
             guided = eps_none + self.config.start_guidance * (eps_concept - eps_none)
             latents = float(schedule.x_scale[step]) * latents + float(schedule.out_scale[step]) * guided
         z, t, target = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return Bank(z, t, concept.expand(len(z), -1, -1), target)
+        return Bank(z, t, states[-1:].expand(len(z), -1, -1), pooled[-1:].expand(len(z), -1), target)
+
+
+def _texts(model: DiffusionModel, states: Tensor, pooled: Tensor) -> dict[str, Any]:
+    """The UNet's arguments for texts, of pictures of the model's own size."""
+    return model.unet_texts(states, dict.fromkeys(model.added, pooled), [model.picture_size] * len(states))
 
 
 def _autocast(context: FitContext) -> torch.autocast:

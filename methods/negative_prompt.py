@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from bench.api import Card, Concept, Cond, DiffusionModel, Erasure, FitContext, PlainText, Role, TextEdit, UnlearningMethod
 
@@ -12,6 +13,7 @@ from bench.api import Card, Concept, Cond, DiffusionModel, Erasure, FitContext, 
 class NegativeText(TextEdit):
     """`ε = ε_n + s (ε_p − ε_n)`: the unconditional slot sees `text`; everything else is plain."""
 
+    unconditional_only: ClassVar[bool] = True
     text: str
 
     def encode(self, model: DiffusionModel, texts: Sequence[str], role: Role, steps: int) -> list[Cond]:

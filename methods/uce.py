@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -37,7 +37,7 @@ class TextMap(TextEdit):
     def encode(self, model: DiffusionModel, texts: Sequence[str], role: Role, steps: int) -> list[Cond]:
         """See `TextEdit.encode`; every role is mapped, as changed weights would."""
         plain = PlainText().encode(model, texts, role, steps)
-        return [Cond(cond.embeds @ self.matrix.T.to(cond.embeds.device), cond.variant_at) for cond in plain]
+        return [replace(cond, embeds=cond.embeds @ self.matrix.T.to(cond.embeds.device)) for cond in plain]
 
 
 def solve(edited: Tensor, guides: Tensor, retained: Tensor, erase_scale: float, preserve_scale: float, regulariser: float) -> Tensor:

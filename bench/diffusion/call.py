@@ -123,9 +123,9 @@ class Call:
         probes: Sequence[Probe] = (),
     ) -> None:  # fmt: skip
         self.tasks, self.banks, self.solver, self.dtype, self.probes = list(tasks), banks, solver, dtype, probes
-        self.device, self._shape = model.device, model.latent_shape
+        self.model, self.device = model, model.device
         owner = [r for r, task in enumerate(tasks) for _ in task.conditions]
-        roles = [k for task in tasks for k in range(len(task.conditions))]
+        roles = [k for task in tasks for k in task.row.roles]
         requests = [task.row.request for task in tasks]
         keys = [noise_seed(requests[r].seed, f"{requests[r].noise_key}\n{k}") for r, k in zip(owner, roles, strict=True)]
         padding = slots - len(owner)
@@ -137,6 +137,7 @@ class Call:
         self._conditions = [(r, cond) for r, task in enumerate(tasks) for cond in task.conditions]
         self._conditions += self._conditions[:1] * padding
         self._variants: list[int] = []
+        self._text: dict[str, Any] = {}
         self.scale = to_device(torch.tensor([request.guidance_scale for request in requests]), self.device)[:, None, None, None]
         self.groups = self._group()
         self._load()
@@ -160,7 +161,7 @@ class Call:
         """Bring the tasks' tensors together; a task that has none begins."""
         fresh = [task for task in self.tasks if task.latent is None]
         if fresh:
-            noise = to_device(self.solver.start([task.row.request for task in fresh], self._shape), self.device)
+            noise = to_device(self.solver.start([task.row.request for task in fresh], self.model.latent_shape), self.device)
             for task, latent in zip(fresh, noise, strict=True):
                 task.latent = latent
         self.latents = torch.stack([task.latent for task in self.tasks if task.latent is not None])
@@ -217,7 +218,7 @@ class Call:
         scaled, timesteps = self.solver.inputs(self.latents)
         timestep = timesteps[self.row_of_slot]
         self.at = timestep.round().long()  # tables and random draws know whole timesteps only
-        out = unet(scaled[self.row_of_slot].to(self.dtype), timestep, encoder_hidden_states=self._embeds(), return_dict=False)[0].float()
+        out = unet(scaled[self.row_of_slot].to(self.dtype), timestep, **self._texts(), return_dict=False)[0].float()
         combined = torch.empty_like(self.latents)
         for g, (rows, places, slots) in enumerate(self.groups):
             guide = tasks[rows[0]].row.guidance
@@ -239,13 +240,16 @@ class Call:
         event.record()
         return host, event
 
-    def _embeds(self) -> Tensor:
-        """[slots, L, D] in the model's dtype; made anew only where a row's text changes."""
+    def _texts(self) -> dict[str, Any]:
+        """What the UNet is told of the slots' texts, in the model's dtype; made anew only where a row's text changes."""
         variants = [int(cond.variant_at[self.tasks[r].step]) if len(cond.embeds) > 1 else 0 for r, cond in self._conditions]
         if variants != self._variants:
-            states = torch.stack([cond.embeds[v] for (_, cond), v in zip(self._conditions, variants, strict=True)])
-            self._variants, self._states = variants, states.to(self.device, self.dtype)
-        return self._states
+            pairs = [(cond, v) for (_, cond), v in zip(self._conditions, variants, strict=True)]
+            states = torch.stack([cond.embeds[v] for cond, v in pairs]).to(self.device, self.dtype)
+            added = {name: torch.stack([cond.added[name][v] for cond, v in pairs]).to(states) for name in self.model.added}
+            sizes = [(self.tasks[r].row.request.height, self.tasks[r].row.request.width) for r, _ in self._conditions]
+            self._variants, self._text = variants, self.model.unet_texts(states, added, sizes)
+        return self._text
 
     def act(self, name: str, x_in: Tensor, x_out: Tensor) -> Tensor:
         """What the block `name` puts out instead of `x_out`."""

@@ -1,4 +1,4 @@
-"""Classifier-free guidance, the default combination of a row's two conditions."""
+"""Classifier-free guidance, the default combination of a row's two conditions, and none, for a row of one."""
 
 from __future__ import annotations
 
@@ -28,3 +28,23 @@ class ClassifierFree(Guidance):
     def combine(self, eps: Tensor, step: Tensor, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Guidance.combine`; K = 2."""
         return eps[:, 0] + scale * (eps[:, 1] - eps[:, 0]), state
+
+
+@dataclass(frozen=True)
+class Unguided(Guidance):
+    """`ε = ε_p`: the prompt's prediction as it is, as diffusers' pipelines do at a guidance scale of 1 and below."""
+
+    extra_texts: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """It has no parameters."""
+        return ()
+
+    def init(self, latents: Tensor) -> dict[str, Tensor]:
+        """No state."""
+        return {}
+
+    def combine(self, eps: Tensor, step: Tensor, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Guidance.combine`; K = 1."""
+        return eps[:, 0], state

@@ -1,4 +1,4 @@
-"""Published models read into a `DiffusionModel`: diffusers folders and CompVis checkpoints of Stable Diffusion 1.x."""
+"""Published models read into a `DiffusionModel`: diffusers folders of Stable Diffusion 1.x and SDXL, CompVis checkpoints of 1.x."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from bench.diffusion import architectures
 from bench.diffusion.model import DiffusionModel
 from bench.errors import BenchError
 from bench.files import sha256_file
 
-NETWORKS = ("text_encoder", "unet", "vae")
+NETWORKS = ("text_encoder", "text_encoder_2", "unet", "vae")
+INDEX, ZEROS = "model_index.json", "force_zeros_for_empty_prompt"
 WEIGHTS = ("*.safetensors", "*.bin")
 """The libraries read the second kind, where there is none of the first, with torch.load(weights_only=True)."""
 
@@ -34,12 +35,13 @@ def load_model(path: Path, device: torch.device) -> DiffusionModel:
 
 
 def _folder(folder: Path, device: torch.device) -> DiffusionModel:
-    if not (folder / "model_index.json").is_file():
-        raise BenchError(f"{folder} is no diffusers model folder (model_index.json is missing): restore it or build it again.")
-    kinds = {
+    index = _index(folder)
+    kinds: dict[str, Any] = {
         "tokenizer": CLIPTokenizer, "text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL,
         "scheduler": DDIMScheduler,
     }  # fmt: skip
+    if _is_xl(index):
+        kinds |= {"tokenizer_2": CLIPTokenizer, "text_encoder_2": CLIPTextModelWithProjection}
     parts: dict[str, Any] = {}
     for name, kind in kinds.items():
         network = name in NETWORKS
@@ -50,9 +52,44 @@ def _folder(folder: Path, device: torch.device) -> DiffusionModel:
         except Exception as error:  # safetensors, diffusers and transformers each raise their own kinds for one fact
             first = (str(error) or type(error).__name__).splitlines()[0]
             raise BenchError(f"{folder / name} cannot be read ({first}): restore it or build the model again.") from error
-    if len(parts["tokenizer"]) != parts["text_encoder"].config.vocab_size:
-        raise BenchError(f"{folder / 'tokenizer'} does not fit the text encoder: restore it or build the model again.")
-    return DiffusionModel(**parts, digest=model_digest(folder))
+    for suffix in ("", "_2") if _is_xl(index) else ("",):
+        if len(parts[f"tokenizer{suffix}"]) != parts[f"text_encoder{suffix}"].config.vocab_size:
+            raise BenchError(f"{folder / f'tokenizer{suffix}'} does not fit the text encoder: restore it or build the model again.")
+    _check_widths(folder, parts)
+    return DiffusionModel(**parts, digest=model_digest(folder), empty_is_zero=_is_xl(index) and bool(index.get(ZEROS, True)))
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """The list of a pipeline's parts."""
+    try:
+        body = json.loads((folder / INDEX).read_text())
+        if not isinstance(body, dict):
+            raise ValueError("it is no JSON object")
+    except FileNotFoundError as error:
+        raise BenchError(f"{folder} is no diffusers model folder ({INDEX} is missing): restore it or build it again.") from error
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{folder / INDEX} cannot be read ({error}): restore it or build the model again.") from error
+    return body
+
+
+def _is_xl(index: dict[str, Any]) -> bool:
+    """Whether there is a second text encoder: a missing part is null, or [null, null]."""
+    return any(index.get("text_encoder_2") or ())
+
+
+def _check_widths(folder: Path, parts: dict[str, Any]) -> None:
+    """BenchError for a UNet that reads other texts than the encoders write, which would fail in the midst of its first call."""
+    unet, second = parts["unet"].config, parts.get("text_encoder_2")
+    encoders = [parts["text_encoder"], *([second] if second is not None else [])]
+    written: list[Any] = [sum(encoder.config.hidden_size for encoder in encoders), None, None]
+    if second is not None:
+        written[1:] = "text_time", second.config.projection_dim + 6 * (unet.addition_time_embed_dim or 0)
+    read = [unet.cross_attention_dim, unet.addition_embed_type, unet.projection_class_embeddings_input_dim]
+    if read != written:
+        raise BenchError(
+            f"{folder / 'unet'} reads {read}, the text encoders write {written} (width of the states, kind and width of what is added):"
+            " restore the folder or build the model again."
+        )
 
 
 def _network(kind: Any, folder: Path, name: str, device: torch.device) -> Any:
@@ -69,15 +106,23 @@ def _network(kind: Any, folder: Path, name: str, device: torch.device) -> Any:
 def _rest(kind: Any, folder: Path, name: str) -> Any:
     if not any((folder / name).glob("*.json")):
         raise FileNotFoundError("its files are missing")
-    return kind.from_pretrained(folder, subfolder=name, local_files_only=True)
+    if kind is not DDIMScheduler:
+        return kind.from_pretrained(folder, subfolder=name, local_files_only=True)
+    config = DDIMScheduler.load_config(folder, subfolder=name, local_files_only=True)
+    # Clipping is DDIM's default alone: that another scheduler's file does not name it does not ask for it.
+    never = {} if "clip_sample" in config or config.get("_class_name") == "DDIMScheduler" else {"clip_sample": False}
+    return DDIMScheduler.from_config(config, **never)
 
 
 def model_digest(path: Path) -> str:
-    """SHA-256 over the weights, the tokenizer and the schedule of a diffusers folder, or of a checkpoint file."""
+    """SHA-256 over the weights, the tokenizers and the schedule of a diffusers folder, or of a checkpoint file."""
     if path.is_file():
         return sha256_file(path)
-    files = sorted(p for p in path.rglob("*") if p.suffix in (".safetensors", ".bin", ".json") and p.name != "model_index.json")
+    files = sorted(p for p in path.rglob("*") if p.suffix in (".safetensors", ".bin", ".json") and p.name != INDEX)
     table = {str(p.relative_to(path)): sha256_file(p) for p in files}
+    index = _index(path)
+    if _is_xl(index):  # it says what the empty text is
+        table[ZEROS] = str(bool(index.get(ZEROS, True)))
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,16 +1,17 @@
-"""A diffusers Stable Diffusion folder as the parts the sampler needs, loaded once."""
+"""A Stable Diffusion 1.x or SDXL as the parts the sampler needs, loaded once."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from bench.diffusion.attention import use_small_attention
 from bench.diffusion.hooks import CompiledUNet
@@ -20,8 +21,17 @@ DECODED_AT_ONCE = 16 * 1024
 """Positions of latents: 16 pictures of 256 px, 4 of 512."""
 
 
+class Encoded(NamedTuple):
+    """What the text encoders say of a text."""
+
+    states: Tensor
+    """float32 [L, D]. SD 1.x: the last hidden states; SDXL: the last but one of both encoders, side by side."""
+    added: dict[str, Tensor]
+    """What else the UNet is told of it. SDXL: "text_embeds" float32 [P], the second encoder's pooled and projected text."""
+
+
 class DiffusionModel:
-    """Text encoder, UNet, autoencoder and schedule of one model on one device.
+    """Text encoder (SDXL: two), UNet, autoencoder and schedule of one model on one device.
 
     The networks are held in float32, their masters; `sampling_unet(dtype)` gives the copy that samples. Everything is
     frozen; a method that trains enables gradients on its own copies.
@@ -35,6 +45,9 @@ class DiffusionModel:
         vae: AutoencoderKL,
         scheduler: DDIMScheduler,
         digest: str = "",
+        tokenizer_2: CLIPTokenizer | None = None,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        empty_is_zero: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder.float().eval().requires_grad_(False)
@@ -42,9 +55,13 @@ class DiffusionModel:
         self.vae = vae.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)  # a third faster on a CPU
         self.scheduler = scheduler
         self.digest = digest
-        self._states: dict[str, Tensor] = {}
-        self._edited: tuple[str, dict[str, Tensor]] = "", {}
-        """Digest and states of the last other text encoder."""
+        self.tokenizer_2 = tokenizer_2
+        self.text_encoder_2 = text_encoder_2.float().eval().requires_grad_(False) if text_encoder_2 is not None else None
+        self.empty_is_zero = empty_is_zero
+        """Whether the empty unconditional text is all zeros (SDXL's `force_zeros_for_empty_prompt`)."""
+        self._encoded: dict[str, Encoded] = {}
+        self._edited: tuple[str, dict[str, Encoded]] = "", {}
+        """Digest and texts of the last other text encoders."""
         self._copy: tuple[torch.dtype, UNet2DConditionModel] | None = None
         self._compiled: CompiledUNet | None = None
 
@@ -60,27 +77,61 @@ class DiffusionModel:
         return self.unet.config.in_channels, size, size
 
     @property
+    def picture_size(self) -> tuple[int, int]:
+        """(height, width) of its own pictures in px."""
+        _, height, width = self.latent_shape
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return height * factor, width * factor
+
+    @property
     def max_tokens(self) -> int:
         """Length L of the text states."""
         return int(self.tokenizer.model_max_length)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """int64 [n, L], padded and cut to the model's length."""
-        ids: Tensor = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return ids
+        return _ids(self.tokenizer, texts)
 
     @torch.no_grad()
-    def text_states(self, texts: Sequence[str]) -> Tensor:
-        """float32 [n, L, D] last hidden states; each distinct text is encoded once per encoder, alone, so that neighbours cannot matter."""
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Each distinct text is encoded once per encoder, alone, so that neighbours cannot matter."""
         for text in dict.fromkeys(texts):
-            if text not in self._states:
-                ids = self.tokenize([text]).to(self.device)
-                self._states[text] = self.text_encoder(ids).last_hidden_state[0]
-        return torch.stack([self._states[text] for text in texts])
+            if text not in self._encoded:
+                self._encoded[text] = self._encode(text)
+        return [self._encoded[text] for text in texts]
+
+    def _encode(self, text: str) -> Encoded:
+        ids = self.tokenize([text]).to(self.device)
+        if self.text_encoder_2 is None:
+            return Encoded(self.text_encoder(ids).last_hidden_state[0], {})
+        first = self.text_encoder(ids, output_hidden_states=True)
+        second = self.text_encoder_2(_ids(self.tokenizer_2, [text]).to(self.device), output_hidden_states=True)
+        states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
+        return Encoded(states[0], {"text_embeds": second.text_embeds[0]})
+
+    def text_states(self, texts: Sequence[str]) -> Tensor:
+        """float32 [n, L, D], the states of `encode`."""
+        return torch.stack([one.states for one in self.encode(texts)])
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Names of what the UNet is told of a text beside its states (`Encoded.added`)."""
+        return () if self.text_encoder_2 is None else ("text_embeds",)
+
+    @staticmethod
+    def unet_texts(states: Tensor, added: Mapping[str, Tensor], sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """The UNet's arguments for the texts of S slots, `states` [S, L, D] and `added` [S, …], and (SDXL) sizes of their pictures in px.
+
+        SDXL is told of a picture's size before and after cropping, and where it was cropped; these are float32, as bfloat16 rounds them.
+        """
+        if not added:
+            return {"encoder_hidden_states": states}
+        time_ids = torch.tensor([(height, width, 0, 0, height, width) for height, width in sizes], dtype=torch.float32)
+        return {"encoder_hidden_states": states, "added_cond_kwargs": {**added, "time_ids": time_ids.to(states.device)}}
 
     def forget_texts(self) -> None:
         """Encode texts anew from now on."""
-        self._states = {}
+        self._encoded = {}
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -113,18 +164,18 @@ class DiffusionModel:
 
     @contextmanager
     def weights(self, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """Swap in the named tensors ("unet.…", "text_encoder.…"), on exit put the model's own back bit for bit.
+        """Swap in the named tensors ("unet.…", "text_encoder.…", "text_encoder_2.…"), on exit put the model's own back bit for bit.
 
         Raises BenchError, with nothing changed, for an unknown name or another shape.
         """
         pairs = [(place, values[name]) for name in values for place in self._places(name, values[name])]
         own, had_copy = [place.clone() for place, _ in pairs], self._copy is not None
-        states = self._states
-        if any(name.startswith("text_encoder.") for name in values):
-            key = _digest(values, "text_encoder.")
+        encoded = self._encoded
+        if any(name.startswith("text_encoder") for name in values):
+            key = _digest(values, "text_encoder")
             if key != self._edited[0]:
                 self._edited = key, {}
-            self._states = self._edited[1]
+            self._encoded = self._edited[1]
         try:
             with torch.no_grad():
                 for place, value in pairs:
@@ -134,7 +185,7 @@ class DiffusionModel:
             with torch.no_grad():
                 for (place, _), value in zip(pairs, own, strict=True):
                     place.copy_(value)
-            self._states = states
+            self._encoded = encoded
             if not had_copy:  # one made in between holds the edited weights
                 self._copy = None
 
@@ -142,6 +193,7 @@ class DiffusionModel:
         part, _, key = name.partition(".")
         networks: list[nn.Module] = {
             "unet": [self.unet, *([self._copy[1]] if self._copy else [])], "text_encoder": [self.text_encoder],
+            "text_encoder_2": [self.text_encoder_2] if self.text_encoder_2 is not None else [],
         }.get(part, [])  # fmt: skip
         found = [dict(network.named_parameters()).get(key) for network in networks]
         places = [place for place in found if place is not None]
@@ -151,6 +203,12 @@ class DiffusionModel:
             shapes = f"{list(value.shape)} in the edit but {list(places[0].shape)} in the model"
             raise BenchError(f'The weight "{name}" is {shapes}: the edit was made for another model.')
         return [place.data for place in places]
+
+
+def _ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    """int64 [n, L]."""
+    ids: Tensor = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids
 
 
 def _digest(values: Mapping[str, Tensor], prefix: str) -> str:

@@ -14,6 +14,7 @@ from bench.config import CompileChoice, DTypeName
 from bench.diffusion.attention import small_attention
 from bench.diffusion.memory import PeakMemory, free_mb, keep_freed_memory
 from bench.diffusion.model import DiffusionModel, channels_last
+from bench.diffusion.rows import plain_slots
 from bench.diffusion.sampler import Sampler
 from bench.errors import BenchError
 
@@ -98,10 +99,12 @@ def invariant_slots(sampler: Sampler) -> int:
 
 
 @torch.no_grad()
-def call(sampler: Sampler, x: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-    """One UNet call as the sampler makes it, without edits."""
+def call(sampler: Sampler, x: Tensor, timestep: Tensor, states: Tensor, *added: Tensor) -> Tensor:
+    """One UNet call as the sampler makes it, without edits; of `call_inputs`."""
+    model = sampler.model
+    texts = model.unet_texts(states, dict(zip(model.added, added, strict=True)), [model.picture_size] * len(x))
     with sampler.acting(set(), lambda name, x_in, x_out: x_out) as unet:
-        out: Tensor = unet(x, timestep, encoder_hidden_states=states, return_dict=False)[0]
+        out: Tensor = unet(x, timestep, **texts, return_dict=False)[0]
     return out
 
 
@@ -117,9 +120,14 @@ def call_seconds(*samplers: Sampler) -> list[float]:
     return [min(times[i + len(samplers) :: len(samplers)]) for i in range(len(samplers))]
 
 
-def picture_seconds(sampler: Sampler, steps: int) -> float:
-    """What the UNet takes for a picture of two conditions, in full calls."""
-    return call_seconds(sampler)[0] * steps * 2 / sampler.slots
+def picture_calls(sampler: Sampler, steps: int, guidance_scale: float) -> float:
+    """How much of full calls an un-edited picture takes."""
+    return steps * plain_slots(guidance_scale) / sampler.slots
+
+
+def picture_seconds(sampler: Sampler, steps: int, guidance_scale: float) -> float:
+    """What the UNet takes for an un-edited picture, in full calls."""
+    return call_seconds(sampler)[0] * picture_calls(sampler, steps, guidance_scale)
 
 
 def synchronise(device: torch.device) -> None:
@@ -128,14 +136,16 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def call_inputs(sampler: Sampler) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents, timesteps and text states, all of them different, the same every time."""
+def call_inputs(sampler: Sampler) -> tuple[Tensor, ...]:
+    """Latents, timesteps, text states and (SDXL) pooled texts, all of them different, the same every time."""
     model, slots = sampler.model, sampler.slots
     generator = torch.Generator("cpu").manual_seed(0)
     x = torch.randn(slots, *model.latent_shape, generator=generator)
-    states = model.text_states([""]).cpu() * torch.linspace(0.5, 1.5, slots)[:, None, None]
+    factors, text = torch.linspace(0.5, 1.5, slots), model.encode([""])[0]
+    states = text.states.cpu() * factors[:, None, None]
+    added = [(value.cpu() * factors[:, None]).to(model.device, sampler.dtype) for value in text.added.values()]
     timestep = torch.linspace(1, model.scheduler.config.num_train_timesteps - 1, slots).long()
-    return x.to(model.device, sampler.dtype), timestep.to(model.device), states.to(model.device, sampler.dtype)
+    return x.to(model.device, sampler.dtype), timestep.to(model.device), states.to(model.device, sampler.dtype), *added
 
 
 def _peak_mb(sampler: Sampler) -> float | None:

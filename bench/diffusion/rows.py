@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.diffusion.guidance import ClassifierFree
+from bench.diffusion.guidance import ClassifierFree, Unguided
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.solvers import Solver
 from bench.diffusion.text import PlainText
@@ -15,7 +15,7 @@ from bench.errors import BenchError, unknown
 from bench.interfaces import ActivationEdit, Cond, Erasure, Guidance, TextEdit
 from bench.types import GenerationRequest
 
-_PLAIN_TEXT, _PLAIN_GUIDANCE = PlainText(), ClassifierFree()
+_PLAIN_TEXT, _PLAIN_GUIDANCE, _UNGUIDED = PlainText(), ClassifierFree(), Unguided()
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +26,14 @@ class Row:
     erasure: Erasure
 
     @property
+    def guided(self) -> bool:
+        """Whether the unconditional text counts."""
+        return plain_slots(self.request.guidance_scale) > 1
+
+    @property
     def guidance(self) -> Guidance:
         """How its conditions are combined."""
-        return self.erasure.guidance or _PLAIN_GUIDANCE
+        return (self.erasure.guidance or _PLAIN_GUIDANCE) if self.guided else _UNGUIDED
 
     @property
     def text(self) -> TextEdit:
@@ -36,13 +41,25 @@ class Row:
         return self.erasure.text or _PLAIN_TEXT
 
     @property
+    def roles(self) -> tuple[int, ...]:
+        """Of its conditions: 0 unconditional, 1 conditional, 2 and up the guidance's extra texts. Without guidance 1 alone."""
+        return tuple(range(2 + len(self.guidance.extra_texts))) if self.guided else (1,)
+
+    @property
     def slots(self) -> int:
-        """UNet slots a step: unconditional, conditional, extra texts."""
-        return 2 + len(self.guidance.extra_texts)
+        """UNet slots a step."""
+        return len(self.roles)
+
+
+def plain_slots(guidance_scale: float) -> int:
+    """UNet slots a step of an un-edited picture: without guidance the unconditional text is not asked, as in diffusers' pipelines."""
+    return 2 if guidance_scale > 1 else 1
 
 
 def check(model: DiffusionModel, rows: Sequence[Row], solver: Solver, slots: int) -> None:
-    """BenchError for a row that needs more slots than a call has, or an edit that does not fit the model or the steps."""
+    """BenchError for a row that needs more slots than a call has, or an edit that does not fit the model, the guidance or the steps."""
+    for row in rows:
+        _check_guidance(row)
     widest = max(row.slots for row in rows)
     if widest > slots:
         raise BenchError(f"A picture of this method needs {widest} UNet slots, a call has {slots}: raise --batch-size.")
@@ -53,6 +70,17 @@ def check(model: DiffusionModel, rows: Sequence[Row], solver: Solver, slots: int
                 if name not in blocks:
                     raise unknown("block of the UNet", name, blocks)
             _check_timesteps(edit, solver.timesteps(steps))
+
+
+def _check_guidance(row: Row) -> None:
+    """Refuse an edit that would do nothing, as its row has one condition."""
+    text, guidance = row.erasure.text, row.erasure.guidance
+    idle = guidance if guidance is not None else text if text is not None and text.unconditional_only else None
+    if idle is not None and not row.guided:
+        raise BenchError(
+            f"{type(idle).__name__} acts through guidance, and at a guidance scale of {row.request.guidance_scale:g} there is none:"
+            " leave this method out, or sample with a scale above 1."
+        )
 
 
 def _check_timesteps(edit: ActivationEdit, timesteps: Tensor) -> None:
@@ -70,25 +98,32 @@ def _check_timesteps(edit: ActivationEdit, timesteps: Tensor) -> None:
 
 
 def encode(model: DiffusionModel, rows: Sequence[Row]) -> list[list[Cond]]:
-    """The conditions of each row: unconditional, conditional, extra texts. Each distinct text is encoded once per edit and step count."""
-    groups: dict[tuple[int, tuple[str, ...], int], list[Row]] = {}
+    """The conditions of each row, as `Row.roles`. Each distinct text is encoded once per edit and step count."""
+    groups: dict[_Encoding, list[Row]] = {}
     for row in rows:
         groups.setdefault(_encoding(row), []).append(row)
-    tables: dict[tuple[int, tuple[str, ...], int], tuple[Cond, dict[str, Cond], list[Cond]]] = {}
+    tables: dict[_Encoding, tuple[list[Cond], dict[str, Cond], list[Cond]]] = {}
     for key, own in groups.items():
         edit, steps, extra = own[0].text, own[0].request.steps, own[0].guidance.extra_texts
         prompts = list(dict.fromkeys(row.request.prompt for row in own))
-        tables[key] = (
-            edit.encode(model, [""], "unconditional", steps)[0],
-            dict(zip(prompts, edit.encode(model, prompts, "conditional", steps), strict=True)),
-            edit.encode(model, list(extra), "extra", steps) if extra else [],
-        )
+        unconditional = edit.encode(model, [""], "unconditional", steps) if own[0].guided else []
+        conditional = edit.encode(model, prompts, "conditional", steps)
+        extra_conds = edit.encode(model, list(extra), "extra", steps) if extra else []
+        if any(set(cond.added) != set(model.added) for cond in [*unconditional, *conditional, *extra_conds]):
+            raise BenchError(
+                f"{type(edit).__name__} loses {' and '.join(model.added)}, which this model needs beside the text's states: let it change"
+                " conditions of PlainText with dataclasses.replace."
+            )
+        tables[key] = unconditional, dict(zip(prompts, conditional, strict=True)), extra_conds
     found = []
     for row in rows:
         unconditional, by_prompt, extra_conds = tables[_encoding(row)]
-        found.append([unconditional, by_prompt[row.request.prompt], *extra_conds])
+        found.append([*unconditional, by_prompt[row.request.prompt], *extra_conds])
     return found
 
 
-def _encoding(row: Row) -> tuple[int, tuple[str, ...], int]:
-    return id(row.text), row.guidance.extra_texts, row.request.steps
+_Encoding = tuple[int, tuple[str, ...], int, bool]
+
+
+def _encoding(row: Row) -> _Encoding:
+    return id(row.text), row.guidance.extra_texts, row.request.steps, row.guided

@@ -77,7 +77,8 @@ class Part:
         self.store.forget_failures(needed)
         fits = tuple(id_ for id_, fit in needed.items() if not packed.exists(self.worker.place(fit)))
         names = {unit.fit.id: unit.fit.name for portion in portions for unit in self.bundles[portion.bundle]}
-        seconds = picture_seconds(self.session.sampler, self.session.preset.steps) if left else 0.0
+        suite, steps = self.session.suite, self.session.preset.steps
+        seconds = picture_seconds(self.session.sampler, steps, suite.guidance_scale) if left else 0.0
         return Outline(
             self.session.protocol, self.session.numerics, plan.pictures, total, total - rest, fits, names, tuple(portions), seconds
         )

@@ -1,11 +1,14 @@
-"""The TopK sparse autoencoder of SAeUron (arXiv:2501.18052, public code `SAE/sae.py`) and its published file format."""
+"""The TopK sparse autoencoder of SAeUron (arXiv:2501.18052, public code `SAE/sae.py`); its published files, and those for SDXL-Turbo."""
 
 from __future__ import annotations
 
 import json
+import pickle
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -14,6 +17,9 @@ from torch import Tensor, nn
 from bench.api import BenchError, sha256_file, sha256_text, write_atomic
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+UNBOX_CONFIG, UNBOX_WEIGHTS = "config.json", "state_dict.pth"
+"""As in the release of arXiv:2410.22366 for SDXL-Turbo (surkovv/sdxl-unbox)."""
+_UNBOX_NAMES = {"encoder.weight": "encoder.weight", "latent_bias": "encoder.bias", "decoder.weight": "W_dec", "pre_bias": "b_dec"}
 _BLOCK = 128
 
 
@@ -34,6 +40,8 @@ class SAEConfig:
     sample_topk: bool = False
     input_unit_norm: bool = False
     multi_topk: bool = False
+    residual: bool = False
+    """Whether it reads what the block adds to its input, output − input, and not the output."""
 
     @property
     def latents(self) -> int:
@@ -58,6 +66,10 @@ class SparseAutoencoder(nn.Module):
     def normalise_decoder(self) -> None:
         """Rows of `W_dec` to unit length."""
         self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True) + torch.finfo(torch.float32).eps)
+
+    def tokens(self, x_in: Tensor, x_out: Tensor) -> Tensor:
+        """What it reads of a block's input and output [S, C, H, W]: the output's tokens [S, P, C], or float32 ones of output − input."""
+        return tokens_of(x_out.float() - x_in.float() if self.config.residual else x_out)
 
     def pre(self, x: Tensor) -> Tensor:
         """[…, d_in] of any dtype → float32 […, latents] after the ReLU, before the TopK."""
@@ -118,6 +130,11 @@ class SparseAutoencoder(nn.Module):
         write_atomic(folder / WEIGHTS, save({key: value.detach().cpu().half().contiguous() for key, value in self.state_dict().items()}))
 
 
+def tokens_of(x: Tensor) -> Tensor:
+    """[S, C, H, W] → [S, H·W, C], row-major."""
+    return x.flatten(2).transpose(1, 2)
+
+
 def check_block(unet: nn.Module, hookpoint: str, config: SAEConfig) -> None:
     """BenchError if there is no such block or it says that it puts out another number of channels, as attention blocks do."""
     block = dict(unet.named_modules()).get(hookpoint)
@@ -150,43 +167,71 @@ def load_sae(folder: Path, device: torch.device) -> SparseAutoencoder:
     return _load(folder, device, _stamp(folder))
 
 
-def _stamp(folder: Path) -> tuple[int, ...]:
-    """Changes when a file does."""
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
+def _files(folder: Path) -> tuple[Path, Path]:
+    """Configuration and weights; SDXL-Turbo's where its weights are there and no file of the other format. BenchError if one is missing."""
+    own, unbox = (CONFIG, WEIGHTS), (UNBOX_CONFIG, UNBOX_WEIGHTS)
+    is_unbox = (folder / UNBOX_WEIGHTS).is_file() and not any((folder / name).is_file() for name in own)
+    config, weights = (folder / name for name in (unbox if is_unbox else own))
+    for path in (config, weights):
+        if not path.is_file():
             raise BenchError(
-                f"{folder} holds no SAE ({name} is missing): train one (python -m bench train-sae --hookpoints BLOCK) or name another"
+                f"{folder} holds no SAE ({path.name} is missing): train one (python -m bench train-sae --hookpoints BLOCK) or name another"
                 " folder or block."
             )
-    stats = [(folder / name).stat() for name in (CONFIG, WEIGHTS)]
+    return config, weights
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    """Changes when a file does."""
+    stats = [path.stat() for path in _files(folder)]
     return tuple(value for stat in stats for value in (stat.st_mtime_ns, stat.st_size))
 
 
 @lru_cache(maxsize=64)
 def _digest(folder: Path, stamp: tuple[int, ...]) -> str:
-    return sha256_text(sha256_file(folder / CONFIG) + sha256_file(folder / WEIGHTS))
+    config, weights = _files(folder)
+    return sha256_text(sha256_file(config) + sha256_file(weights))
 
 
 @lru_cache(maxsize=8)
 def _load(folder: Path, device: torch.device, stamp: tuple[int, ...]) -> SparseAutoencoder:
-    digest = _digest(folder, stamp)
+    digest, (path, weights) = _digest(folder, stamp), _files(folder)
     try:
-        body = json.loads((folder / CONFIG).read_text())
-        tensors = load_file(folder / WEIGHTS)
-        known = {field.name for field in fields(SAEConfig)}
-        config = SAEConfig(**{key: value for key, value in body.items() if key in known})
+        body = json.loads(path.read_text())
+        config, tensors = _read_unbox(body, weights) if weights.name == UNBOX_WEIGHTS else _read_own(body, weights)
         sae = SparseAutoencoder(config)
         shapes = {key: tuple(value.shape) for key, value in tensors.items()}
         if shapes != {key: tuple(value.shape) for key, value in sae.state_dict().items()}:
-            raise ValueError(f"{CONFIG} describes {config.d_in} channels and {config.latents} latents, {WEIGHTS} holds other shapes")
+            size = f"{config.d_in} channels and {config.latents} latents"
+            raise ValueError(f"{path.name} describes {size}, {weights.name} holds other shapes")
         sae.load_state_dict({key: value.float() for key, value in tensors.items()})
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise BenchError(f"The SAE in {folder} cannot be read ({' '.join(str(error).split())[:200]}): restore the folder.") from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        first = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise BenchError(f"The SAE in {folder} cannot be read ({first}): restore the folder.") from error
     except Exception as error:  # safetensors raises its own base-class exception for a truncated file
         if type(error).__module__.startswith("safetensors"):
-            raise BenchError(f"{folder / WEIGHTS} is damaged ({error}): restore it.") from error
+            raise BenchError(f"{weights} is damaged ({error}): restore it.") from error
         raise
     if config.input_unit_norm:
         raise BenchError(f"The SAE in {folder} normalises its input (input_unit_norm), which is not supported: use one that does not.")
     sae.digest = digest
     return sae.to(device).eval().requires_grad_(False)
+
+
+def _read_own(body: Mapping[str, Any], weights: Path) -> tuple[SAEConfig, dict[str, Tensor]]:
+    known = {field.name for field in fields(SAEConfig)}
+    return SAEConfig(**{key: value for key, value in body.items() if key in known}), load_file(weights)
+
+
+def _read_unbox(body: Mapping[str, Any], weights: Path) -> tuple[SAEConfig, dict[str, Tensor]]:
+    """`z = ReLU(TopK(W_enc (x − pre_bias) + latent_bias))`, `x̂ = W_dec z + pre_bias` of x = output − input.
+
+    A latent that the TopK keeps and the ReLU zeroes is zero in the other order too, so that both give the same latents. The
+    release's mean.pt and std.pt are not read: the encoder of its public code does not use them, and what does was not found out.
+    """
+    state = torch.load(weights, map_location="cpu", weights_only=True).get("state_dict", {})
+    lacking = [name for name in ("d_model", "k", "n_dirs_local") if name not in body] + [name for name in _UNBOX_NAMES if name not in state]
+    if lacking:
+        raise ValueError(f"it lacks {lacking[0]}")
+    tensors = {own: state[name] for name, own in _UNBOX_NAMES.items()}
+    return SAEConfig(body["d_model"], body["k"], num_latents=body["n_dirs_local"], residual=True), tensors | {"W_dec": tensors["W_dec"].T}

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from bench.api import ActivationEdit, BenchError, EditBank, Slots
 from methods.sae.autoencoder import SparseAutoencoder, check_width, load_sae, sae_digest
-from methods.sae.training import tokens_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,7 +62,7 @@ class Found(NamedTuple):
     """What a bank sees in a call."""
 
     tokens: Tensor
-    """[S, P, C] as they came."""
+    """[S, P, C] as the SAE reads them (`SparseAutoencoder.tokens`)."""
     z: Tensor
     """float32 [S, P, F], the TopK activations of each slot's own latents where they are above their thresholds."""
     fires: Tensor
@@ -127,19 +126,24 @@ class LatentBank(EditBank):
             self.loaded[hookpoint] = load_sae(Path(self.saes[hookpoint]), self.timesteps.device)
         return self.loaded[hookpoint]
 
-    def tokens(self, hookpoint: str, x_out: Tensor) -> Tensor:
+    def tokens(self, hookpoint: str, x_in: Tensor, x_out: Tensor) -> Tensor:
         """[S, P, C]. BenchError if the block's channels are not the SAE's."""
-        tokens = tokens_of(x_out)
-        check_width(hookpoint, self.sae(hookpoint).config, tokens.shape[2])
-        return tokens
+        config = self.sae(hookpoint).config
+        check_width(hookpoint, config, x_out.shape[1])
+        if config.residual and x_in.shape != x_out.shape:
+            raise BenchError(
+                f"The SAE for {hookpoint} reads output − input, but the block makes {list(x_out.shape[1:])} of {list(x_in.shape[1:])}:"
+                " use it at the block that it was trained at."
+            )
+        return self.sae(hookpoint).tokens(x_in, x_out)
 
     def state(self, rows: int) -> dict[str, Tensor]:
         """Whether each row's gate has opened."""
         return {"open": torch.zeros(rows, dtype=torch.bool, device=self.timesteps.device)}
 
-    def find(self, hookpoint: str, x_out: Tensor, slots: Slots, state: dict[str, Tensor] | None) -> Found:
+    def find(self, hookpoint: str, x_in: Tensor, x_out: Tensor, slots: Slots, state: dict[str, Tensor] | None) -> Found:
         """What each slot's own latents say. With `state`, what fires behind a closed gate does not count."""
-        tokens, hook, edit = self.tokens(hookpoint, x_out), self.names.index(hookpoint), slots.which.clamp(min=0)
+        tokens, hook, edit = self.tokens(hookpoint, x_in, x_out), self.names.index(hookpoint), slots.which.clamp(min=0)
         place = edit, (self.timesteps[edit] - slots.timestep[:, None]).abs().argmin(1)
         latents, thresholds = self.latents[hook][place], self.thresholds[hook][place]
         gate_latents, gate_thresholds = self.gate_latents[hook][place], self.gate_thresholds[hook][place]
@@ -157,7 +161,7 @@ class LatentBank(EditBank):
 
     def detect(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, wanted: Tensor) -> Tensor:
         """See `EditBank.detect`: the gate opens or, without one, a latent fires."""
-        tokens, hook = self.tokens(hookpoint, x_out), self.names.index(hookpoint)
+        tokens, hook = self.tokens(hookpoint, x_in, x_out), self.names.index(hookpoint)
         edit = torch.arange(len(self.timesteps), device=timestep.device).expand(len(timestep), -1)
         place = edit, (self.timesteps - timestep[:, None, None]).abs().argmin(2)
         latents = torch.cat([self.latents[hook][place], self.gate_latents[hook][place]], 2)
@@ -168,10 +172,10 @@ class LatentBank(EditBank):
         fired = (z > above.flatten(1)[:, None, :]).any(1).unflatten(1, above.shape[1:]).any(2)
         return fired | (self.restless & self.present[hook] & ~self.gated)
 
-    def detected(self, hookpoint: str, x_out: Tensor, timestep: Tensor, which: Tensor) -> Tensor:
+    def detected(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, which: Tensor) -> Tensor:
         """Mask [S, H, W]: where any chosen latent of a slot's edit is above its threshold, whatever the gate."""
         slots = Slots(timestep, which, which, which)
-        return self.find(hookpoint, x_out, slots, None).fires.any(2).view(len(x_out), *x_out.shape[2:])
+        return self.find(hookpoint, x_in, x_out, slots, None).fires.any(2).view(len(x_out), *x_out.shape[2:])
 
 
 def _pad(table: Tensor, shape: tuple[int, ...], value: float) -> Tensor:

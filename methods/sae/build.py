@@ -14,7 +14,7 @@ from bench.api import BenchError, Concept, DDIMSchedule, DiffusionModel, Erasure
 from methods.sae.autoencoder import SparseAutoencoder, check_block, folder_of, load_sae
 from methods.sae.calibration import MaximaCollector, candidates_of, make_detectors
 from methods.sae.statistics import MeanCollector, load_statistics, membership_of
-from methods.sae.training import Curves, SAERecipe, SAETraining, tokens_of
+from methods.sae.training import Curves, SAERecipe, SAETraining
 
 PARTS = ("train", "statistics", "calibration")
 Requests = Callable[[str, int, int], Sequence[GenerationRequest]]
@@ -32,7 +32,7 @@ class FVUMeter(Probe):
 
     def see(self, hookpoint: str, x_in: Tensor, x_out: Tensor, step: int, row: Tensor, role: Tensor) -> None:
         """See `Probe.see`."""
-        x = tokens_of(x_out).float()
+        x = self.sae.tokens(x_in, x_out).float()
         error = self.sae.decode(self.sae.encode(x)) - x
         weight = torch.stack([(row >= 0) & (role == half) for half in (0, 1)]).double()  # [2, S]
         self.count += weight.sum(1) * x.shape[1]
@@ -41,10 +41,10 @@ class FVUMeter(Probe):
         self.errors += weight @ error.square().sum((1, 2)).double()
 
     @property
-    def fvu(self) -> list[float]:
-        """Of each half."""
+    def fvu(self) -> list[float | None]:
+        """Of each half; None of one that no picture has, as the unconditional one without guidance."""
         variance = self.squares - self.sums.square().sum(1) / self.count
-        return [float(value) for value in self.errors / variance]
+        return [float(value) if count else None for value, count in zip(self.errors / variance, self.count.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,10 @@ class SAEBuild:
         for name, concepts in self.concepts.items():
             found = means[name].statistics(list(map(str, concepts)), timesteps, self.model.digest)
             found.save(folder_of(self.folder, name))
-            fvu = meters[name].fvu
-            self.say(f"{name}: FVU {fvu[1]:.3f} conditional, {fvu[0]:.3f} unconditional, on {len(requests)} fresh pictures")
-            self._note(name, {"fvu": {"unconditional": fvu[0], "conditional": fvu[1], "pictures": len(requests)}})
+            fvu = dict(zip(("unconditional", "conditional"), meters[name].fvu, strict=True))
+            halves = ", ".join(f"{value:.3f} {half}" for half, value in sorted(fvu.items()) if value is not None)
+            self.say(f"{name}: FVU {halves}, on {len(requests)} fresh pictures")
+            self._note(name, {"fvu": {**fvu, "pictures": len(requests)}})
 
     def calibration(self) -> None:
         """Detectors: latents and scales from one split, thresholds from the second, checked on the third."""

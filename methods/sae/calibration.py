@@ -22,7 +22,6 @@ from bench.api import BenchError, Probe, write_atomic
 from methods.sae.autoencoder import SparseAutoencoder
 from methods.sae.features import scores, top
 from methods.sae.statistics import Statistics, read_tensors
-from methods.sae.training import tokens_of
 
 FILE = "detectors.safetensors"
 CANDIDATES, KEPT, QUANTILE, FLOOR = 32, 8, 0.995, 0.1
@@ -46,7 +45,7 @@ class MaximaCollector(Probe):
 
     def see(self, hookpoint: str, x_in: Tensor, x_out: Tensor, step: int, row: Tensor, role: Tensor) -> None:
         """See `Probe.see`. Padding goes to a last row that is thrown away."""
-        largest = self.sae.encode(tokens_of(x_out)).amax(1)[:, self.candidates[step]]
+        largest = self.sae.encode(self.sae.tokens(x_in, x_out)).amax(1)[:, self.candidates[step]]
         place = (row % self.found.shape[1])[:, None].expand_as(largest)
         self.found[step].scatter_reduce_(0, place, largest, "amax")
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.api import ActivationEdit, Slots
+from methods.sae.autoencoder import tokens_of
 from methods.sae.bank import LatentBank, LatentEdit
 
 ErrorTerm = Literal["exact", "published-code", "none"]
@@ -20,7 +21,10 @@ _WIDTH = 8
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SteerLatents(LatentEdit):
-    """`x + (z′ − z) W_dec` where `z′_i = z_i · factor_i` for chosen latents above their threshold, `z` after the TopK."""
+    """`x + (z′ − z) W_dec` where `z′_i = z_i · factor_i` for chosen latents above their threshold, `z` after the TopK.
+
+    x is the block's output; where the SAE reads output − input, z and x̂ are of that, and what changes in it is added to the output.
+    """
 
     factors: Tensor
     """float32 [H, T, F], multiplier · mean activation (public code `utils/hooks.py`: multiplied by, not replaced by)."""
@@ -36,7 +40,11 @@ class SteerLatents(LatentEdit):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ReplacePatches(LatentEdit):
-    """Tokens where any chosen latent is above its threshold become tokens of the same map where none is (PER, arXiv:2606.31699)."""
+    """Tokens where any chosen latent is above its threshold become tokens of the same map where none is (PER, arXiv:2606.31699).
+
+    Where the SAE reads r = output − input, tokens of r are replaced: `y_p = x_in_p + r_q(p)`. Which tensor the authors swap in
+    SDXL, output or output − input, is not public.
+    """
 
     source: Source = "random"
     dilation: int = 0
@@ -64,10 +72,10 @@ class SteerBank(LatentBank):
 
     def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, slots: Slots, state: dict[str, Tensor]) -> Tensor:
         """See `EditBank.edit`. Tokens where nothing fires come back bit for bit under `exact`."""
-        found, sae = self.find(hookpoint, x_out, slots, state), self.sae(hookpoint)
+        found, sae, tokens = self.find(hookpoint, x_in, x_out, slots, state), self.sae(hookpoint), tokens_of(x_out)
         factors = self.factors[self.names.index(hookpoint)][found.place]
         change = torch.where(found.fires, found.z * (factors[:, None, :] - 1), 0)
-        edited = found.tokens.float()
+        edited = tokens.float()
         # In products of one width: a neighbour with more latents must not change the order in which a row's own are summed.
         change = torch.nn.functional.pad(change, (0, -change.shape[2] % _WIDTH))
         latents = torch.nn.functional.pad(found.latents, (0, -found.latents.shape[1] % _WIDTH))
@@ -80,7 +88,7 @@ class SteerBank(LatentBank):
             times = self.missing[found.place[0]] * (present & (slots.which >= 0) & found.is_open)
             edited = edited + times[:, None, None] * missing
             touched = touched | (times > 0)[:, None, None]
-        new = torch.where(touched, edited.to(x_out.dtype), found.tokens)
+        new = torch.where(touched, edited.to(x_out.dtype), tokens)
         return new.transpose(1, 2).reshape(x_out.shape)
 
 
@@ -100,7 +108,7 @@ class ReplaceBank(LatentBank):
 
     def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, slots: Slots, state: dict[str, Tensor]) -> Tensor:
         """See `EditBank.edit`. A map where nothing or everything is detected comes back as it is."""
-        found = self.find(hookpoint, x_out, slots, state)
+        found = self.find(hookpoint, x_in, x_out, slots, state)
         edit = found.place[0]
         seen = self._dilated(found.fires.any(2), x_out.shape[2:], self.dilation[edit])
         seen = seen & ~seen.all(1, keepdim=True)  # nothing is left to take an embedding from
@@ -114,8 +122,10 @@ class ReplaceBank(LatentBank):
             new = torch.where((seen & (source == 1))[..., None], taken, new)
         if "mean" in self.sources:
             kept = (~seen).float()
-            mean = torch.einsum("sp,spc->sc", kept / kept.sum(1, keepdim=True), found.tokens.float()).to(x_out.dtype)
+            mean = torch.einsum("sp,spc->sc", kept / kept.sum(1, keepdim=True), found.tokens.float()).to(new.dtype)
             new = torch.where((seen & (source == 2))[..., None], mean[:, None, :], new)
+        if self.sae(hookpoint).config.residual:
+            new = torch.where(seen[..., None], (tokens_of(x_in) + new).to(x_out.dtype), tokens_of(x_out))
         return new.transpose(1, 2).reshape(x_out.shape)
 
     def _dilated(self, seen: Tensor, size: torch.Size, radius: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from bench.api import BenchError, GenerationRequest, Probe, write_atomic
 from methods.sae.autoencoder import SparseAutoencoder
-from methods.sae.training import tokens_of
 
 FILE = "statistics.safetensors"
 
@@ -88,7 +87,7 @@ class MeanCollector(Probe):
 
     def see(self, hookpoint: str, x_in: Tensor, x_out: Tensor, step: int, row: Tensor, role: Tensor) -> None:
         """See `Probe.see`."""
-        means = self.sae.encode(tokens_of(x_out)).mean(1)
+        means = self.sae.encode(self.sae.tokens(x_in, x_out)).mean(1)
         weight = self.membership[row.clamp(min=0)] * ((row >= 0) & (role == 1))[:, None]
         self.sums[:, step] += weight.T @ means
 

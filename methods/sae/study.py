@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from bench.api import DDIMSchedule, DiffusionModel, Erasure, GenerationRequest, Probe, Row, sample
+from methods.sae.autoencoder import tokens_of
 from methods.sae.bank import LatentBank, LatentEdit
-from methods.sae.training import tokens_of
 
 COVERED = 0.25
 """A token is the object's where at least this share of its area is: a thin object covers no token of a 4 × 4 map by half."""
@@ -67,9 +67,9 @@ def _detect(
     modules = dict(unet.named_modules())
 
     def hook(name: str) -> Callable[..., None]:
-        def look(module: nn.Module, args: object, output: tuple[Tensor, ...]) -> None:
+        def look(module: nn.Module, args: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
             t = torch.full((len(output[0]),), timestep, device=output[0].device)
-            masks[name].append(bank.detected(name, output[0], t, torch.zeros_like(t)))
+            masks[name].append(bank.detected(name, args[0], output[0], t, torch.zeros_like(t)))
 
         return look
 

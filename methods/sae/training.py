@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench.api import BenchError, DiffusionModel, Erasure, GenerationRequest, MethodConfig, Probe, Row, sample, write_atomic
-from methods.sae.autoencoder import SAEConfig, SparseAutoencoder
+from methods.sae.autoencoder import SAEConfig, SparseAutoencoder, tokens_of
 
 
 class SAERecipe(MethodConfig):
@@ -74,11 +74,6 @@ class TokenCollector(Probe):
     def take(self, hookpoint: str) -> Tensor:
         """bfloat16 [tokens, channels], forgotten here."""
         return torch.cat(self.found.pop(hookpoint))
-
-
-def tokens_of(x: Tensor) -> Tensor:
-    """[S, C, H, W] → [S, H·W, C], row-major."""
-    return x.flatten(2).transpose(1, 2)
 
 
 def geometric_median(x: Tensor, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:

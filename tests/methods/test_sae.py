@@ -225,7 +225,7 @@ def test_replacement_invariants(folder: Path, seed: int, source: str, threshold:
     x = maps(3, seed=seed)
     edit = replace(folder, features, source)
     new = apply([edit], x, [0, 0, -1], key=[seed, seed + 1, seed + 2])
-    seen = ReplacePatches.stack([edit]).detected(HOOK, x, torch.full((3,), 501), torch.tensor([0, 0, -1]))
+    seen = ReplacePatches.stack([edit]).detected(HOOK, x, x, torch.full((3,), 501), torch.tensor([0, 0, -1]))
     assert not seen[2].any()
     for s in range(3):
         before, after, mask = x[s].flatten(1).T, new[s].flatten(1).T, seen[s].flatten()
@@ -240,7 +240,7 @@ def test_replacement_invariants(folder: Path, seed: int, source: str, threshold:
 def test_mean_replacement_and_dilation(folder: Path) -> None:
     x, features = maps(1, size=6), {3: (0.8, 0.0)}
     edit = replace(folder, features)
-    seen = ReplacePatches.stack([edit]).detected(HOOK, x, torch.tensor([501]), torch.tensor([0]))[0]
+    seen = ReplacePatches.stack([edit]).detected(HOOK, x, x, torch.tensor([501]), torch.tensor([0]))[0]
     assert 0 < seen.sum() < 8
     new = apply([replace(folder, features, "mean")], x, [0])[0]
     torch.testing.assert_close(new[:, seen], x[0][:, ~seen].mean(1, keepdim=True).expand(-1, int(seen.sum())))
