@@ -59,14 +59,16 @@ Concepts = Annotated[str | None, typer.Option(help="Names, `styles`, `objects`, 
 PresetName = Annotated[str, typer.Option(help="How much of the suite: smoke, quick or full (`show SUITE`).")]
 Seeds = Annotated[int | None, typer.Option(min=1, max=10_000, help="Pictures per prompt. Default: the preset's.")]
 Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset's.")]
-Scheduler = Annotated[str, typer.Option(help="ddim, or to see what another gives: lms, dpm-solver++, euler, euler-ancestral.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="ddim, or to see what another gives: lms, dpm-solver++, euler, euler-ancestral. Default: the preset's.")
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="method.param=value, repeatable; `show METHOD` names the parameters.")]
 TuningRows = Annotated[Tuning, typer.Option("--tuning", help="Rows of tuned methods: both (with and without tuning), tuned or untuned.")]
 
 
 def _config(
     suite: str, methods: str, concepts: str | None, preset: str, seeds: int | None, steps: int | None, settings: list[str] | None,
-    batch_size: int | None, scheduler: str, images: Images = "sample", tuning: Tuning = "both", sequential: str | None = None,
+    batch_size: int | None, scheduler: str | None, images: Images = "sample", tuning: Tuning = "both", sequential: str | None = None,
     examine: str | None = None,
 ) -> RunConfig:  # fmt: skip
     found = registry.suite(suite)
@@ -77,7 +79,7 @@ def _config(
     for name in bare:
         if name not in known:
             raise unknown("method", name, known)
-    if scheduler not in SCHEDULERS:
+    if scheduler is not None and scheduler not in SCHEDULERS:
         raise unknown("scheduler", scheduler, SCHEDULERS)
     if not names:
         raise BenchError("--methods names no method: `python -m bench list methods` has them.")
@@ -92,14 +94,14 @@ def _config(
     return RunConfig(
         suite=found.key, preset=preset, methods=names, settings=parse_settings(settings or (), bare), targets=tuple(map(str, targets)),
         seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images, tuning=tuning,
-        scheduler=scheduler, sequential=order, examine=tuple(filter(None, (examine or "").split(","))),
+        scheduler=scheduler or defaults.scheduler, sequential=order, examine=tuple(filter(None, (examine or "").split(","))),
     )  # fmt: skip
 
 
 def run(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = "auto",
-    compile_: Compile = "auto", batch_size: AutoBatchSize = None, scheduler: Scheduler = "ddim", tuning: TuningRows = "both",
+    compile_: Compile = "auto", batch_size: AutoBatchSize = None, scheduler: Scheduler = None, tuning: TuningRows = "both",
     sharing: Annotated[bool, typer.Option(help="Walk the un-edited trajectory once for all rows that are like it until an edit acts. "
                                                "The result is the same, byte for byte.")] = True,
     images: Annotated[Images, typer.Option(help="Pictures to keep: all, a dozen per erasure, or none. Scores are always kept.")] = "sample",
@@ -197,7 +199,7 @@ def _run_name(config: RunConfig) -> str:
 
 def plan(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
-    seeds: Seeds = None, steps: Steps = None, settings: Settings = None, scheduler: Scheduler = "ddim", tuning: TuningRows = "both",
+    seeds: Seeds = None, steps: Steps = None, settings: Settings = None, scheduler: Scheduler = None, tuning: TuningRows = "both",
     assets: AssetFolder = None, files: AssetFiles = None,
 ) -> None:  # fmt: skip
     """Show what `run` with the same options would sample. Writes nothing."""

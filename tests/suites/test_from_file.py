@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import miniature
+import miniature_sdxl
 import pandas as pd
 import pytest
 from commands import bench
@@ -66,6 +67,31 @@ def test_its_prompts_and_splits(folder: Path) -> None:
     (one,) = own.split_requests("tune", 1, 50)
     assert one.prompt == "a dog, Van Gogh style"
     assert own.method_settings == {"esd": {"iterations": 500}}
+
+
+def test_a_distilled_sdxl_is_a_suite_too(folder: Path, tmp_path: Path) -> None:
+    miniature_sdxl.model(tmp_path / "sdxl-turbo")
+    (tmp_path / "clip").symlink_to(folder / "clip-vit-large-patch14")
+    (tmp_path / "turbo.toml").write_text("""
+name = "turbo"
+model = "sdxl-turbo"
+styles = ["Monet", "photo"]
+objects = ["dog", "tree"]
+template = "a {object}, {style} style"
+guidance_scale = 0.0
+judge = { kind = "clip-zero-shot", folder = "clip" }
+[presets.quick]
+concepts = ["style:Monet"]
+steps = 1
+scheduler = "euler-ancestral"
+""")
+    run = ("run", "--suite", "turbo.toml", "--methods", "uce,negative-prompt", "--dtype", "float32", "--compile", "no")
+    found = bench(*run, "--batch-size", "4", "--out", "run", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    table = pd.read_csv(tmp_path / "run" / "leaderboard.csv")
+    assert table[(table["label"] == "uce") & (table["column"] == "judged")]["value"].tolist() == [2]
+    assert set(table["protocol"]) == {"turbo@file-v1/quick/1-steps/euler-ancestral"}
+    assert "at a guidance scale of 0 there is none" in " ".join(found.stdout.split())
 
 
 @pytest.mark.parametrize(
