@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, CannotWriteError, unknown
 from bench.files import sha256_file, sha256_text, write_atomic
 
 FOLDER_VARIABLE, FILES_VARIABLE = "BENCH_ASSETS", "BENCH_ASSET_FILES"
 LOCK = "assets.lock.json"
+EVERY_RUN = "every run"
+"""What an asset is needed for that no run of its suite can do without."""
 DEPTH = 4
 """How far below its place the files of an asset may lie: archives and Drive folders bring folders of their own."""
 
@@ -54,9 +58,13 @@ class Asset:
     """Below the suite's folder of assets: its folder, or the file itself."""
     parts: tuple[str, ...] = ()
     """Patterns relative to its folder of which each must match something; none for a file."""
-    needed_for: str = "every run"
+    needed_for: str = EVERY_RUN
     sha256: Mapping[str, str] = field(default_factory=dict)
     """Of published files, by name, where known: all 64 digits, or as many first ones as the file's name tells."""
+    pinned: str = ""
+    """The same of an asset that is one file, whatever it is called."""
+    usual: bool = False
+    """Whether `assets fetch` without names brings it too, beside what every run needs."""
     many: bool = False
     """So many files that names and sizes stand for their contents."""
 
@@ -71,8 +79,15 @@ def use(folder: Path | None, files: Mapping[str, Path]) -> None:
     if folder is not None:
         os.environ[FOLDER_VARIABLE] = str(folder.absolute())
     if files:
-        known = json.loads(os.environ.get(FILES_VARIABLE) or "{}")
-        os.environ[FILES_VARIABLE] = json.dumps({**known, **{name: str(path.absolute()) for name, path in files.items()}})
+        os.environ[FILES_VARIABLE] = json.dumps({**_given(), **{name: str(path.absolute()) for name, path in files.items()}})
+
+
+def _given() -> dict[str, str]:
+    """Files elsewhere, by name."""
+    try:
+        return dict(json.loads(os.environ.get(FILES_VARIABLE) or "{}"))
+    except ValueError as error:
+        raise BenchError(f"The variable {FILES_VARIABLE} is no JSON object of names and paths ({error}): unset it.") from error
 
 
 def environment() -> dict[str, str]:
@@ -102,13 +117,20 @@ def parse_files(entries: list[str], known: Mapping[str, Asset]) -> dict[str, Pat
 
 def place_of(asset: Asset) -> Path:
     """Where an asset is to be, whether or not it is there."""
-    given = json.loads(os.environ.get(FILES_VARIABLE) or "{}")
+    given = _given()
     return Path(given[asset.name]) if asset.name in given else folder() / asset.suite / asset.place
+
+
+def begun(asset: Asset) -> Path:
+    """A file that is there while the asset is being fetched: until then what there is of it is not whole."""
+    return folder() / asset.suite / f".fetching-{asset.name}"
 
 
 def find(asset: Asset) -> Path | None:
     """The file, or the folder with all of its parts at its place or a little below; None if it is not whole."""
     place = place_of(asset)
+    if begun(asset).exists():
+        return None
     if not asset.parts or place.is_file():
         return place if place.is_file() else None
     level = [place] if place.is_dir() else []
@@ -169,7 +191,7 @@ def check(asset: Asset, found: Path, again: bool = False, accept: bool = False) 
     now = dict(_files(asset, found))
     entries = {name: _entry(asset, path, kept.get(name), again) for name, path in now.items()}
     for name, entry in entries.items():
-        known, published = kept.get(name, entry)["sha256"], asset.sha256.get(name, "")
+        known, published = kept.get(name, entry)["sha256"], asset.sha256.get(name, "") if asset.parts else asset.pinned
         if not entry["sha256"].startswith(published):
             raise BenchError(f"{now[name]} is not the published file (SHA-256 {entry['sha256']}, not {published}): fetch it again.")
         if entry["sha256"] != known:
@@ -184,8 +206,19 @@ def check(asset: Asset, found: Path, again: bool = False, accept: bool = False) 
             f" `python -m bench assets verify --suite {asset.suite} {asset.name} --accept`."
         )
     if entries != kept:
-        write_atomic(folder() / LOCK, (json.dumps({**lock, key: entries}, indent=1, sort_keys=True) + "\n").encode())
+        with suppress(CannotWriteError):  # a folder that others share may be theirs to write
+            write_atomic(folder() / LOCK, (json.dumps({**lock, key: entries}, indent=1, sort_keys=True) + "\n").encode())
     return {name: str(entry["sha256"]) for name, entry in entries.items()}
+
+
+def forget(asset: Asset) -> None:
+    """Remove what was fetched of an asset, and what the lock says of it. BenchError for files that lie elsewhere: they are not ours."""
+    place = place_of(asset)
+    if not place.is_relative_to(folder()):
+        raise BenchError(f"{asset.key} is at {place}, not below {folder()}: replace it yourself.")
+    shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    rest = {key: value for key, value in _read_lock().items() if key != asset.key}
+    write_atomic(folder() / LOCK, (json.dumps(rest, indent=1, sort_keys=True) + "\n").encode())
 
 
 def digest_of(asset: Asset) -> str:

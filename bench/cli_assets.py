@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from bench import registry
 from bench.cli_options import AssetFiles, AssetFolder, err, out
@@ -21,7 +20,7 @@ Names = Annotated[list[str] | None, typer.Argument(help="Only these. Default: al
 
 @app.command("list")
 def list_(suite: Suite = "unlearncanvas", folder: AssetFolder = None, files: AssetFiles = None) -> None:
-    """Every file that a suite needs: where it is published, licence, size, what for, and whether it is here and whole."""
+    """Every file that a suite needs: where it is published, licence, size, what for, and whether it is here (`verify` reads it)."""
     from bench import assets
 
     for asset in _assets(suite, None):
@@ -33,14 +32,24 @@ def list_(suite: Suite = "unlearncanvas", folder: AssetFolder = None, files: Ass
 
 
 @app.command()
-def fetch(names: Names = None, suite: Suite = "unlearncanvas", folder: AssetFolder = None, files: AssetFiles = None) -> None:
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="Which. Default: what SAeUron and PER need.", show_default=False)] = None,
+    suite: Suite = "unlearncanvas", folder: AssetFolder = None, files: AssetFiles = None,
+    again: Annotated[bool, typer.Option("--again", help="Remove what there is of the named ones first.")] = False,
+) -> None:  # fmt: skip
     """Download what is not here; what was begun is continued.
 
-    Examples: `python -m bench assets fetch model classifiers saes` · `python -m bench assets fetch --assets /data/assets`
+    Examples: `python -m bench assets fetch` · `python -m bench assets fetch images --assets /data/assets`
     """
+    from bench.assets import EVERY_RUN, forget
     from bench.download import fetch as download
 
-    for asset in _assets(suite, names):
+    if again and not names:
+        raise BenchError("--again removes files: name those that it is for.")
+    wanted = [asset for asset in _assets(suite, names) if names or asset.usual or asset.needed_for == EVERY_RUN]
+    for asset in wanted:
+        if again:
+            forget(asset)
         with err.status(asset.key):
             found = download(asset, lambda text: err.print(text, highlight=False, soft_wrap=True))
         err.print(f"{asset.key}: {found}", highlight=False, soft_wrap=True)
@@ -58,7 +67,6 @@ def verify(
     from bench import assets
 
     broken = 0
-    table = Table("file", "SHA-256")
     for asset in _assets(suite, names):
         found = assets.find(asset)
         if found is None:
@@ -72,9 +80,7 @@ def verify(
             out.print(str(error), markup=False, highlight=False, soft_wrap=True)
             continue
         for name, digest in digests.items():
-            table.add_row(f"{asset.name}: {name}", digest)
-    if table.row_count:
-        out.print(table)
+            out.print(f"{digest}  {asset.name}: {name}", markup=False, highlight=False, soft_wrap=True)
     if broken:
         raise typer.Exit(1)
 

@@ -47,8 +47,11 @@ def reproduce(
         raise BenchError(f"{row} cannot be run: this project has no such method, or the row does not say how it was made.")
     for name in settings.get("assets", ()):
         locate(registry.suite(settings["suite"]).files[name])
+        own = registry.suite(settings["suite"]).tuned_folder
+        if own is not None and (own / f"{settings['methods'].partition(':')[0]}.toml").is_file():
+            raise BenchError(f"{own} holds parameters of your own tuning, not the published ones: move them away.")
     place = folder or Path("results") / "runs" / f"reproduce-{row}-{preset}"
-    default = settings["concepts"] if preset == "full" else _quick(settings, preset)
+    default = settings["concepts"] if preset == "full" or concepts else _quick(settings, preset)
     cli_run.run(
         suite=settings["suite"], methods=settings["methods"], concepts=concepts or default, preset=preset, seeds=seeds, device=device,
         dtype=dtype, tuning=settings.get("tuning", "untuned"), folder=place, yes=yes,
@@ -63,7 +66,10 @@ def _quick(settings: dict[str, Any], preset: str) -> str:
     if preset not in found:
         raise unknown("preset", preset, found)
     kind = settings["concepts"].removesuffix("s")
-    return ",".join(name for name in found[preset].concepts if name.startswith(kind)) or settings["concepts"]
+    chosen = ",".join(name for name in found[preset].concepts if name.startswith(kind))
+    if not chosen:
+        raise BenchError(f"The preset {preset} has no {settings['concepts']}: take another, or name --concepts.")
+    return chosen
 
 
 def _read(published: Path) -> dict[str, Any]:

@@ -94,8 +94,14 @@ def _config(
     return RunConfig(
         suite=found.key, preset=preset, methods=names, settings=parse_settings(settings or (), bare), targets=tuple(map(str, targets)),
         seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images, tuning=tuning,
-        scheduler=scheduler or defaults.scheduler, sequential=order, examine=tuple(filter(None, (examine or "").split(","))),
+        scheduler=scheduler or defaults.scheduler, sequential=order, examine=_examiners(examine),
     )  # fmt: skip
+
+
+def _examiners(text: str | None) -> tuple[str, ...]:
+    """Names; files by their whole path, as other processes may work elsewhere."""
+    names = filter(None, (text or "").split(","))
+    return tuple(str(Path(name).absolute()) if ".py:" in name else name for name in names)
 
 
 def run(
@@ -115,7 +121,8 @@ def run(
     assets: AssetFolder = None, files: AssetFiles = None, anchor_prompts: AnchorPrompts = None,
     sequential: Annotated[str | None, typer.Option(help="A,B,C: remove A, then B too, then C too, and see what comes back.")] = None,
     examine: Annotated[str | None, typer.Option(help="Also find out about each picture: clip-score; qwen2-vl, whether it is broken, or "
-                                                     "path/to/judge.py:function, a judge of your own. Comma-separated.")] = None,
+                                                     "path/to/judge.py:function, a judge of your own. Comma-separated. Asked "
+                                                     "for later, all is sampled again.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Begin also what is expected to take longer than half a day.")] = False,
 ) -> None:  # fmt: skip
     """Remove each concept with each method, sample, score, and print the table. The same command again continues.
@@ -200,10 +207,10 @@ def _run_name(config: RunConfig) -> str:
 def plan(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, scheduler: Scheduler = None, tuning: TuningRows = "both",
-    assets: AssetFolder = None, files: AssetFiles = None,
+    sequential: Annotated[str | None, typer.Option(help="As of `run`.")] = None, assets: AssetFolder = None, files: AssetFiles = None,
 ) -> None:  # fmt: skip
     """Show what `run` with the same options would sample. Writes nothing."""
-    config = _config(suite, methods, concepts, preset, seeds, steps, settings, None, scheduler, tuning=tuning)
+    config = _config(suite, methods, concepts, preset, seeds, steps, settings, None, scheduler, tuning=tuning, sequential=sequential)
     with err.status("loading torch, the model and the judges"):
         from bench.session import prepare
 

@@ -47,9 +47,11 @@ def score(
         raise unknown("preset", preset, found.presets)
     amount = replace(found.presets[preset], seeds=seeds or found.presets[preset].seeds)
     one = parse_targets(target, found)[0] if target else None
+    if not method.strip() or (method == "none" and one):
+        raise BenchError("--method names the method; none, the unedited model, has no --target.")
     with err.status("loading torch and the judges"):
         from bench.diffusion.numerics import pick_device
-        from bench.external import record_of, scan
+        from bench.external import merged, record_of, scan
         from bench.external import score as judge
         from bench.scoring import Scorer
 
@@ -64,14 +66,16 @@ def score(
             )
     place = folder or Path("results") / "scores" / f"{Path(found.key).stem}-{preset}"
     store, protocol = _open(place, found.key, preset, amount.seeds, amount.steps, found.protocol(preset, amount))
+    records = store.records() if any((place / "records").glob("*.json")) else []
     with progress_bar() as progress:
         bar = Bar(progress)
         bar.say("scoring")
         bar.total(sum(len(own.requests) for own in there), 0)
         scored = judge(there, method, scorer, store, bar.advance)
     record = record_of(found, amount, protocol, method, there, scored, scorer)
-    others = [kept for kept in store.records() if kept.label != method] if any((place / "records").glob("*.json")) else []
-    store.write_records([*others, record])
+    known = next((kept for kept in records if kept.label == method), None)
+    record = record if known is None or method == "none" else merged(known, record)
+    store.write_records([*(kept for kept in records if kept.label != method), record])
     _show(store, found, record)
     err.print(f"Records and tables: {place}", highlight=False, soft_wrap=True)
 

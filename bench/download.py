@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.assets import Asset, check, find, locate, place_of
+from bench.assets import Asset, begun, check, find, locate, place_of
 from bench.errors import BenchError
+from bench.files import write_atomic
 
 
 def fetch(asset: Asset, say: Callable[[str], None]) -> Path:
     """Download what is not whole, and hold it against the lock. BenchError where the source does not answer."""
     place = place_of(asset)
+    if find(asset) is None and asset.source.url and asset.parts:
+        raise BenchError(f"{asset.key} is part of {asset.source}: clone it, and name the folder with --asset {asset.name}=PATH.")
     if find(asset) is None:
+        write_atomic(begun(asset), b"")
         say(f"{asset.key}: {asset.size} from {asset.source} to {place}")
         try:
             _download(asset, place)
@@ -24,6 +28,7 @@ def fetch(asset: Asset, say: Callable[[str], None]) -> Path:
                 f"{asset.key} could not be downloaded from {asset.source} ({first}): give the command again to continue, or put the"
                 f" files into {place} by hand."
             ) from error
+        begun(asset).unlink()
     found = locate(asset)
     check(asset, found)
     return found
@@ -45,7 +50,5 @@ def _download(asset: Asset, place: Path) -> None:
 
     if source.drive:
         gdown.download_folder(id=source.drive, output=str(place), resume=True, quiet=True)
-    elif not asset.parts:
-        gdown.download(source.url, str(place), resume=True, quiet=True)
     else:
-        raise BenchError(f"clone {source.url} and give the folder with --asset {asset.name}=PATH")
+        gdown.download(source.url, str(place), resume=True, quiet=True)

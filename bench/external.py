@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def _chunk(
     if known is not None:
         return known
     verdicts: list[Verdict | None] = [None] * len(requests)
-    for places, pixels in _by_size(data, scorer).items():
+    for places, pixels in _by_size(data, [files.get(request.id) for request in requests], scorer).items():
         prompts = [requests[place].prompt for place in places]
         for place, verdict in zip(places, scorer.judge_files(torch.from_numpy(pixels), [None] * len(places), prompts), strict=True):
             verdicts[place] = verdict
@@ -145,7 +145,7 @@ def _read(path: Path | None) -> bytes | None:
         raise BenchError(f"{path} cannot be read ({error.strerror}).") from error
 
 
-def _by_size(data: Sequence[bytes | None], scorer: Scorer) -> dict[tuple[int, ...], np.ndarray[Any, Any]]:
+def _by_size(data: Sequence[bytes | None], paths: Sequence[Path | None], scorer: Scorer) -> dict[tuple[int, ...], np.ndarray[Any, Any]]:
     """Pictures of one size together: their places → uint8 [n, H, W, 3], as the suite's codec leaves them."""
     groups: dict[tuple[int, ...], list[tuple[int, np.ndarray[Any, Any]]]] = {}
     for place, own in enumerate(data):
@@ -153,7 +153,7 @@ def _by_size(data: Sequence[bytes | None], scorer: Scorer) -> dict[tuple[int, ..
             try:
                 pixels = decode(own)
             except OSError as error:
-                raise BenchError(f"A picture is damaged ({error}): make it again, or remove it to have it counted as missing.") from error
+                raise BenchError(f"{paths[place]} is no picture: make it again, or remove it to have it counted as missing.") from error
             if scorer.codec == "jpeg" and not own.startswith(b"\xff\xd8"):
                 pixels = decode(encode(pixels, "jpeg"))
             groups.setdefault(pixels.shape, []).append((place, pixels))
@@ -185,3 +185,21 @@ def record_of(
             "pictures": content_hash({name: plain(frame["sha256"]) for name, frame in scored.items()}),
         },
     )  # fmt: skip
+
+
+def merged(before: Record, now: Record) -> Record:
+    """The targets of both records of a method; those of `now` take the place of the same ones before."""
+    new = set(now.outcomes["target"])
+    keep = [i for i, target in enumerate(before.outcomes["target"]) if target not in new]
+    if not keep:
+        return now
+    columns = {
+        name: [*(before.outcomes.get(name, [None] * (max(keep) + 1))[i] for i in keep), *now.outcomes[name]] for name in now.outcomes
+    }
+    missing = sum(value is None for value in columns["style_pred"])
+    provenance = {
+        **now.provenance,
+        "missing_pictures": missing,
+        "pictures": content_hash([before.provenance["pictures"], now.provenance["pictures"]]),
+    }
+    return replace(now, outcomes=columns, distances={**before.distances, **now.distances}, provenance=provenance)

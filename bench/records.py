@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bench.cost import FIT_COST, SAMPLING_COST
-from bench.distances import distances_of, reference_sets
+from bench.distances import Reference, distances_of
 from bench.errors import BenchError
 from bench.identity import MethodSpec
 from bench.metrics.artifacts import ArtifactReference
@@ -40,12 +40,11 @@ class DamagedUnitsError(BenchError):
         self.units = units
 
 
-def make_records(session: Session, store: Store, failed: Mapping[str, str]) -> list[Record]:
+def make_records(session: Session, store: Store, failed: Mapping[str, str], reference: Reference) -> list[Record]:
     """One record per method. `failed` maps fits that could not be made to the reason. DamagedUnitsError if units cannot be read.
 
     Every unit is read once; features are held of one target at a time.
     """
-    reference = reference_sets(session.suite, session.scorer.networks)
     specs = {spec.label: spec for spec in session.plan.specs}
     costs = _costs(session.plan, store, failed)
     artifacts = _artifact_reference(session)

@@ -36,8 +36,6 @@ from bench.suites.suite import Preset, Suite, Tuned
 from bench.tuned import configs
 from bench.types import Assets, Target
 
-EVERY_RUN = "every run"
-"""What an asset says that is needed for one."""
 SHARED = 0.35
 """Of the steps that rows take alone, what is assumed to be left with sharing: an eighth with calibrated detectors, else nearly all."""
 
@@ -122,7 +120,7 @@ def prepare(
     """
     suite = find_suite(config.suite)
     preset = preset_of(config, suite)
-    assets.require(asset for asset in suite.files.values() if asset.needed_for == EVERY_RUN)
+    assets.require(asset for asset in suite.files.values() if asset.needed_for == assets.EVERY_RUN)
     targets = parse_targets(",".join(config.targets), suite)
     specs = method_specs(config, suite)
     where = pick_device(device)

@@ -26,7 +26,7 @@ class Clip:
             self.processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # transformers, safetensors and tokenizers raise their own kinds for one fact
             first = " ".join(str(error).split())[:200] or type(error).__name__
-            raise BenchError(f"{folder} is no CLIP model ({first}): fetch it again (python -m bench assets fetch clip).") from error
+            raise BenchError(f"{folder} is no CLIP model ({first}): fetch it again (python -m bench assets fetch clip --again).") from error
         self.model.to(device).eval().requires_grad_(False)
         self.digest = tree_digest(folder)
 

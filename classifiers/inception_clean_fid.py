@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 from torch import Tensor
 
@@ -20,7 +20,7 @@ class CleanFidInception:
 
     batch, stores_half = 16, True
 
-    def __init__(self, network: torch.nn.Module, digest: str, device: torch.device) -> None:
+    def __init__(self, network: Any, digest: str, device: torch.device) -> None:
         self.network, self.digest, self.device = network, digest, device
         self.resize = build_resizer("clean")
 
@@ -28,14 +28,17 @@ class CleanFidInception:
         """uint8 [n, H, W, 3] → float32 [n, 2048]."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             resized = np.stack(list(pool.map(self.resize, pixels.numpy())))
-        return self.network(torch.from_numpy(resized).to(self.device).permute(0, 3, 1, 2)).float()
+        image = torch.from_numpy(resized).to(self.device).permute(0, 3, 1, 2)
+        return self.network.layers.forward((image - 128) / 128).view(len(pixels), -1).float()  # as clean-fid's InceptionV3W
 
 
 def load(path: Path, device: torch.device) -> CleanFidInception:
     """Read the published TorchScript file: a program, which whoever names `path` must have held against its published digest."""
     try:
-        network = InceptionV3W(str(path.parent), download=False, resize_inside=False)
+        network = torch.jit.load(path, map_location=device)
     except Exception as error:  # torch raises its own kinds for one fact
         first = " ".join(str(error).split())[:200] or type(error).__name__
-        raise BenchError(f"{path} is not clean-fid's Inception network ({first}): fetch it again (python -m bench assets).") from error
-    return CleanFidInception(network.to(device).eval().requires_grad_(False), sha256_file(path), device)
+        raise BenchError(
+            f"{path} is not clean-fid's Inception network ({first}): fetch it again (python -m bench assets fetch --again NAME)."
+        ) from error
+    return CleanFidInception(network.eval(), sha256_file(path), device)

@@ -43,5 +43,7 @@ def load(path: Path, device: torch.device) -> TorchvisionInception:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises pickle's, zipfile's and its own kinds for one fact
         first = " ".join(str(error).split())[:200] or type(error).__name__
-        raise BenchError(f"{path} does not hold torchvision's Inception v3 ({first}): fetch it again (python -m bench assets).") from error
+        raise BenchError(
+            f"{path} does not hold torchvision's Inception v3 ({first}): fetch it again (python -m bench assets fetch --again NAME)."
+        ) from error
     return TorchvisionInception(network.to(device).eval().requires_grad_(False), sha256_file(path))

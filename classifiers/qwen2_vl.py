@@ -52,6 +52,8 @@ def load(folder: Path, device: torch.device) -> QwenArtifacts:
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers, safetensors and tokenizers raise their own kinds for one fact
         first = " ".join(str(error).split())[:200] or type(error).__name__
-        raise BenchError(f"{folder} is no Qwen2-VL model ({first}): fetch it again (python -m bench assets fetch qwen2-vl).") from error
+        raise BenchError(
+            f"{folder} is no Qwen2-VL model ({first}): fetch it again (python -m bench assets fetch qwen2-vl --again)."
+        ) from error
     digest = sha256_text(f"{QUESTION}\n{dtype}\n{tree_digest(folder)}")
     return QwenArtifacts(model.to(device).eval().requires_grad_(False), processor, digest)

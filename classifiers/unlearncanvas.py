@@ -74,7 +74,6 @@ def _load(path: Path, classes: int) -> Any:
     except Exception as error:  # torch raises pickle's, zipfile's and its own kinds for one fact
         first = " ".join(str(error).split())[:200] or type(error).__name__
         raise BenchError(
-            f"{path} is no classifier of UnlearnCanvas ({first}): fetch it again"
-            " (python -m bench assets fetch --suite unlearncanvas classifiers)."
+            f"{path} is no classifier of UnlearnCanvas ({first}): fetch it again (python -m bench assets fetch classifiers --again)."
         ) from error
     return model.eval().requires_grad_(False)

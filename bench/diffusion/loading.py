@@ -118,7 +118,7 @@ def model_digest(path: Path) -> str:
     """SHA-256 over the weights, the tokenizers and the schedule of a diffusers folder, or of a checkpoint file."""
     if path.is_file():
         return sha256_file(path)
-    files = sorted(p for p in path.rglob("*") if p.suffix in (".safetensors", ".bin", ".json") and p.name != INDEX)
+    files = sorted(p for p in path.rglob("*") if p.suffix in (".safetensors", ".bin", ".json", ".txt") and p.name != INDEX)
     table = {str(p.relative_to(path)): sha256_file(p) for p in files}
     index = _index(path)
     if _is_xl(index):  # it says what the empty text is

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 
 from bench import cost, packed
 from bench.config import Shard
 from bench.diffusion.numerics import picture_seconds
+from bench.distances import Reference, reference_sets
 from bench.engine import persist
 from bench.engine.job import Failures, Finish, Job, Listener, Outline, Portion, Task
 from bench.engine.stopping import Stopped
@@ -53,6 +54,11 @@ class Part:
         self.bundles = self.session.plan.bundles
         self.fits = {unit.fit.id: unit.fit for unit in self.session.plan.units}
 
+    @cached_property
+    def reference(self) -> Reference:
+        """What networks see in the suite's true pictures."""
+        return reference_sets(self.session.suite, self.session.scorer.networks)
+
     def outline(self) -> Outline:
         """Write down what is run, and find what of it is left to do. To do all again, what is there goes first."""
         self._describe()
@@ -78,6 +84,7 @@ class Part:
         fits = tuple(id_ for id_, fit in needed.items() if not packed.exists(self.worker.place(fit)))
         names = {unit.fit.id: unit.fit.name for portion in portions for unit in self.bundles[portion.bundle]}
         suite, steps = self.session.suite, self.session.preset.steps
+        _ = self.reference if left else None  # what is wrong with true pictures is told before any picture is sampled
         seconds = picture_seconds(self.session.sampler, steps, suite.guidance_scale) if left else 0.0
         return Outline(
             self.session.protocol, self.session.numerics, plan.pictures, total, total - rest, fits, names, tuple(portions), seconds
@@ -145,7 +152,7 @@ class Part:
         self.listener.say("making tables")
         reasons = {fit: failure.reason for fit, failure in self.worker.failed.items()}
         try:
-            records = make_records(self.session, self.store, reasons)
+            records = make_records(self.session, self.store, reasons, self.reference)
         except DamagedUnitsError as error:
             self._make_again(error.units)
             return False

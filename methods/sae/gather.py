@@ -22,7 +22,8 @@ def statistics_of(context: FitContext, folder: Path, hookpoint: str, sae: Sparse
     if context.cache is None or not all(kind in context.assets.statistics for kind in kinds):
         return load_statistics(folder, sae.digest, context.model.digest)  # which says how to make them
     sources = [context.assets.statistics[kind] for kind in kinds]
-    recipe = [sae.digest, context.model.digest, hookpoint, str(context.dtype), context.guidance_scale, context.steps, sources]
+    numerics = [str(context.dtype), context.slots, context.model.device.type, torch.get_num_threads(), str(torch.__version__)]
+    recipe = [sae.digest, context.model.digest, hookpoint, context.guidance_scale, context.steps, sources, numerics]
     place = context.cache / "statistics" / content_hash(recipe)
     if not (place / FILE).is_file():
         made = [_read_or_gather(context, hookpoint, sae, kind) for kind in kinds]

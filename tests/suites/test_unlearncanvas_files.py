@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ from commands import bench
 from PIL import Image
 from safetensors.torch import load_file
 
+from bench.codec import decode
 from bench.errors import BenchError
 from bench.suites.unlearncanvas import PROFILES
 from bench.suites.unlearncanvas import pictures as true_pictures
@@ -218,7 +220,10 @@ def test_distances_clip_score_and_a_judge_of_one_s_own(assets: Path, tmp_path: P
     refused = run(assets, "--methods", "uce", *own, cwd=tmp_path)
     assert refused[0] == 2
     assert "is not the published file" in refused[2], "TorchScript is a program: only the published one is run"
-    monkeypatch.setitem(ASSETS, "inception-clean-fid", replace(ASSETS["inception-clean-fid"], sha256={}))
+    (tmp_path / "renamed.pt").write_bytes((tmp_path / "inception-2015-12-05.pt").read_bytes() + b" ")
+    renamed = [*own[:2], "--asset", f"inception-clean-fid={tmp_path / 'renamed.pt'}"]
+    assert "is not the published file" in run(assets, "--methods", "uce", *renamed, cwd=tmp_path)[2], "nor one of another name"
+    monkeypatch.setitem(ASSETS, "inception-clean-fid", replace(ASSETS["inception-clean-fid"], pinned=""))
     code, said, told = run(assets, "--methods", "uce", *own, "--examine", "clip-score,judge.py:broken", cwd=tmp_path)
     assert code == 0, told
     table = pd.read_csv(tmp_path / "run" / "leaderboard.csv").set_index(["label", "column"])["value"]
@@ -253,6 +258,17 @@ def test_the_hub_s_parquet_serves_too(tmp_path: Path) -> None:
         sorted((cell, own.tobytes()) for cells, pixels in found for cell, own in zip(cells, pixels, strict=True)) for found in read.values()
     ]
     assert pictures[0] == pictures[1]
+    miniature.images(tmp_path / "other", {("Realistic_Watercolor", "Cats"): 5, ("Watercolor", "Cats"): 5})
+    miniature.parquet(tmp_path / "both", tmp_path / "other")
+    expected = {decode(path.read_bytes()).tobytes() for path in (tmp_path / "other" / "Watercolor" / "Cats").iterdir()}
+    with pytest.raises(BenchError, match="0 pictures of Watercolor/Architectures"):
+        list(true_pictures.true_pictures(tmp_path / "both", ("Watercolor",)))
+    parquet = sorted((tmp_path / "both").iterdir())
+    found = [own.tobytes() for _, own in itertools.islice(true_pictures._from_parquet(parquet, [("Watercolor", "Cats")]), 9)]
+    assert set(found) == expected, "a realistic watercolor is none"
+    (parquet[0]).write_bytes(b"junk")
+    with pytest.raises(BenchError, match="distances need it"):
+        list(true_pictures.true_pictures(tmp_path / "both", ("Watercolor",)))
     (folder / "Sketch" / "Cats" / "3.jpg").unlink()
     with pytest.raises(BenchError, match=r"Sketch/Cats/3\.jpg cannot be read"):
         list(true_pictures.true_pictures(folder, themes))
@@ -286,8 +302,12 @@ def test_files_are_fetched_from_where_they_are_published(tmp_path: Path, monkeyp
         raise OSError("the connection was lost")
 
     monkeypatch.setattr("gdown.download_folder", broken)
-    shutil.rmtree(place / "classifiers")
-    found = bench(*fetch, cwd=tmp_path)
+    found = bench("assets", "fetch", "classifiers", "--again", "--assets", str(tmp_path), cwd=tmp_path)
     assert found.returncode == 2
+    assert "unlearncanvas/classifiers" not in json.loads((tmp_path / "assets.lock.json").read_text())
+    miniature.classifiers(place / "classifiers")
+    assert "not here" in bench("assets", "list", "--assets", str(tmp_path), cwd=tmp_path).stdout.split("classifiers")[2]
+    monkeypatch.setattr("gdown.download_folder", lambda **arguments: None)
+    assert bench(*fetch, cwd=tmp_path).returncode == 0, "what was begun is gone on with until the library says that it is whole"
     said = " ".join(found.stderr.split())
     assert "the connection was lost): give the command again to continue, or put the files into" in said

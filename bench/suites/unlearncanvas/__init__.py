@@ -149,7 +149,7 @@ class UnlearnCanvas(Suite):
     @property
     def tuned_folder(self) -> Path:
         """See `Suite.tuned_folder`: beside the published files."""
-        return folder() / self.name / "tuned"
+        return folder() / self.name / "tuned" / self.profile
 
     def tuned(self, method: str) -> Tuned | None:
         """See `Suite.tuned`; without a file of one's own, the published parameters of saeuron for objects, where they are here."""

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.codec import decode
 from bench.errors import BenchError
-from bench.suites.unlearncanvas.vocabulary import OBJECTS, SEED_IMAGES
+from bench.suites.unlearncanvas.vocabulary import OBJECTS, SEED_IMAGES, THEMES, UNUSED
 
 PER_CELL = 5
 """The published FID takes pictures 1.jpg to 5.jpg of every theme and object."""
@@ -53,16 +54,20 @@ def _from_folders(folder: Path, cells: Iterable[Cell]) -> Iterator[tuple[Cell, n
 
 def _from_parquet(files: Sequence[Path], cells: Sequence[Cell]) -> Iterator[tuple[Cell, np.ndarray[Any, Any]]]:
     """By caption: a picture is of the theme and the object whose names its text has."""
-    names = {_plain("photo" if theme == SEED_IMAGES else theme): theme for theme, _ in cells}
+    names = {_plain(theme): "" for theme in (*THEMES, *UNUSED)}  # "realistic watercolor" is no "watercolor"
+    names |= {_plain("photo" if theme == SEED_IMAGES else theme): theme for theme, _ in cells}
     themes = sorted(names, key=len, reverse=True)  # "artist sketch" before "sketch"
     counts = dict.fromkeys(cells, 0)
     for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(AT_ONCE, columns=["image", "text"]):
-            for row in batch.to_pylist():
-                cell = _cell(_plain(row["text"]), themes, names)
-                if cell in counts and counts[cell] < PER_CELL:
-                    counts[cell] += 1
-                    yield cell, decode(row["image"]["bytes"])
+        try:
+            for batch in pq.ParquetFile(file).iter_batches(AT_ONCE, columns=["image", "text"]):
+                for row in batch.to_pylist():
+                    cell = _cell(_plain(row["text"]), themes, names)
+                    if cell in counts and counts[cell] < PER_CELL:
+                        counts[cell] += 1
+                        yield cell, decode(row["image"]["bytes"])
+        except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError) as error:
+            raise BenchError(f"{file} cannot be read ({error}): distances need it; fetch the images again.") from error
         if min(counts.values()) == PER_CELL:
             return
     lacking = next(cell for cell in cells if counts[cell] < PER_CELL)

@@ -33,7 +33,7 @@ ASSETS = {
         _asset(
             "saes", "the sparse autoencoders of SAeUron", Source(hub="bcywinski/SAeUron", patterns=("unet.*/*",)), "Apache-2.0",
             "2 × 0.21 GB", "saes", *(f"unet.up_blocks.1.attentions.{k}/{name}" for k in (1, 2) for name in ("cfg.json", "sae.safetensors")),
-            needed_for="saeuron, saeuron-detect",
+            needed_for="saeuron, saeuron-detect", usual=True,
         ),
         _asset(
             "saes-coco", "the sparse autoencoder of SAeUron for Stable Diffusion 1.4 (nudity)",
@@ -48,7 +48,8 @@ ASSETS = {
         ),
         _asset(
             "class-params", "SAeUron's percentile and multiplier for each object, class_params.pth",
-            Source(drive="1NoFDrjJ3dYmadufV2pK203ZED2pZ_hsB"), "not stated", "a few kB", "class-params", "class_params.pth",
+            Source(drive="1NoFDrjJ3dYmadufV2pK203ZED2pZ_hsB"), "not stated", "a few kB, in a folder of 6.6 GB",
+            "class-params", "class_params.pth",
             needed_for="the published row of saeuron on objects",
         ),
         _asset(
@@ -83,13 +84,13 @@ ASSETS = {
             "inception-torchvision", "torchvision's Inception v3 for fid-unlearncanvas",
             Source(url="https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth"), "BSD-3-Clause", "104 MB",
             "inception_v3_google-0cc3c7bd.pth", needed_for="fid-unlearncanvas",
-            sha256={"inception_v3_google-0cc3c7bd.pth": "0cc3c7bd"},
+            pinned="0cc3c7bd",
         ),
         _asset(
             "inception-clean-fid", "the Inception network of clean-fid, TorchScript",
             Source(url="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"),
             "not stated", "96 MB", "inception-2015-12-05.pt", needed_for="FID and KID",
-            sha256={"inception-2015-12-05.pt": "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"},
+            pinned="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
         ),
     )
 }  # fmt: skip

@@ -15,6 +15,12 @@ THEMES = (
 )  # fmt: skip
 """Outputs of `style50.pth`."""
 
+UNUSED = (
+    "Blue_Blooming", "Crypto_Punks", "Dreamweave", "Foliage_Patchwork", "Impasto", "Palette_Knife", "Pointillism", "Rainwash",
+    "Realistic_Watercolor", "Techno",
+)  # fmt: skip
+"""Styles of the dataset that nothing is evaluated on."""
+
 STYLES = tuple(theme for theme in THEMES if theme != SEED_IMAGES)
 
 OBJECTS = (
