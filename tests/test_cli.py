@@ -68,6 +68,7 @@ def test_report_makes_the_same_tables(smoke: Path, tmp_path: Path) -> None:
     assert contents(copy, "leaderboard.*", "*.csv", "citations.bib", "grid.png") == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_finished_by_the_same_command(smoke: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", *SMOKE, "--dtype", "float32", "--out", "run"]
     killed = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -26,7 +26,7 @@ from methods.sae.training import SAERecipe, SAETrainer, SAETraining, geometric_m
 
 HOOK, STEPS = "mid_block.attentions.0", 3
 RECIPE = SAERecipe(k=4, expansion_factor=2, rounds=2, pictures=4, steps=8, batch=64, learning_rate=1e-3, dead_tokens=100, halves="both")
-PICTURES = {"statistics": 36, "select": 24, "calibrate": 240, "verify": 24}
+PICTURES = {"statistics": 36, "select": 24, "calibrate": 60, "verify": 24}
 
 
 def split(name: str, count: int, start: int) -> Any:
