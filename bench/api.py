@@ -1,5 +1,6 @@
 """All that a method, classifier or attack may import from the harness."""
 
+from bench.codec import in_threads as in_threads
 from bench.diffusion.model import DiffusionModel as DiffusionModel
 from bench.diffusion.rows import Row as Row
 from bench.diffusion.sampler import sample as sample

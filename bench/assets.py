@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,8 @@ class Asset:
     parts: tuple[str, ...] = ()
     """Patterns relative to its folder of which each must match something; none for a file."""
     needed_for: str = EVERY_RUN
-    sha256: Mapping[str, str] = field(default_factory=dict)
-    """Of published files, by name, where known: all 64 digits, or as many first ones as the file's name tells."""
-    pinned: str = ""
-    """The same of an asset that is one file, whatever it is called."""
+    sha256: str = ""
+    """Of an asset that is one file, where it is published: all 64 digits, or as many first ones as the file's name tells."""
     usual: bool = False
     """Whether `assets fetch` without names brings it too, beside what every run needs."""
     many: bool = False
@@ -129,7 +127,7 @@ def begun(asset: Asset) -> Path:
 def find(asset: Asset) -> Path | None:
     """The file, or the folder with all of its parts at its place or a little below; None if it is not whole."""
     place = place_of(asset)
-    if begun(asset).exists():
+    if place.is_relative_to(folder()) and begun(asset).exists():
         return None
     if not asset.parts or place.is_file():
         return place if place.is_file() else None
@@ -148,7 +146,8 @@ def locate(asset: Asset) -> Path:
     """Where a whole asset is, its files as they were at first use. BenchError says what is missing and how to get it."""
     found = find(asset)
     if found is None:
-        lacking = "" if not asset.parts or not place_of(asset).exists() else f" (with {', '.join(asset.parts)})"
+        lacking = f" (with {', '.join(asset.parts)})" if asset.parts and place_of(asset).exists() else ""
+        lacking = ", whose download did not end" if begun(asset).exists() else lacking
         raise BenchError(f"{asset.what[0].upper()}{asset.what[1:]} is missing: {place_of(asset)}{lacking}. {how_to_get(asset)}")
     check(asset, found)
     return found
@@ -191,9 +190,9 @@ def check(asset: Asset, found: Path, again: bool = False, accept: bool = False) 
     now = dict(_files(asset, found))
     entries = {name: _entry(asset, path, kept.get(name), again) for name, path in now.items()}
     for name, entry in entries.items():
-        known, published = kept.get(name, entry)["sha256"], asset.sha256.get(name, "") if asset.parts else asset.pinned
-        if not entry["sha256"].startswith(published):
-            raise BenchError(f"{now[name]} is not the published file (SHA-256 {entry['sha256']}, not {published}): fetch it again.")
+        known = kept.get(name, entry)["sha256"]
+        if not entry["sha256"].startswith(asset.sha256):
+            raise BenchError(f"{now[name]} is not the published file (SHA-256 {entry['sha256']}, not {asset.sha256}): fetch it again.")
         if entry["sha256"] != known:
             raise BenchError(
                 f"{now[name]} has changed since it was first used (SHA-256 {entry['sha256'][:16]}…, was {known[:16]}…): restore it, or"

@@ -65,7 +65,8 @@ def score(
                 f"{what}{f' ({names})' if names else ''}; {own.others} files are not of the protocol", highlight=False, soft_wrap=True
             )
     place = folder or Path("results") / "scores" / f"{Path(found.key).stem}-{preset}"
-    store, protocol = _open(place, found.key, preset, amount.seeds, amount.steps, found.protocol(preset, amount))
+    protocol = found.protocol(preset, amount)
+    store = _open(place, found.key, preset, amount.seeds, amount.steps, protocol)
     records = store.records() if any((place / "records").glob("*.json")) else []
     with progress_bar() as progress:
         bar = Bar(progress)
@@ -80,7 +81,7 @@ def score(
     err.print(f"Records and tables: {place}", highlight=False, soft_wrap=True)
 
 
-def _open(place: Path, suite: str, preset: str, seeds: int, steps: int, protocol: str) -> tuple[Store, str]:
+def _open(place: Path, suite: str, preset: str, seeds: int, steps: int, protocol: str) -> Store:
     """The folder, begun or of the same protocol."""
     from bench.store import Store
 
@@ -94,21 +95,21 @@ def _open(place: Path, suite: str, preset: str, seeds: int, steps: int, protocol
     if other:
         raise BenchError(f"{place} holds scores with other {', '.join(other)}: choose another --out.")
     store.write_json("config.json", config)
-    return store, protocol
+    return store
 
 
 def _show(store: Store, suite: Suite, record: Record) -> None:
     """UA, IRA and CRA of every target; with the unedited model's record beside, the whole table."""
     import pandas as pd
 
-    from bench.metrics.unlearning import accuracy, scores
+    from bench.metrics.unlearning import accuracy, counted, scores
     from bench.tables import report
-    from bench.types import Target
+    from bench.types import KINDS, Target
 
     frame = pd.DataFrame(record.outcomes)
     if record.method == "none":
-        rates = [("style", accuracy(frame, "style")), ("object", accuracy(frame, "object"))]
-        table = pd.DataFrame([{"kind": kind, "concepts": len(own), "accuracy": own["accuracy"].mean()} for kind, own in rates])
+        rates = {kind: accuracy(counted(frame, kind, suite.rules), kind)["accuracy"] for kind in KINDS}
+        table = pd.DataFrame([{"kind": kind, "concepts": len(own), "accuracy": own.mean()} for kind, own in rates.items()])
         show_frame(table, "the unedited model")
     else:
         rows = []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,9 @@ from PIL import Image
 Codec = Literal["none", "jpeg"]
 """jpeg: as by Pillow with its default quality (75) and subsampling; judges see what is left, as where scripts save files first."""
 Pixels = np.ndarray[Any, Any]
+T = TypeVar("T")
+THREADS = 16
+"""At most: workers of other devices have their own."""
 
 
 def encode(pixels: Pixels, codec: Codec) -> bytes:
@@ -28,11 +32,14 @@ def decode(data: bytes) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
+def in_threads(work: Callable[..., T], *items: Iterable[Any]) -> list[T]:
+    """`work` on each: files and Pillow do theirs without the interpreter's lock."""
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        return list(pool.map(work, *items))
+
+
 def through(pixels: Pixels, codec: Codec, keep: list[bool]) -> tuple[Pixels, list[bytes | None]]:
     """uint8 [n, H, W, 3] → what judges see of it, and the files' bytes of those in `keep`."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow works without the interpreter's lock
-        if codec == "none":
-            files: list[bytes | None] = list(pool.map(lambda own, kept: encode(own, codec) if kept else None, pixels, keep))
-            return pixels, files
-        whole = list(pool.map(lambda own: encode(own, codec), pixels))
-        return np.stack(list(pool.map(decode, whole))), [data if kept else None for data, kept in zip(whole, keep, strict=True)]
+    files = in_threads(lambda own, kept: encode(own, codec) if kept or codec != "none" else None, pixels, keep)
+    seen = pixels if codec == "none" else np.stack(in_threads(decode, files))
+    return seen, [data if kept else None for data, kept in zip(files, keep, strict=True)]

@@ -7,10 +7,8 @@ concept. What the protocol asks for and is not there is counted and named, never
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bench.codec import decode, encode
+from bench.codec import decode, encode, in_threads
 from bench.distances import distances_of, reference_sets
 from bench.errors import BenchError
 from bench.plan import BASE, REQUESTS_PER_BUNDLE
@@ -121,8 +119,7 @@ def score(found: Sequence[Found], method: str, scorer: Scorer, store: Store, adv
 def _chunk(
     requests: Sequence[GenerationRequest], files: Mapping[str, Path], method: str, target: str, scorer: Scorer, store: Store
 ) -> pd.DataFrame:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        data = list(pool.map(lambda request: _read(files.get(request.id)), requests))
+    data = in_threads(lambda request: _read(files.get(request.id)), requests)
     digests = [hashlib.sha256(own).hexdigest() if own else "" for own in data]
     unit = content_hash([PLAN, method, target, [request.id for request in requests], digests, scorer.digests, scorer.codec])
     known = store.read_unit(unit)

@@ -60,13 +60,13 @@ class Guidance(ABC):
     """Texts of the conditions after unconditional and conditional; encoded with role "extra"."""
 
     @property
-    @abstractmethod
     def key(self) -> tuple[Any, ...]:
-        """Rows whose guidance has the same type and key are combined in one call."""
+        """Rows whose guidance has the same type and key are combined in one call; without parameters all have."""
+        return ()
 
-    @abstractmethod
     def init(self, latents: Tensor) -> dict[str, Tensor]:
-        """The state of rows [R, 4, h, w] before the first step; every tensor is [R, …]."""
+        """The state of rows [R, 4, h, w] before the first step, if it keeps one; every tensor is [R, …]."""
+        return {}
 
     @abstractmethod
     def combine(self, eps: Tensor, step: Tensor, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

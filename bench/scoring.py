@@ -59,21 +59,21 @@ def features_of(network: FeatureNetwork, pixels: Tensor) -> np.ndarray[Any, Any]
 @torch.no_grad()
 def _in_batches(call: Callable[[Tensor], Sequence[Tensor]], pixels: Tensor, batch: int) -> list[Tensor]:
     """In batches of one size, the last one filled up, so that neighbours cannot matter."""
-    parts = []
-    for part in pixels.split(batch):
-        padded = torch.cat([part, part[-1:].expand(batch - len(part), -1, -1, -1)])
-        parts.append([values[: len(part)].cpu() for values in call(padded)])
+    parts = [[values[: len(set(places))].cpu() for values in call(pixels[places])] for places in _full(len(pixels), batch)]
     return [torch.cat(values) for values in zip(*parts, strict=True)]
+
+
+def _full(count: int, batch: int) -> list[list[int]]:
+    """Places of so many pictures in batches of one size: the last is filled up with its last one."""
+    return [[min(start + k, count - 1) for k in range(batch)] for start in range(0, count, batch)]
 
 
 @torch.no_grad()
 def _examined(examiner: Examiner, pixels: Tensor, prompts: Sequence[str]) -> list[float]:
-    """In batches of one size, as `_in_batches`."""
+    """As `_in_batches`."""
     found: list[float] = []
-    for start in range(0, len(pixels), examiner.batch):
-        part, own = pixels[start : start + examiner.batch], list(prompts[start : start + examiner.batch])
-        short = examiner.batch - len(part)
-        found += examiner.examine(torch.cat([part, part[-1:].expand(short, -1, -1, -1)]), own + own[-1:] * short)[: len(part)]
+    for places in _full(len(pixels), examiner.batch):
+        found += examiner.examine(pixels[places], [prompts[i] for i in places])[: len(set(places))]
     return found
 
 

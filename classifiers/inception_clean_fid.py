@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import torch
 from cleanfid.resize import build_resizer
 from torch import Tensor
 
-from bench.api import BenchError, sha256_file
+from bench.api import BenchError, in_threads, sha256_file
 
 
 class CleanFidInception:
@@ -26,8 +24,7 @@ class CleanFidInception:
 
     def features(self, pixels: Tensor) -> Tensor:
         """uint8 [n, H, W, 3] → float32 [n, 2048]."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            resized = np.stack(list(pool.map(self.resize, pixels.numpy())))
+        resized = np.stack(in_threads(self.resize, pixels.numpy()))
         image = torch.from_numpy(resized).to(self.device).permute(0, 3, 1, 2)
         return self.network.layers.forward((image - 128) / 128).view(len(pixels), -1).float()  # as clean-fid's InceptionV3W
 

@@ -7,9 +7,7 @@ without unpickling anything but tensors.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.api import BenchError, ClassifierOutput, sha256_file, sha256_text
+from bench.api import BenchError, ClassifierOutput, in_threads, sha256_file, sha256_text
 
 STYLE_FILE, OBJECT_FILE = "style50.pth", "style50_cls.pth"
 SIZE = 224
@@ -43,8 +41,7 @@ class UnlearnCanvasClassifier:
 
         As published: Pillow's bilinear resize to 224 × 224, then (x / 255 − 0.5) / 0.5.
         """
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            resized = np.stack(list(pool.map(_resized, pixels.numpy())))
+        resized = np.stack(in_threads(_resized, pixels.numpy()))
         image = (torch.from_numpy(resized).to(next(self.style.parameters()).device).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
         features = self.style.forward_head(self.style.forward_features(image), pre_logits=True)
         return ClassifierOutput(self.style.get_classifier()(features), self.object(image), features)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -16,15 +15,6 @@ class ClassifierFree(Guidance):
 
     extra_texts: tuple[str, ...] = ()
 
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """It has no parameters."""
-        return ()
-
-    def init(self, latents: Tensor) -> dict[str, Tensor]:
-        """No state."""
-        return {}
-
     def combine(self, eps: Tensor, step: Tensor, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Guidance.combine`; K = 2."""
         return eps[:, 0] + scale * (eps[:, 1] - eps[:, 0]), state
@@ -35,15 +25,6 @@ class Unguided(Guidance):
     """`ε = ε_p`: the prompt's prediction as it is, as diffusers' pipelines do at a guidance scale of 1 and below."""
 
     extra_texts: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """It has no parameters."""
-        return ()
-
-    def init(self, latents: Tensor) -> dict[str, Tensor]:
-        """No state."""
-        return {}
 
     def combine(self, eps: Tensor, step: Tensor, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Guidance.combine`; K = 1."""

@@ -167,7 +167,7 @@ def confusions(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def below_floor(outcomes: pd.DataFrame, rules: MetricRules, floors: Floors) -> str | None:
     """Why a table with these outcomes of `none` is invalid, in words; None if it is valid."""
     for kind in KINDS:
-        floor, rates = getattr(floors, kind), accuracy(_counted(outcomes, kind, rules), kind)["accuracy"]
+        floor, rates = getattr(floors, kind), accuracy(counted(outcomes, kind, rules), kind)["accuracy"]
         if rates.empty:
             return f"the unedited model has no judged picture, so that its {kind} accuracy is unknown"
         if rates.mean() < floor:
@@ -238,12 +238,12 @@ def _tallies(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: 
         crossed = crossed[crossed["style"] == ""]
     return [
         _tally({kind: pictures[pictures[kind].isin(target.names(kind))] for kind in own}, units),
-        _tally({kind: _counted(retained, kind, rules) for kind in own}, units),
-        _tally({kind: _counted(crossed, kind, rules) for kind in other}, units),
+        _tally({kind: counted(retained, kind, rules) for kind in own}, units),
+        _tally({kind: counted(crossed, kind, rules) for kind in other}, units),
     ]
 
 
-def _counted(pictures: pd.DataFrame, kind: Kind, rules: MetricRules) -> pd.DataFrame:
+def counted(pictures: pd.DataFrame, kind: Kind, rules: MetricRules) -> pd.DataFrame:
     """Those that were prompted with a concept of this kind."""
     return pictures[~pictures[kind].isin(("", *rules.uncounted))]
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.errors import BenchError
 from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Split, Suite
@@ -62,7 +62,16 @@ class SuiteFile(_Strict):
     hookpoints: dict[Kind, tuple[str, ...]] = {}
     saes: Path | None = None
     method_settings: dict[str, dict[str, Any]] = {}
-    presets: dict[str, PresetEntry] = Field(min_length=1)
+    presets: dict[str, PresetEntry]
+
+    @field_validator("presets")
+    @classmethod
+    def _usual(cls, value: dict[str, PresetEntry]) -> dict[str, PresetEntry]:
+        """Commands take their defaults from these two."""
+        lacking = [name for name in ("quick", "full") if name not in value]
+        if lacking:
+            raise ValueError(f"there must be one called {lacking[0]}")
+        return value
 
 
 class FileSuite(Suite):

@@ -84,6 +84,9 @@ judge = { kind = "clip-zero-shot", folder = "clip" }
 concepts = ["style:Monet"]
 steps = 1
 scheduler = "euler-ancestral"
+[presets.full]
+steps = 1
+scheduler = "euler-ancestral"
 """)
     run = ("run", "--suite", "turbo.toml", "--methods", "uce,negative-prompt", "--dtype", "float32", "--compile", "no")
     found = bench(*run, "--batch-size", "4", "--out", "run", cwd=tmp_path)
@@ -105,9 +108,11 @@ scheduler = "euler-ancestral"
         ({"judge": {"kind": "clip", "folder": "clip-vit-large-patch14"}}, 'Unknown classifier "clip"'),
         ({"judge": {"kind": "clip-zero-shot", "folder": "nowhere"}}, "is no CLIP model"),
         ({"model": "nowhere"}, "is no diffusers model folder"),
+        ({"presets": ("quick",)}, "presets: value error, there must be one called full"),
     ],
 )
 def test_mistakes_are_one_sentence(folder: Path, tmp_path: Path, change: dict[str, object], message: str) -> None:
+    presets = change.pop("presets", ("quick", "full"))
     body = {**tomllib.loads((folder / "painters.toml").read_text()), **change}
     for name in ("stable-diffusion-v1-4", "clip-vit-large-patch14"):
         (tmp_path / name).symlink_to(folder / name)
@@ -116,7 +121,7 @@ def test_mistakes_are_one_sentence(folder: Path, tmp_path: Path, change: dict[st
     flat = {key: value for key, value in body.items() if not isinstance(value, dict)}
     text = "\n".join(toml({"x": flat}).splitlines()[1:]) + "\n"
     text += f"judge = {{ {', '.join(f'{key} = {value!r}' for key, value in body['judge'].items())} }}\n"
-    text += "[presets.quick]\nconcepts = ['style:Monet']\nsteps = 2\n"
+    text += "".join(f"[presets.{name}]\nconcepts = ['style:Monet']\nsteps = 2\n" for name in presets)
     (tmp_path / "own.toml").write_text(text)
     found = bench("run", "--suite", "own.toml", "--methods", "uce", "--dtype", "float32", "--batch-size", "2", cwd=tmp_path)
     assert found.returncode == 2

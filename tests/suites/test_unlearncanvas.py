@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from bench import registry
 from bench.errors import BenchError
 from bench.metrics.unlearning import CELL, below_floor, scores
-from bench.suites.unlearncanvas import OFFICIAL, PROFILES, SAEURON
+from bench.suites.unlearncanvas import OFFICIAL, PROFILES, SAEURON, UnlearnCanvas
 from bench.suites.unlearncanvas.anchors import sentences
 from bench.suites.unlearncanvas.vocabulary import OBJECTS, SEED_IMAGES, STYLES, THEMES
 from bench.types import Floors, Target
@@ -47,6 +48,12 @@ def test_the_whole_protocol_is_357_000_pictures(profile: str) -> None:
     assert {request.seed for request in base} == {188, 288, 588, 688, 888}
     assert {(r.steps, r.guidance_scale, r.height, r.width) for r in base} == {(100, 9.0, 512, 512)}
     assert len({(request.seed, request.noise_key) for request in base}) == len(base), "each picture has noise of its own"
+
+
+def test_a_profile_may_have_one_noise_a_seed() -> None:
+    suite = UnlearnCanvas(replace(OFFICIAL, noise="seed"))
+    base = suite.base_requests([Target.parse("style:Monet")], FULL)
+    assert len({(request.seed, request.noise_key) for request in base}) == 5, "as UCE's public sampler has it"
 
 
 def test_what_is_prompted() -> None:

@@ -223,7 +223,7 @@ def test_distances_clip_score_and_a_judge_of_one_s_own(assets: Path, tmp_path: P
     (tmp_path / "renamed.pt").write_bytes((tmp_path / "inception-2015-12-05.pt").read_bytes() + b" ")
     renamed = [*own[:2], "--asset", f"inception-clean-fid={tmp_path / 'renamed.pt'}"]
     assert "is not the published file" in run(assets, "--methods", "uce", *renamed, cwd=tmp_path)[2], "nor one of another name"
-    monkeypatch.setitem(ASSETS, "inception-clean-fid", replace(ASSETS["inception-clean-fid"], pinned=""))
+    monkeypatch.setitem(ASSETS, "inception-clean-fid", replace(ASSETS["inception-clean-fid"], sha256=""))
     code, said, told = run(assets, "--methods", "uce", *own, "--examine", "clip-score,judge.py:broken", cwd=tmp_path)
     assert code == 0, told
     table = pd.read_csv(tmp_path / "run" / "leaderboard.csv").set_index(["label", "column"])["value"]
@@ -310,4 +310,4 @@ def test_files_are_fetched_from_where_they_are_published(tmp_path: Path, monkeyp
     monkeypatch.setattr("gdown.download_folder", lambda **arguments: None)
     assert bench(*fetch, cwd=tmp_path).returncode == 0, "what was begun is gone on with until the library says that it is whole"
     said = " ".join(found.stderr.split())
-    assert "the connection was lost): give the command again to continue, or put the files into" in said
+    assert "the connection was lost): give the command again to continue, or name the files where you have them" in said

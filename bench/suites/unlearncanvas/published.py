@@ -84,13 +84,13 @@ ASSETS = {
             "inception-torchvision", "torchvision's Inception v3 for fid-unlearncanvas",
             Source(url="https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth"), "BSD-3-Clause", "104 MB",
             "inception_v3_google-0cc3c7bd.pth", needed_for="fid-unlearncanvas",
-            pinned="0cc3c7bd",
+            sha256="0cc3c7bd",
         ),
         _asset(
             "inception-clean-fid", "the Inception network of clean-fid, TorchScript",
             Source(url="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"),
             "not stated", "96 MB", "inception-2015-12-05.pt", needed_for="FID and KID",
-            pinned="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+            sha256="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
         ),
     )
 }  # fmt: skip
