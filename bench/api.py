@@ -16,6 +16,7 @@ from bench.interfaces import ClassifierOutput as ClassifierOutput
 from bench.interfaces import Cond as Cond
 from bench.interfaces import EditBank as EditBank
 from bench.interfaces import Erasure as Erasure
+from bench.interfaces import Examples as Examples
 from bench.interfaces import FitContext as FitContext
 from bench.interfaces import Guidance as Guidance
 from bench.interfaces import MethodConfig as MethodConfig

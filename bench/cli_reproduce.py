@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bench import cli_run, registry
 from bench.assets import locate
-from bench.cli_options import AssetFiles, AssetFolder, Device, DType, err, out
+from bench.cli_options import AssetFiles, AssetFolder, AutoBatchSize, Device, DType, err, out
 from bench.errors import BenchError, unknown
 
 METRICS = ("ua", "ira", "cra")
@@ -24,6 +24,7 @@ def reproduce(
     concepts: cli_run.Concepts = None, seeds: cli_run.Seeds = None, device: Device = "auto", dtype: DType = "auto",
     folder: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: results/runs/reproduce-ROW-PRESET.")] = None,
     published: Annotated[Path, typer.Option(help="Folder of published figures.")] = PUBLISHED,
+    batch_size: AutoBatchSize = None, engine: cli_run.EngineChoice = "local", workers: cli_run.Workers = None,
     yes: Annotated[bool, typer.Option("--yes", help="Begin also what is expected to take longer than half a day.")] = False,
     assets: AssetFolder = None, files: AssetFiles = None,
 ) -> None:  # fmt: skip
@@ -54,7 +55,8 @@ def reproduce(
     default = settings["concepts"] if preset == "full" or concepts else _quick(settings, preset)
     cli_run.run(
         suite=settings["suite"], methods=settings["methods"], concepts=concepts or default, preset=preset, seeds=seeds, device=device,
-        dtype=dtype, tuning=settings.get("tuning", "untuned"), folder=place, yes=yes,
+        dtype=dtype, tuning=settings.get("tuning", "untuned"), folder=place, yes=yes, batch_size=batch_size,
+        engine=engine, workers=workers,
     )  # fmt: skip
     if not _compare(rows, place, float(body["tolerance_points"])):
         raise typer.Exit(1)

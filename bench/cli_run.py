@@ -63,6 +63,8 @@ Scheduler = Annotated[
     str | None, typer.Option(help="ddim, or to see what another gives: lms, dpm-solver++, euler, euler-ancestral. Default: the preset's.")
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="method.param=value, repeatable; `show METHOD` names the parameters.")]
+EngineChoice = Annotated[EngineName, typer.Option("--engine", help="local: this machine; ray: a Ray cluster, or Ray on this machine.")]
+Workers = Annotated[int | None, typer.Option(min=1, max=10_000, help="Processes. Default: one for each GPU, or one on a CPU.")]
 TuningRows = Annotated[Tuning, typer.Option("--tuning", help="Rows of tuned methods: both (with and without tuning), tuned or untuned.")]
 
 
@@ -115,8 +117,7 @@ def run(
     resume: Annotated[Resume, typer.Option(help="In a folder that holds a run: sample what is missing; never touch it; always sample all "
                                                 "again; only-cache makes the tables of what is there.")] = "missing",
     shard: Annotated[str, typer.Option(help="i/n: only the i-th of n shares, beside processes that do the others.")] = "1/1",
-    engine: Annotated[EngineName, typer.Option(help="local: this machine; ray: a Ray cluster, or Ray on this machine.")] = "local",
-    workers: Annotated[int | None, typer.Option(min=1, max=10_000, help="Processes. Default: one for each GPU, or one on a CPU.")] = None,
+    engine: EngineChoice = "local", workers: Workers = None,
     ray_address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster, or auto. Default: this machine alone.")] = None,
     assets: AssetFolder = None, files: AssetFiles = None, anchor_prompts: AnchorPrompts = None,
     sequential: Annotated[str | None, typer.Option(help="A,B,C: remove A, then B too, then C too, and see what comes back.")] = None,

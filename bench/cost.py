@@ -15,6 +15,8 @@ from bench.types import GenerationRequest
 
 REPEATS = 2
 FIT_COST = ("fit_seconds", "peak_memory_mb", "stored_mb")
+SHARED_SECONDS = "shared_seconds"
+"""What a fit first made for others too."""
 SAMPLING_COST = ("seconds_per_image", "peak_memory_mb")
 
 

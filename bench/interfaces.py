@@ -19,6 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from bench.errors import BenchError
 from bench.types import Assets, Card, Concept, ConceptTexts, GenerationRequest, Kind
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Cond:
 
     An edit of the states carries it on: `dataclasses.replace(cond, embeds=…)` of what `PlainText` makes.
     """
+    adapter_scale: float = 1.0
+    """How strongly this text lets adapters act, for activation edits that ask (`Slots.scale`)."""
 
 
 class TextEdit(ABC):
@@ -77,7 +80,7 @@ class Guidance(ABC):
 
 
 class Slots(NamedTuple):
-    """What an edit is told of the S slots of a UNet call; all int64 [S]."""
+    """What an edit is told of the S slots of a UNet call; int64 [S] but for `scale`."""
 
     timestep: Tensor
     which: Tensor
@@ -86,6 +89,8 @@ class Slots(NamedTuple):
     """A function of the slot's request and of its role (unconditional, conditional …), from which an edit draws what it draws."""
     row: Tensor
     """Below the number of rows: slots of one row have the same."""
+    scale: Tensor = torch.ones(())
+    """float32 [S], `Cond.adapter_scale` of the slot's text."""
 
 
 class EditBank(nn.Module):
@@ -98,8 +103,8 @@ class EditBank(nn.Module):
     def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, slots: Slots, state: dict[str, Tensor]) -> Tensor:
         """The new output of the block at `hookpoint`, out of place and differentiable.
 
-        `x_in`, `x_out` [S, C, H, W] in the model's dtype; slots without an edit must come back bit for bit. `state` is that of
-        the call's rows; what changes in it is put there as new tensors.
+        `x_in`, `x_out` [S, C, H, W] (within blocks, [S, tokens, C]) in the model's dtype; slots without an edit must come back bit
+        for bit. `state` is that of the call's rows; what changes in it is put there as new tensors.
         """
         raise TypeError(f"{type(self).__name__} does not define edit()")
 
@@ -175,6 +180,17 @@ class MethodConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Pictures to train on with their captions, as the autoencoder's latents."""
+
+    latents: Tensor
+    """float32 [n, 4, h, w], scaled, on the model's device."""
+    prompts: tuple[str, ...]
+    anchors: tuple[str, ...]
+    """The same captions with what should take the concept's place; of pictures without it, the captions."""
+
+
 @dataclass(frozen=True)
 class FitContext:
     """What a method may use to fit."""
@@ -191,12 +207,21 @@ class FitContext:
     """What the suite provides for its model: hook points, sparse autoencoders."""
     statistics: Callable[[Kind], Sequence[GenerationRequest]] = lambda kind: ()
     """Pictures that show concepts of a kind, each labelled with the one that it counts for."""
+    examples: Callable[[Concept, int, bool], Examples] = lambda concept, count, shown: _no_examples()
+    """So many pictures that show a concept, or that do not: true ones where the suite has them, else sampled by the model itself.
+
+    The first n of a larger number are the same. A method that uses them says so in `inputs` ("examples": `Assets.examples`).
+    """
     slots: int = 32
     """UNet slots of the run's calls."""
     cache: Path | None = None
-    """A folder for what takes long to make and is the same for several fits."""
+    """A folder for what takes long to make and is the same for several fits; None: nowhere."""
     progress: Callable[[float, str], None] = lambda share, text: None
     """Call with the share done in [0, 1] and a word on it."""
+
+
+def _no_examples() -> Examples:
+    raise BenchError("This context has no pictures to train on.")
 
 
 class UnlearningMethod(ABC):
@@ -224,6 +249,9 @@ class UnlearningMethod(ABC):
     def row_wise(self) -> bool:
         """Whether its erasures leave the weights alone, so that their rows share UNet calls with other methods' rows."""
         return True
+
+    def prepare(self, context: FitContext, concepts: Sequence[Concept]) -> None:  # noqa: B027  # most share nothing
+        """Make what several of its fits share, once, and keep it below `context.cache`: the time of a fit is measured without it."""
 
     @abstractmethod
     def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:

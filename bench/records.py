@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.cost import FIT_COST, SAMPLING_COST
+from bench.cost import FIT_COST, SAMPLING_COST, SHARED_SECONDS
 from bench.distances import Reference, distances_of
 from bench.errors import BenchError
 from bench.identity import MethodSpec
@@ -164,6 +164,7 @@ def _costs(plan: Plan, store: Store, failed: Mapping[str, str]) -> dict[str, dic
         peaks = [peak for peak in (*(cost["peak_memory_mb"] for cost in own), sampled.get(SAMPLING_COST[1])) if peak is not None]
         found[label] = {
             "fit_seconds": float(np.mean([cost["fit_seconds"] for cost in own])) if own else None,
+            "shared_seconds": sum(cost.get(SHARED_SECONDS, 0.0) for cost in own) if own else None,
             "seconds_per_image": seconds,
             "ratio_to_none": seconds / base_seconds if seconds and base_seconds else None,
             "peak_memory_mb": max(peaks) if peaks else None,

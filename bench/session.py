@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from bench.diffusion.numerics import (
     sampler_of,
 )  # fmt: skip
 from bench.diffusion.sampler import Sampler
+from bench.examples import examples
 from bench.identity import Identity, MethodSpec
 from bench.interfaces import FitContext
 from bench.plan import BASE, Plan, make_plan
@@ -69,7 +71,8 @@ def fit_context(
     """What methods may use to fit for a run of this preset (its steps count, and how many pictures statistics are of)."""
     return FitContext(
         model, suite.texts, seed, preset.steps, suite.guidance_scale, dtype, suite.assets_of(preset),
-        lambda kind: suite.statistics_requests(kind, preset), slots, assets.folder() / suite.name if suite.files else None, progress,
+        lambda kind: suite.statistics_requests(kind, preset), partial(examples, suite, model, preset.steps, dtype, slots, progress), slots,
+        assets.folder() / suite.name, progress,
     )  # fmt: skip
 
 

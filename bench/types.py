@@ -138,6 +138,8 @@ class Assets:
     """Of SAEs without statistics: by kind of concept, the digest of the pictures that they are gathered from."""
     latents: Mapping[Kind, Path] = field(default_factory=dict)
     """Instead of these pictures, files of latents that the authors' scripts left, by kind: pickled {concept: [prompts, steps, latents]}."""
+    examples: str = "sampled"
+    """Which pictures methods train on: a name or digest of the suite's own, or "sampled" by the model itself."""
     hint: str = ""
     """How to get its files where they are missing."""
 
@@ -194,8 +196,8 @@ class Record:
     `outcomes` holds columns of equal length: target, style, object, seed, style_pred, object_pred and, unless the record is
     older, far (whether a picture is far from every class, null where not measured). For `none`, which erases nothing,
     target is "". `distances` maps a target to {"kernel": …, "frechet": … or null, "n": …};
-    `cost` holds fit_seconds, seconds_per_image, ratio_to_none, peak_memory_mb, stored_mb (null where not measured);
-    `missing` maps a target to the reason why it has no outcomes.
+    `cost` holds fit_seconds, shared_seconds (of what fits share, in all), seconds_per_image, ratio_to_none, peak_memory_mb, stored_mb
+    (null where not measured); `missing` maps a target to the reason why it has no outcomes.
     """
 
     method: str

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from bench.api import Assets, Card, Concept, Erasure, FitContext, UnlearningMethod
-from methods.sae.choose import SAEMethodConfig, choose, digests
+from methods.sae.choose import SAEMethodConfig, choose, digests, prepare
 from methods.sae.edits import SteerLatents
 
 
@@ -52,6 +52,10 @@ class SAeUron(UnlearningMethod):
     def inputs(self, assets: Assets, concepts: Sequence[Concept]) -> Mapping[str, str]:
         """SAEs and their statistics."""
         return digests(self.config, assets, concepts)
+
+    def prepare(self, context: FitContext, concepts: Sequence[Concept]) -> None:
+        """Gather the statistics of SAEs that come without."""
+        prepare(self.config, context, concepts)
 
     def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
         """Look the concepts' latents up; nothing is trained."""

@@ -16,7 +16,25 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    Qwen2TokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)  # fmt: skip
 
 from bench.suites.minicanvas import SUITE
 from bench.suites.unlearncanvas.vocabulary import OBJECTS, THEMES
@@ -199,6 +217,38 @@ def clip(folder: Path) -> Path:
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
     images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
+def qwen2_vl(folder: Path) -> Path:
+    """A Qwen2-VL model as on the Hub, that knows the letters and three words."""
+    torch.manual_seed(0)
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    letters = sorted(ByteLevel.alphabet())
+    tokens = {token: place for place, token in enumerate([*letters, "Ye", "Yes", "No"])}
+    bpe = Tokenizer(BPE(tokens, [("Y", "e"), ("Ye", "s"), ("N", "o")]))
+    bpe.pre_tokenizer, bpe.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    bpe.add_special_tokens(special)
+    named = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "additional_special_tokens": special}
+    tokenizer = Qwen2TokenizerFast(tokenizer_object=bpe, **named)
+    ids = dict(zip(("image_token_id", "video_token_id"), tokenizer.convert_tokens_to_ids(special[-2:]), strict=True))
+    start, end = tokenizer.convert_tokens_to_ids(special[3:5])
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "tie_word_embeddings": False, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]},
+    }  # fmt: skip
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2}
+    config = Qwen2VLConfig(text_config=text, vision_config=vision, vision_start_token_id=start, vision_end_token_id=end, **ids)
+    Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
+    template = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+        "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+        "{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    videos = Qwen2VLVideoProcessor(min_pixels=56 * 56, max_pixels=112 * 112)
+    pictures = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112)
+    Qwen2VLProcessor(image_processor=pictures, tokenizer=tokenizer, video_processor=videos, chat_template=template).save_pretrained(folder)
     return folder
 
 

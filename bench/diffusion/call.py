@@ -136,6 +136,7 @@ class Call:
         self.editing = [max(own) >= 0 for own in which]
         self._conditions = [(r, cond) for r, task in enumerate(tasks) for cond in task.conditions]
         self._conditions += self._conditions[:1] * padding
+        self.adapter_scale = to_device(torch.tensor([cond.adapter_scale for _, cond in self._conditions]), self.device)
         self._variants: list[int] = []
         self._text: dict[str, Any] = {}
         self.scale = to_device(torch.tensor([request.guidance_scale for request in requests]), self.device)[:, None, None, None]
@@ -268,7 +269,7 @@ class Call:
         return x_out
 
     def _edited(self, b: int, name: str, x_in: Tensor, x_out: Tensor) -> Tensor:
-        slots = Slots(self.at, self.which[b], self.key, self.row_of_slot)
+        slots = Slots(self.at, self.which[b], self.key, self.row_of_slot, self.adapter_scale)
         new = self.banks[b].module.edit(name, x_in, x_out, slots, self.bank_states[b])
         if (new.shape, new.dtype) != (x_out.shape, x_out.dtype):
             raise EditError(

@@ -70,31 +70,23 @@ def _hook(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str,
 class CompiledUNet:
     """Compiles at the first call, and again for another shape.
 
-    Every block that reads text is a hook point of the graph from the start, used or not: an operator there keeps the compiler
-    from fusing across it, so that with other hook points the same pictures would have other bits. Elsewhere in the network an edit
-    costs another compilation, and rows beside it are rounded otherwise from then on.
+    Each of its hook points is in the graph from the start, used or not: an operator there keeps the compiler from fusing across it,
+    so that with other hook points the same pictures would have other bits.
     """
 
     def __init__(self, unet: nn.Module, hookpoints: Iterable[str]) -> None:
         use_small_attention(unet)
         warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")  # of a version number, in diffusers
-        self.unet = unet
-        self.names: set[str] = set()
-        self._add(set(hookpoints))
-
-    def _add(self, names: set[str]) -> None:
-        modules = dict(self.unet.named_modules())
-        for name in sorted(names):
+        self.unet, self.names = unet, frozenset(hookpoints)
+        modules = dict(unet.named_modules())
+        for name in sorted(self.names):
             modules[name].register_forward_hook(partial(_hook, name), with_kwargs=True)
-        self.names |= names
         torch._dynamo.reset()  # hooks are no part of its guards
-        self.forward: Callable[..., Any] = torch.compile(self.unet, dynamic=False, fullgraph=True)
+        self.forward: Callable[..., Any] = torch.compile(unet, dynamic=False, fullgraph=True)
 
     @contextmanager
     def acting(self, hookpoints: set[str], act: Act) -> Iterator[Callable[..., Any]]:
-        """The forward pass with `act(name, input, output)` in place of the output of these hook points."""
-        if not hookpoints <= self.names:
-            self._add(hookpoints - self.names)
+        """The forward pass with `act(name, input, output)` in place of the output of these hook points, all of its own."""
         _Now.act, _Now.acting = (lambda name, x_in, x_out: act(name, x_in, x_out) if name in hookpoints else x_out), True
         try:
             yield self.forward

@@ -143,6 +143,15 @@ class DiffusionModel:
             found.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu())
         return torch.cat(found)
 
+    @torch.no_grad()
+    def encode_pictures(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels [n, H, W, 3] → scaled latents float32 [n, 4, h, w], the modes of the autoencoder's posteriors."""
+        found = []
+        for part in pixels.split(8):
+            images = part.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            found.append(self.vae.encode(images).latent_dist.mode() * self.vae.config.scaling_factor)
+        return torch.cat(found)
+
     def sampling_unet(self, dtype: torch.dtype) -> UNet2DConditionModel:
         """The UNet in `dtype`: the master itself for float32, else one cached copy."""
         if dtype == torch.float32:

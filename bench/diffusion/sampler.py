@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bench.diffusion.call import Bank, Call, Receipt, Task, stack_edits
 from bench.diffusion.hooks import Act, hooked
-from bench.diffusion.model import DiffusionModel
+from bench.diffusion.model import DiffusionModel, attention_blocks
 from bench.diffusion.rows import Row, check, encode
 from bench.diffusion.solvers import Solver, solver_of
 from bench.errors import BenchError
@@ -84,9 +84,28 @@ class Sampler:
         """
         if not rows:
             return
-        solver = solver_of(self.model.scheduler, [row.request for row in rows], self.model.device)
         if probes and len({row.request.steps for row in rows}) > 1:
             raise BenchError("While probes watch, rows walk in lock-step: all must have the same number of steps.")
+        for own, sampler in self._apart(rows, probes):
+            for done in sampler._stream([rows[index] for index in own], probes, stop):
+                yield done._replace(rows=[own[index] for index in done.rows])
+
+    def _apart(self, rows: Sequence[Row], probes: Sequence[Probe]) -> Iterator[tuple[list[int], Sampler]]:
+        """Rows with edits elsewhere than at the blocks that read text share no call with others and are never compiled.
+
+        A compiled graph has hook points at these blocks alone: with more, everybody's pictures would have other bits.
+        """
+        known = set(attention_blocks(self.model.unet))
+        watched = [name for probe in probes for name in probe.hookpoints]
+        acted = [[name for edit in row.erasure.activations for name in edit.hookpoints] for row in rows]
+        inner = [self.compiled and not known.issuperset([*names, *watched]) for names in acted]
+        for kind, sampler in ((False, self), (True, replace(self, compiled=False))):
+            own = [index for index, other in enumerate(inner) if other is kind]
+            if own:
+                yield own, sampler
+
+    def _stream(self, rows: Sequence[Row], probes: Sequence[Probe], stop: Callable[[], bool]) -> Iterator[Finished]:
+        solver = solver_of(self.model.scheduler, [row.request for row in rows], self.model.device)
         check(self.model, rows, solver, self.slots)
         banks = stack_edits(rows, self.model.device)
         together = solver.lock_step or bool(probes)

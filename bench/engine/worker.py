@@ -15,7 +15,7 @@ import torch
 
 from bench import packed
 from bench.config import Images
-from bench.cost import FIT_COST
+from bench.cost import FIT_COST, SHARED_SECONDS
 from bench.diffusion.call import EditError
 from bench.diffusion.memory import PeakMemory
 from bench.diffusion.model import DiffusionModel
@@ -226,13 +226,15 @@ class Worker:
         known = fit.before.target.concepts if fit.before and fit.before.target else ()
         new = [concept for concept in concepts if concept not in known]
         context = fit_context(self.suite, self.preset, self.model, self.sampler.dtype, self.sampler.slots, self.fit_seed, progress)
+        made = kind(kind.Config.model_validate(dict(fit.spec.config_for(fit.target))))
         with PeakMemory(self.model.device) as memory:
+            first = time.perf_counter()
+            made.prepare(context, new if start else concepts)
             began = time.perf_counter()
-            made = kind(kind.Config.model_validate(dict(fit.spec.config_for(fit.target))))
             erasure = made.fit(context, concepts) if start is None else made.fit_after(context, start, new)
             seconds = time.perf_counter() - began
         own = pack(erasure)
         size = len(own.tensors) / 1e6
-        measured = dict(zip(FIT_COST, (seconds, memory.peak_mb, size), strict=True))
+        measured = dict(zip(FIT_COST, (seconds, memory.peak_mb, size), strict=True)) | {SHARED_SECONDS: began - first}
         self.store.write_json(f"cost/fit-{fit.id}.json", measured, replace=False)
         own.save(self.place(fit))

@@ -62,6 +62,9 @@ def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: 
             texts.append(f"{pictures} of its pictures were sampled in calls of {slots} slots, as memory ran out")
         if entry.record.tuning:
             texts.append(_tuning_note(entry.record.tuning["budget"], entry.record.config))
+        shared = entry.record.cost.get("shared_seconds") or 0.0
+        if shared >= 1:
+            texts.append(f"its fit times are without {shared:.0f} s for what its fits share")
         if entry.record.detection:
             if "pooled" not in entry.record.detection:
                 raise BenchError(f"The record of {name} is of an older version: give the run's command again.")

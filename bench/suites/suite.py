@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from bench.codec import Codec
 
 JudgeRole = Literal["evaluation", "tuning", "artifact"]
-Split = Literal["locate", "train", "statistics", "select", "calibrate", "verify", "tune", "artifact"]
+Split = Literal["locate", "train", "statistics", "select", "calibrate", "verify", "tune", "artifact", "example"]
 """What pictures outside the evaluation are for; no two splits share noise."""
 
 
@@ -164,6 +165,18 @@ class Suite(ABC):
             return Tuned(body["budget"], body["concepts"])
         except (ValueError, KeyError) as error:
             raise BenchError(f"{path} is damaged ({error}): restore it or tune again (python -m bench tune {method}).") from error
+
+    def example_requests(self, concept: Concept, count: int, shown: bool, steps: int) -> tuple[GenerationRequest, ...]:
+        """Of pictures to train on that show a concept, or that do not: cells come up evenly, each with new seeds."""
+        target = Target((concept,))
+        cells = [cell for cell in self.cells if all(cell) and target.involves(*cell) is shown]
+        # By the golden ratio through the grid, so that a few pictures already show many styles and objects.
+        stride = next(s for s in range(round(0.618 * len(cells)), len(cells) + 1) if gcd(s, len(cells)) == 1)
+        return tuple(self.request(*cells[k * stride % len(cells)], 1 + k // len(cells), steps, "example") for k in range(count))
+
+    def example_pictures(self, requests: Sequence[GenerationRequest]) -> Any | None:
+        """True pictures of these cells that evaluation never uses, uint8 [n, H, W, 3]; None if the suite has none (`Assets.examples`)."""
+        return None
 
     @property
     def key(self) -> str:

@@ -92,6 +92,13 @@ def kinds_of(concepts: Sequence[Concept]) -> list[Kind]:
     return list(dict.fromkeys(concept.kind for concept in concepts))
 
 
+def prepare(config: SAEMethodConfig, context: FitContext, concepts: Sequence[Concept]) -> None:
+    """Gather the statistics of SAEs that come without."""
+    for name, (folder, own) in places(config, context.assets, concepts).items():
+        if not (folder / statistics.FILE).is_file():
+            statistics_of(context, folder, name, load_sae(folder, context.model.device), kinds_of(own))
+
+
 def choose(config: SAEMethodConfig, context: FitContext, concepts: Sequence[Concept], multiplier: float) -> Choice:
     """Latents, thresholds and gates for all concepts at all of their hook points."""
     where = places(config, context.assets, concepts)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from bench.api import BenchError, DDIMSchedule, Erasure, FitContext, GenerationRequest, Kind, Row, content_hash, load_tensors, sample
 from methods.sae.autoencoder import SparseAutoencoder
@@ -25,9 +26,11 @@ def statistics_of(context: FitContext, folder: Path, hookpoint: str, sae: Sparse
     numerics = [str(context.dtype), context.slots, context.model.device.type, torch.get_num_threads(), str(torch.__version__)]
     recipe = [sae.digest, context.model.digest, hookpoint, context.guidance_scale, context.steps, sources, numerics]
     place = context.cache / "statistics" / content_hash(recipe)
-    if not (place / FILE).is_file():
-        made = [_read_or_gather(context, hookpoint, sae, kind) for kind in kinds]
-        (made[0] if len(made) == 1 else _joined(made)).save(place)
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(place / "lock"):  # of several workers one gathers
+        if not (place / FILE).is_file():
+            made = [_read_or_gather(context, hookpoint, sae, kind) for kind in kinds]
+            (made[0] if len(made) == 1 else _joined(made)).save(place)
     return load_statistics(place, sae.digest, context.model.digest)
 
 

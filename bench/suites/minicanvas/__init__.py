@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 from bench.suites.minicanvas.captions import PUBLISHED, SPLITS, TUNING, fill
 from bench.suites.minicanvas.render import NO_OBJECT, OBJECTS, SIZE, STYLES, object_mask, render_many
 from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Split, Suite
-from bench.types import Assets, Concept, ConceptTexts, Distance, Floors, Kind, MetricRules
+from bench.types import Assets, Concept, ConceptTexts, Distance, Floors, GenerationRequest, Kind, MetricRules
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _REFERENCE_SEED, _REFERENCE_PER_CELL = 950_000_000, 8
-_MASKED_SEED = 960_000_000
+_MASKED_SEED, _EXAMPLE_SEED = 960_000_000, 970_000_000
 HOOKPOINTS: dict[Kind, tuple[str, ...]] = {
     "style": ("down_blocks.1.attentions.0",),
     "object": ("mid_block.attentions.0", "up_blocks.1.attentions.1"),
@@ -60,7 +60,7 @@ class MiniCanvas(Suite):
     @property
     def assets(self) -> Assets:
         """See `Suite.assets`."""
-        return Assets(HOOKPOINTS, self._weights / "saes")
+        return Assets(HOOKPOINTS, self._weights / "saes", examples="rendered-1")
 
     @property
     def tuned_folder(self) -> Path:
@@ -104,6 +104,10 @@ class MiniCanvas(Suite):
         retained = tuple(fill(TUNING[0], style, obj) for style in STYLES for obj in OBJECTS if concept.name not in (style, obj))
         pairs = tuple((subject.format(concept.name), subject.format(anchor)) for subject in subjects)
         return ConceptTexts(phrase.format(concept.name), phrase.format(anchor), pairs, retained)
+
+    def example_pictures(self, requests: Sequence[GenerationRequest]) -> Any:
+        """See `Suite.example_pictures`; rendered, from seeds that no network was trained on."""
+        return render_many([(request.style, request.object, _EXAMPLE_SEED + request.seed) for request in requests])
 
     def masked_pictures(self, per_cell: int) -> tuple[list[tuple[str, str]], Any, Any]:
         """See `Suite.masked_pictures`; the renderer knows where it drew."""

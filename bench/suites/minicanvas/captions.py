@@ -32,6 +32,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "verify": OTHERS[6:8],
     "tune": TUNING,
     "artifact": PUBLISHED[:1],
+    "example": (*PUBLISHED, *TUNING),
 }
 """Templates of the pictures that are sampled for something else than evaluation."""
 STYLE_ONLY = ("An image in {style} style.", "{style} style", "Art in {style} style.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from bench.assets import digest_of, find, folder, how_to_get, locate, locate_if_
 from bench.errors import BenchError
 from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Split, Suite, Tuned
 from bench.suites.unlearncanvas.anchors import LINES, sentences
-from bench.suites.unlearncanvas.pictures import true_pictures
+from bench.suites.unlearncanvas.pictures import example_pictures, true_pictures
 from bench.suites.unlearncanvas.published import ASSETS, published_parameters
 from bench.suites.unlearncanvas.vocabulary import OBJECTS, SEED_IMAGES, STYLES, THEMES
 from bench.types import Assets, Concept, ConceptTexts, Distance, Floors, GenerationRequest, Kind, MetricRules
@@ -90,7 +90,8 @@ class UnlearnCanvas(Suite):
         places = {kind: (ASSETS[name], locate_if_here(ASSETS[name])) for kind, name in LATENTS.items()}
         latents = {kind: own if own.is_file() else next(own.glob(asset.parts[0])) for kind, (asset, own) in places.items() if own}
         saes = ASSETS["saes"]
-        return Assets(HOOKPOINTS, locate_if_here(saes) or place_of(saes), latents=latents, hint=how_to_get(saes))
+        examples = digest_of(ASSETS["images"]) if self._pictures() else "sampled"
+        return Assets(HOOKPOINTS, locate_if_here(saes) or place_of(saes), latents=latents, examples=examples, hint=how_to_get(saes))
 
     def assets_of(self, preset: Preset) -> Assets:
         """See `Suite.assets_of`; files of latents take the place of pictures."""
@@ -121,7 +122,7 @@ class UnlearnCanvas(Suite):
 
     def split_prompt(self, style: str, obj: str, seed: int, split: Split) -> str:
         """See `Suite.split_prompt`: the anchor sentences with the style's name."""
-        if split == "locate":
+        if split in ("locate", "example"):
             return self.prompt(style, obj)
         sentence = sentences(obj, locate_if_here(ASSETS["anchor-prompts"]))[seed % LINES]
         return f"{sentence} in {style.replace('_', ' ')} style." if style else f"{sentence}."
@@ -168,6 +169,16 @@ class UnlearnCanvas(Suite):
             pairs = tuple((form.format(name), form.format("scene")) for form in ("{}", "An image of {}", "A picture of {}"))
         retained = tuple(self.prompt(style, obj) for style, obj in self.cells if concept.name not in (style, obj))
         return ConceptTexts(target, anchor, pairs, retained)
+
+    def _pictures(self) -> Path | None:
+        """The folders of UnlearnCanvas' pictures; None where they are not here, or only as Parquet files, which have lost their numbers."""
+        place = locate_if_here(ASSETS["images"])
+        return place if place and (place / STYLES[0]).is_dir() else None
+
+    def example_pictures(self, requests: Sequence[GenerationRequest]) -> Any | None:
+        """See `Suite.example_pictures`."""
+        place = self._pictures()
+        return example_pictures(place, [(r.style, r.object, r.seed) for r in requests], self.size) if place else None
 
     def networks(self) -> dict[str, JudgeFiles]:
         """See `Suite.networks`: Inception in both forms, where it is here and so are the pictures of UnlearnCanvas."""

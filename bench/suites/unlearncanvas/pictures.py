@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from bench.codec import decode
 from bench.errors import BenchError
 from bench.suites.unlearncanvas.vocabulary import OBJECTS, SEED_IMAGES, THEMES, UNUSED
 
-PER_CELL = 5
+IN_A_CELL, PER_CELL = 20, 5
 """The published FID takes pictures 1.jpg to 5.jpg of every theme and object."""
 AT_ONCE = 64
 Cell = tuple[str, str]
@@ -36,6 +38,19 @@ def true_pictures(folder: Path, themes: Sequence[str]) -> Iterator[tuple[list[Ce
             yield _batch(held.pop(picture.shape))
     for own in held.values():
         yield _batch(own)
+
+
+def example_pictures(folder: Path, wanted: Sequence[tuple[str, str, int]], size: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """uint8 [n, *size, 3] of (theme, object, k-th picture), from those that distances do not use. BenchError for what is missing."""
+    found = []
+    for theme, obj, k in wanted:
+        path = folder / theme / obj / f"{PER_CELL + 1 + (k - 1) % (IN_A_CELL - PER_CELL)}.jpg"
+        try:
+            own = Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
+            found.append(np.asarray(own.resize(size[::-1], Image.Resampling.LANCZOS)))
+        except OSError as error:
+            raise BenchError(f"{path} cannot be read ({error}): methods train on it; fetch the images again.") from error
+    return np.stack(found)
 
 
 def _batch(own: list[tuple[Cell, np.ndarray[Any, Any]]]) -> tuple[list[Cell], Any]:
