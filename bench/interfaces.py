@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -212,6 +212,10 @@ class FitContext:
 
     The first n of a larger number are the same. A method that uses them says so in `inputs` ("examples": `Assets.examples`).
     """
+    captions: Callable[[Concept, int], Sequence[tuple[str, str]]] = lambda concept, count: _no_examples()
+    """Those of `examples` that show the concept: with it, and with what should take its place."""
+    generate: Callable[[Sequence[str]], Tensor] = lambda prompts: _no_examples()
+    """What the unedited model makes of prompts, as latents float32 [n, 4, h, w], each from noise that evaluation never uses."""
     slots: int = 32
     """UNet slots of the run's calls."""
     cache: Path | None = None
@@ -220,7 +224,7 @@ class FitContext:
     """Call with the share done in [0, 1] and a word on it."""
 
 
-def _no_examples() -> Examples:
+def _no_examples() -> NoReturn:
     raise BenchError("This context has no pictures to train on.")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from bench.diffusion.numerics import (
     sampler_of,
 )  # fmt: skip
 from bench.diffusion.sampler import Sampler
-from bench.examples import examples
+from bench.examples import Painter
 from bench.identity import Identity, MethodSpec
 from bench.interfaces import FitContext
 from bench.plan import BASE, Plan, make_plan
@@ -69,10 +68,11 @@ def fit_context(
     progress: Callable[[float, str], None] = lambda share, text: None,
 ) -> FitContext:  # fmt: skip
     """What methods may use to fit for a run of this preset (its steps count, and how many pictures statistics are of)."""
+    painter = Painter(suite, model, preset.steps, dtype, slots, progress)
     return FitContext(
         model, suite.texts, seed, preset.steps, suite.guidance_scale, dtype, suite.assets_of(preset),
-        lambda kind: suite.statistics_requests(kind, preset), partial(examples, suite, model, preset.steps, dtype, slots, progress), slots,
-        assets.folder() / suite.name, progress,
+        lambda kind: suite.statistics_requests(kind, preset), painter.examples, painter.captions, painter.generate,
+        slots, assets.folder() / suite.name, progress,
     )  # fmt: skip
 
 

@@ -19,7 +19,12 @@ from bench.registry import load_object, method, methods
 from bench.types import Concept
 
 NEON, FISH = Concept("style", "neon"), Concept("object", "fish")
-QUICK_SETTINGS = {"esd": {"iterations": 2, "trajectories": 2, "learning_rate": 1e-2}}
+TRAINED = {"pictures": 4, "batch": 2, "iterations": 2, "learning_rate": 1e-2}
+QUICK_SETTINGS: dict[str, dict[str, object]] = {
+    "esd": {"iterations": 2, "trajectories": 2, "learning_rate": 1e-2}, "ca": TRAINED, "salun": {**TRAINED, "mask_batches": 1},
+    "ediff": TRAINED, "shs": {**TRAINED, "score_batches": 1}, "fmn": TRAINED, "concept-prune": {"pictures": 2},
+    "saemnesia": {"pictures": 1, "iterations": 2, "batch": 4, "multiplier": -60.0},
+}  # fmt: skip
 REQUESTS = [request_of("neon", "fish"), request_of("pop", "key")]
 
 

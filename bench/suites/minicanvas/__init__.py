@@ -46,6 +46,12 @@ class MiniCanvas(Suite):
     method_settings = {
         "esd": {"learning_rate": 3e-4, "iterations": 100, "batch": 8, "trajectories": 16},
         "sld": {"strength": "max"},
+        "ca": {"learning_rate": 3e-4, "iterations": 200, "batch": 8, "pictures": 64},
+        "salun": {"learning_rate": 3e-4, "iterations": 100, "batch": 8, "pictures": 120},
+        "ediff": {"learning_rate": 3e-4, "iterations": 100, "batch": 8, "pictures": 120},
+        "shs": {"learning_rate": 3e-4, "iterations": 100, "batch": 8, "pictures": 120},
+        "saemnesia": {"learning_rate": 1e-4},
+        "fmn": {"learning_rate": 1e-4, "iterations": 100, "batch": 4, "pictures": 40},
     }
 
     sae_settings = {
