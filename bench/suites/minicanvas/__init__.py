@@ -51,7 +51,8 @@ class MiniCanvas(Suite):
         "ediff": {"learning_rate": 3e-4, "iterations": 100, "batch": 8, "pictures": 120},
         "shs": {"learning_rate": 3e-4, "iterations": 100, "batch": 8, "pictures": 120},
         "saemnesia": {"learning_rate": 1e-4},
-        "fmn": {"learning_rate": 1e-4, "iterations": 100, "batch": 4, "pictures": 40},
+        "concept-prune": {"sparsity": 0.1, "first_steps": 0.5},
+        "fmn": {"learning_rate": 3e-4, "iterations": 100, "batch": 4, "pictures": 40},
     }
 
     sae_settings = {
