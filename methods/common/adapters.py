@@ -45,6 +45,11 @@ def like(delta: Tensor, x: Tensor) -> Tensor:
     return delta.mT.reshape(x.shape) if x.ndim == 4 else delta
 
 
+def slices(widths: Sequence[int]) -> list[slice]:
+    """Where each of so many columns is, one after the other."""
+    return [slice(start, end) for start, end in pairwise(accumulate(widths, initial=0))]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LowRankAdapters(ActivationEdit):
     """`x_out + Σ_a s_a up_a (down_a x_in)` at Linear and 1 × 1 Conv2d modules; s_a is the slot's `Slots.scale`, 1 where it has none."""
@@ -93,7 +98,7 @@ class AdapterBank(EditBank):
         self.count, self.rank, _ = first.down.shape
         self.register_buffer("down", torch.stack([edit.down.flatten(0, 1) for edit in edits]))
         self.register_buffer("up", torch.stack([edit.up.flatten(0, 1) for edit in edits]))
-        self.places = dict(zip(first.hookpoints, zip(_slices(first.inputs), _slices(first.outputs), strict=True), strict=True))
+        self.places = dict(zip(first.hookpoints, zip(slices(first.inputs), slices(first.outputs), strict=True), strict=True))
 
     def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, slots: Slots, state: dict[str, Tensor]) -> Tensor:
         """See `EditBank.edit`."""
@@ -157,7 +162,3 @@ def _likeness(prompt: tuple[Tensor, frozenset[int]], text: tuple[Tensor, frozens
 def _padded(factor: Tensor, rank: int) -> Tensor:
     """[r, n] → [rank, n]."""
     return nn.functional.pad(factor, (0, 0, 0, rank - len(factor)))
-
-
-def _slices(widths: Sequence[int]) -> list[slice]:
-    return [slice(start, end) for start, end in pairwise(accumulate(widths, initial=0))]
