@@ -41,8 +41,9 @@ class Cond:
 
     An edit of the states carries it on: `dataclasses.replace(cond, embeds=…)` of what `PlainText` makes.
     """
-    adapter_scale: float = 1.0
-    """How strongly this text lets adapters act, for activation edits that ask (`Slots.scale`)."""
+    adapter_scale: Tensor = field(default_factory=lambda: torch.empty(0))
+    """float32 [A] on the CPU: how strongly this text lets each adapter of an edit act (`Slots.scale`). Of an unconditional or extra
+    text, empty means as the row's prompt has it."""
 
 
 class TextEdit(ABC):
@@ -89,8 +90,8 @@ class Slots(NamedTuple):
     """A function of the slot's request and of its role (unconditional, conditional …), from which an edit draws what it draws."""
     row: Tensor
     """Below the number of rows: slots of one row have the same."""
-    scale: Tensor = torch.ones(())
-    """float32 [S], `Cond.adapter_scale` of the slot's text."""
+    scale: Tensor = torch.empty(1, 0)
+    """float32 [S, A], `Cond.adapter_scale` of the slots' texts, where these have fewer filled up with ones."""
 
 
 class EditBank(nn.Module):

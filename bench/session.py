@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench import assets
-from bench.config import CompileChoice, DTypeName, RunConfig, parse_targets, parse_variant
+from bench.config import CompileChoice, DTypeName, RunConfig, labelled, parse_targets, parse_variant
 from bench.diffusion.loading import load_model
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.numerics import (
@@ -83,12 +83,15 @@ def method_specs(config: RunConfig, suite: Suite) -> list[MethodSpec]:
     The second is always labelled as untuned, so that a label means the same in every run.
     """
     specs: dict[str, MethodSpec] = {}
+    known: dict[str, Mapping[str, Any]] = {}
     inputs = suite.assets_of(preset_of(config, suite))
     targets = parse_targets(",".join(config.targets), suite)
     for variant in (BASE, *config.methods):
         name, own = parse_variant(variant)
         given, tuned = {**config.settings.get(name, {}), **own}, suite.tuned(name)
-        label = name + "".join(f":{key}={value}" for key, value in sorted(given.items()))
+        label = labelled(name, given)
+        if known.setdefault(label, given) != given:  # files of one name in different folders
+            label = labelled(name, given, whole_paths=True)
         if tuned is not None and config.tuning != "untuned":
             specs[label] = _spec(suite, inputs, name, label, given, targets, tuned)
         if tuned is None or config.tuning != "tuned":

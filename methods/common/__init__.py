@@ -1,1 +1,1 @@
-"""What several methods share."""
+"""What several methods share: training, closed forms, low-rank adapters, published files."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bench.api import DiffusionModel, Erasure, FitContext, PlainText, Weights
+from methods.common.training import descend, predict
 
 Part = Literal["x", "x-strict", "u", "all"]
 """Which Linear and Conv2d modules are trained: all in cross-attention; its keys and values; all outside it; all."""
@@ -93,11 +94,10 @@ class Student:
         return self._predict({}, at, texts)
 
     def _predict(self, weights: Mapping[str, Tensor], at: Noisy, texts: Texts) -> Tensor:
-        dtype, model = self.context.dtype, self.model
-        arguments = model.unet_texts(texts.states, dict.fromkeys(model.added, texts.pooled), [model.picture_size] * len(at.latents))
-        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-            found: Any = functional_call(model.unet, dict(weights), (at.latents, at.timesteps), arguments)
-        return found.sample.float()
+        def unet(*args: Any, **kwargs: Any) -> Any:
+            return functional_call(self.model.unet, dict(weights), args, kwargs)
+
+        return predict(self.context, unet, at.latents, at.timesteps, *texts)
 
     def pick(self, count: int, batch: int) -> Tensor:
         """int64 [batch] below `count`, drawn."""
@@ -124,23 +124,17 @@ class Student:
         weight_decay: float = 0.0, change: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:  # fmt: skip
         """Adam (with decay AdamW); gradients times `masks`, then as `change()` leaves them. Gives notes on the losses."""
-        weights = list(self.weights.values())
         kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
-        optimiser = kind(weights, lr=learning_rate, weight_decay=weight_decay)
-        losses = []
-        for iteration in range(iterations):
-            own = loss()
-            optimiser.zero_grad(set_to_none=True)
-            own.backward()
+        optimiser = kind(self.weights.values(), lr=learning_rate, weight_decay=weight_decay)
+
+        def masked() -> None:
             for name, mask in (masks or {}).items():
                 grad = self.weights[name].grad
                 if grad is not None:
                     grad.mul_(mask)
             change()
-            optimiser.step()
-            losses.append(own.detach())
-            self.context.progress((iteration + 1) / iterations, "training")
-        return {"first_and_last_loss": [round(float(value), 6) for value in losses[:1] + losses[-1:]]}
+
+        return {"first_and_last_loss": descend(self.context, optimiser, iterations, loss, change=masked)}
 
     def erasure(self, notes: Mapping[str, Any]) -> Erasure:
         """What was trained."""

@@ -196,7 +196,7 @@ def test_uce_moves_the_subject_to_its_guide_and_holds_the_rest(tokens: str, mode
 
 
 def test_esd_trains_the_parts_it_names(model: DiffusionModel) -> None:
-    names = load_object("methods.esd:trained_names")
+    names = load_object("methods.common.finetuning:parameter_names")
     everything, cross, strict, outside = (set(names(model.unet, kind)) for kind in ("all", "x", "x-strict", "u"))
     assert strict < cross < everything
     assert cross | outside == everything
