@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.api import Card, Concept, DiffusionModel, Erasure, FitContext, MethodConfig
-from methods.common.closed_form import APPLY, Apply, ClosedForm, aligned_pair, last_subject, retained_texts, solve
+from methods.common.closed_form import APPLY, Apply, ClosedForm, aligned_pair, retained_texts, solve
+from methods.common.texts import last_subject
 
 
 class UCEConfig(MethodConfig):

@@ -21,6 +21,7 @@ from bench.api import (
     UnlearningMethod,
     Weights,
 )  # fmt: skip
+from methods.common.texts import last_subject
 
 Apply = Literal["text", "weights"]
 APPLY = "Edit the text states (row-wise) or the weights: the same up to rounding."
@@ -83,14 +84,25 @@ def retained_texts(texts: Sequence[ConceptTexts], name: str) -> list[str]:
     return found
 
 
-def last_subject(model: DiffusionModel, text: str) -> int:
-    """Position of the last token before the end mark (the begin mark for an empty text)."""
-    return int(model.tokenizer([text], truncation=True, return_tensors="pt").attention_mask.sum()) - 2
-
-
 def aligned_pair(model: DiffusionModel, target: str, anchor: str) -> tuple[Tensor, Tensor]:
     """Edited and guide states [n, D] each: from the last subject token to the end, as far as both texts have them."""
     edited, guide = model.text_states([target, anchor])
     start, other = last_subject(model, target), last_subject(model, anchor)
     length = min(len(edited) - start, len(guide) - other)
     return edited[start : start + length], guide[other : other + length]
+
+
+def gram(model: DiffusionModel) -> Tensor:
+    """`G = Σ WᵀW` float64 [D, D] over every cross-attention key and value matrix W [d, D]."""
+    return sum((weight.double().T @ weight.double() for _, weight in cross_attention_weights(model)), start=torch.zeros(()))
+
+
+def revive(states: Tensor, matrix: Tensor, gram: Tensor, regulariser: float) -> Tensor:
+    """The embedding c' that brings a concept back through edited weights `W = W⁰ M` (Gong et al. 2024, RECE), float64 inside.
+
+    It minimises `Σ ‖W c' − W⁰ c‖² + λ ‖c'‖²`, so that `c' = (λ I + Mᵀ G M)⁻¹ Mᵀ G c`; rows c of `states` [n, D] → [n, D].
+    """
+    m = matrix.double()
+    seen = m.T @ gram
+    identity = torch.eye(len(m), dtype=torch.float64, device=m.device)
+    return torch.linalg.solve(regulariser * identity + seen @ m, seen @ states.double().T).T.to(states.dtype)

@@ -46,6 +46,7 @@ class MiniCanvas(Suite):
     method_settings = {
         "esd": {"learning_rate": 3e-4, "iterations": 100, "batch": 8, "trajectories": 16},
         "sld": {"strength": "max"},
+        "mace-cfr": {"preserve_scale": 0.1},
     }
 
     sae_settings = {
