@@ -19,7 +19,10 @@ from bench.registry import load_object, method, methods
 from bench.types import Concept
 
 NEON, FISH = Concept("style", "neon"), Concept("object", "fish")
-QUICK_SETTINGS = {"esd": {"iterations": 2, "trajectories": 2, "learning_rate": 1e-2}}
+QUICK_SETTINGS = {
+    "esd": {"iterations": 2, "trajectories": 2, "learning_rate": 1e-2},
+    "steerers": {"tokens": 2_000, "batch": 200, "k": 8, "learning_rate": 1e-2},
+}
 REQUESTS = [request_of("neon", "fish"), request_of("pop", "key")]
 
 
