@@ -223,6 +223,8 @@ class FitContext:
     """A folder for what takes long to make and is the same for several fits; None: nowhere."""
     progress: Callable[[float, str], None] = lambda share, text: None
     """Call with the share done in [0, 1] and a word on it."""
+    concepts: Sequence[Concept] = ()
+    """All that the suite knows, for what is made once from the texts of all."""
 
 
 def _no_examples() -> NoReturn:

@@ -72,7 +72,7 @@ def fit_context(
     return FitContext(
         model, suite.texts, seed, preset.steps, suite.guidance_scale, dtype, suite.assets_of(preset),
         lambda kind: suite.statistics_requests(kind, preset), painter.examples, painter.captions, painter.generate,
-        slots, assets.folder() / suite.name, progress,
+        slots, assets.folder() / suite.name, progress, suite.concepts,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ QUICK_SETTINGS: dict[str, dict[str, object]] = {
     "esd": {"iterations": 2, "trajectories": 2, "learning_rate": 1e-2}, "ca": TRAINED, "salun": {**TRAINED, "mask_batches": 1},
     "ediff": TRAINED, "shs": {**TRAINED, "score_batches": 1}, "fmn": TRAINED, "concept-prune": {"pictures": 2},
     "saemnesia": {"pictures": 1, "iterations": 2, "batch": 4, "multiplier": -60.0},
+    "steerers": {"tokens": 2_000, "batch": 200, "k": 8, "learning_rate": 1e-2},
 }  # fmt: skip
 REQUESTS = [request_of("neon", "fish"), request_of("pop", "key")]
 
