@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import BenchError, unknown
+from bench.registry import FILE
 from bench.suites.suite import Suite
 from bench.types import Concept, Target
 
@@ -33,7 +35,7 @@ class RunConfig(BaseModel):
     suite: str
     preset: str
     methods: tuple[str, ...]
-    settings: dict[str, dict[str, Any]] = Field(description="Parameters a method was given, by method.")
+    settings: dict[str, dict[str, Any]] = Field(description="Parameters a method was given, by its name in tables.")
     targets: tuple[str, ...]
     seeds: int = Field(ge=1, le=10_000)
     steps: int = Field(ge=1, le=1_000)
@@ -69,16 +71,23 @@ WHOLE = Shard()
 
 
 def parse_variant(text: str) -> tuple[str, dict[str, str]]:
-    """`"saeuron:error=none:features=4"` → `("saeuron", {"error": "none", "features": "4"})`."""
-    name, *rest = text.split(":")
-    pairs = [entry.partition("=") for entry in rest]
+    """`"saeuron:error=none:features=4"` → `("saeuron", {"error": "none", "features": "4"})`; `"my.py:Mine:a=b"` → `("my.py:Mine", …)`."""
+    file = FILE.match(text)
+    name = file[0] if file else text.partition(":")[0]
+    pairs = [entry.partition("=") for entry in text[len(name) :].split(":")[1:]]
     if not all(key and equals for key, equals, _ in pairs):
         raise BenchError(f'"{text}" in --methods is not of the form method:param=value, such as saeuron:error=none.')
     return name, {key: value for key, _, value in pairs}
 
 
+def whole_path(text: str) -> str:
+    """A method, if it is in a file, by the file's whole path, as other processes may work elsewhere."""
+    file = FILE.match(text)
+    return f"{Path(file['path']).expanduser().absolute()}{text[file.end('path') :]}" if file else text
+
+
 def parse_settings(entries: Iterable[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:
-    """`["uce.tokens=last"]` → `{"uce": {"tokens": "last"}}`; the method must be one that runs."""
+    """`["uce.tokens=last"]` → `{"uce": {"tokens": "last"}}`; the method must be one that runs (of one in a file, the class)."""
     found: dict[str, dict[str, str]] = {}
     for entry in entries:
         match = re.fullmatch(r"([\w-]+)\.(\w+)=(.*)", entry)
