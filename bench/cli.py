@@ -10,6 +10,7 @@ from rich.text import Text
 from bench import (
     cli_assets,
     cli_build,
+    cli_check,
     cli_compare,
     cli_folder,
     cli_perf,
@@ -34,6 +35,7 @@ app.command()(cli_run.plan)
 app.command()(cli_reproduce.reproduce)
 app.command("list")(cli_show.list_)
 app.command()(cli_show.show)
+app.command()(cli_check.check)
 app.command()(cli_folder.report)
 app.command()(cli_folder.status)
 app.command()(cli_folder.verify)

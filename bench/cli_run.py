@@ -36,6 +36,7 @@ from bench.config import (
     parse_settings,
     parse_targets,
     parse_variant,
+    whole_path,
 )
 from bench.errors import BenchError, unknown
 from bench.progress import duration
@@ -52,7 +53,8 @@ STOPPED = 75
 Methods = Annotated[
     str,
     typer.Option(
-        help="Comma-separated; `list methods` names them, `esd:iterations=50` is one with a parameter changed. `none` always runs."
+        help="Comma-separated; `list methods` names them, `esd:iterations=50` is one with a parameter changed, "
+        "`path/to/file.py:MyMethod` one of your own. `none` always runs."
     ),
 ]
 Concepts = Annotated[str | None, typer.Option(help="Names, `styles`, `objects`, `all`, or `a+b` for both at once. Default: the preset's.")]
@@ -76,11 +78,12 @@ def _config(
     found = registry.suite(suite)
     if preset not in found.presets:
         raise unknown("preset", preset, found.presets)
-    names = tuple(filter(None, (name.strip() for name in methods.split(","))))
-    known, bare = registry.methods(), [parse_variant(name)[0] for name in names]
+    names = tuple(whole_path(name) for name in map(str.strip, methods.split(",")) if name)
+    bare = [parse_variant(name)[0] for name in names]
     for name in bare:
-        if name not in known:
-            raise unknown("method", name, known)
+        registry.require(name)
+    for sentence in registry.refused():
+        err.print(sentence, highlight=False, markup=False, soft_wrap=True)
     if scheduler is not None and scheduler not in SCHEDULERS:
         raise unknown("scheduler", scheduler, SCHEDULERS)
     if not names:
@@ -94,7 +97,8 @@ def _config(
     else:
         order, targets = parse_sequence(sequential, found)
     return RunConfig(
-        suite=found.key, preset=preset, methods=names, settings=parse_settings(settings or (), bare), targets=tuple(map(str, targets)),
+        suite=found.key, preset=preset, methods=names, settings=parse_settings(settings or (), [*map(registry.short_name, bare)]),
+        targets=tuple(map(str, targets)),
         seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images, tuning=tuning,
         scheduler=scheduler or defaults.scheduler, sequential=order, examine=_examiners(examine),
     )  # fmt: skip

@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from bench import registry
-from bench.cli_options import out
-from bench.errors import unknown
+from bench.cli_options import err, out
+from bench.errors import BenchError, unknown
 from bench.types import Target
 
 Things = Literal["methods", "suites", "attacks", "classifiers"]
@@ -26,20 +26,27 @@ def list_(what: Annotated[Things, typer.Argument(help="What to list.")] = "metho
     found = tables[what]()
     if not found:
         out.print(f"There are no {what} yet.")
+    broken = registry.refused() if what == "methods" else []
     for name, module in found.items():
-        out.print(f"[bold]{name:18}[/bold] {registry.summary(module)}", highlight=False)
+        try:
+            text = registry.method_summary(name) if what == "methods" else registry.summary(module)
+            out.print(f"[bold]{name:18}[/bold] {text}", highlight=False)
+        except BenchError as error:
+            broken.append(str(error))
+    for sentence in broken:
+        err.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
-def show(name: Annotated[str, typer.Argument(help="A method or a suite.")]) -> None:
+def show(name: Annotated[str, typer.Argument(help="A method, path/to/file.py:MyMethod, or a suite.")]) -> None:
     """Show a method's parameters and citation, or a suite's concepts and presets."""
     if name.partition("@")[0] in registry.SUITES or name.endswith(".toml"):
         _show_suite(registry.suite(name))
         return
     known = registry.methods()
-    if name not in known:
+    if ".py" not in name and name not in known:
         raise unknown("method or suite", name, [*known, *registry.SUITES])
     kind = registry.method(name)
-    out.print(f"[bold]{name}[/bold] (version {kind.version}): {registry.summary(known[name])}")
+    out.print(f"[bold]{registry.short_name(name)}[/bold] (version {kind.version}): {registry.summary(kind.__module__)}")
     out.print(f"{kind.card.title}, {kind.card.paper or 'no paper'}; removes {' and '.join(f'{k}s' for k in kind.card.supports)}")
     out.print(inspect.getdoc(kind) or "", markup=False, highlight=False)
     if kind.card.notes:

@@ -11,12 +11,12 @@ from rich.table import Table
 from bench import registry
 from bench.cli_options import BATCH_SIZE, AssetFiles, AssetFolder, BatchSize, Device, DType, SuiteName, err, out
 from bench.cli_progress import Bar, progress_bar
-from bench.config import parse_targets
-from bench.errors import BenchError, unknown
+from bench.config import parse_targets, whole_path
+from bench.errors import BenchError
 
 
 def tune(
-    name: Annotated[str, typer.Argument(metavar="METHOD", help="What to tune; `list methods` names it.")],
+    name: Annotated[str, typer.Argument(metavar="METHOD", help="What to tune; `list methods` names it, or path/to/file.py:MyMethod.")],
     suite: SuiteName = "minicanvas",
     concepts: Annotated[str, typer.Option(help="Names, `styles`, `objects` or `all`, one at a time each.")] = "all",
     settings: Annotated[int, typer.Option(min=2, max=10_000, help="Settings to try per concept, the untuned one among them.")] = 9,
@@ -38,14 +38,13 @@ def tune(
     Examples: `python -m bench tune sld --concepts neon,fish` · as SAeUron's authors did: `python -m bench tune saeuron --suite
     unlearncanvas@saeuron --concepts objects --grid published --judge evaluation --settings 22 --pictures 20580`
     """
-    found, known = registry.suite(suite), registry.methods()
-    if name not in known:
-        raise unknown("method", name, known)
+    found, name = registry.suite(suite), whole_path(name)
+    registry.require(name)
     targets = parse_targets(concepts, found)
     joint = [str(target) for target in targets if len(target.concepts) > 1]
     if joint:
         raise BenchError(f'"{joint[0]}" in --concepts: concepts are tuned one at a time.')
-    place = path or (found.tuned_folder / f"{name}.toml" if found.tuned_folder else None)
+    place = path or (found.tuned_folder / f"{registry.short_name(name)}.toml" if found.tuned_folder else None)
     if place is None:
         raise BenchError(f"{suite} has no folder for tuned parameters: give --out FILE.")
     with err.status("loading torch, the model and the tuning judge"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import BenchError, unknown
+from bench.registry import FILE
 from bench.suites.suite import Suite
 from bench.types import Concept, Target
 
@@ -34,7 +35,7 @@ class RunConfig(BaseModel):
     suite: str
     preset: str
     methods: tuple[str, ...]
-    settings: dict[str, dict[str, Any]] = Field(description="Parameters a method was given, by method.")
+    settings: dict[str, dict[str, Any]] = Field(description="Parameters a method was given, by its name in tables.")
     targets: tuple[str, ...]
     seeds: int = Field(ge=1, le=10_000)
     steps: int = Field(ge=1, le=1_000)
@@ -74,8 +75,10 @@ SHORT = {"checkpoint": "path"}
 
 
 def parse_variant(text: str) -> tuple[str, dict[str, str]]:
-    """`"saeuron:error=none:features=4"` → `("saeuron", {"error": "none", "features": "4"})`."""
-    name, *rest = text.split(":")
+    """`"saeuron:error=none:features=4"` → `("saeuron", {"error": "none", "features": "4"})`; `"my.py:Mine:a=b"` → `("my.py:Mine", …)`."""
+    file = FILE.match(text)
+    name = file[0] if file else text.partition(":")[0]
+    rest = text[len(name) :].split(":")[1:]
     if name in SHORT and rest and not re.match(r"\w+=", rest[0]):
         rest[0] = f"{SHORT[name]}={rest[0]}"
     pairs = [entry.partition("=") for entry in rest]
@@ -92,8 +95,14 @@ def labelled(name: str, given: Mapping[str, Any], whole_paths: bool = False) -> 
     return ":".join([*head, *(f"{key}={value}" for key, value in sorted(own.items()))])
 
 
+def whole_path(text: str) -> str:
+    """A method, if it is in a file, by the file's whole path, as other processes may work elsewhere."""
+    file = FILE.match(text)
+    return f"{Path(file['path']).expanduser().absolute()}{text[file.end('path') :]}" if file else text
+
+
 def parse_settings(entries: Iterable[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:
-    """`["uce.tokens=last"]` → `{"uce": {"tokens": "last"}}`; the method must be one that runs."""
+    """`["uce.tokens=last"]` → `{"uce": {"tokens": "last"}}`; the method must be one that runs (of one in a file, the class)."""
     found: dict[str, dict[str, str]] = {}
     for entry in entries:
         match = re.fullmatch(r"([\w-]+)\.(\w+)=(.*)", entry)

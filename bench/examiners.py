@@ -6,7 +6,6 @@ one's own, given as `path/to/file.py:function`.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +17,7 @@ from bench.assets import locate
 from bench.errors import BenchError, unknown
 from bench.files import sha256_text
 from bench.interfaces import Examiner
-from bench.registry import CLASSIFIERS, load_object
+from bench.registry import CLASSIFIERS, file_module, load_object
 from bench.suites.suite import Suite
 
 EXAMINERS = {"clip-score": "clip", "qwen2-vl": "qwen2-vl"}
@@ -63,11 +62,6 @@ def _load(name: str, suite: Suite, device: torch.device) -> Examiner:
 def _own(path: Path, function: str) -> Examiner:
     try:
         source = path.read_text(encoding="utf-8")
-        spec = importlib.util.spec_from_file_location("own_examiner", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return OwnArtifacts(getattr(module, function), sha256_text(f"{function}\n{source}"))
+        return OwnArtifacts(getattr(file_module(path), function), sha256_text(f"{function}\n{source}"))
     except Exception as error:  # it is the user's own code
         raise BenchError(f"{path}:{function} cannot be used ({type(error).__name__}: {error}): give a file and its function.") from error

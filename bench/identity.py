@@ -35,6 +35,13 @@ class MethodSpec:
     """Parameters that name files: their digests are part of identities, they are not."""
     inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Per target, digests of the files that its fit reads."""
+    file: str = ""
+    """Of a method that is no plug-in, "path/to/file.py:Class"."""
+
+    @property
+    def address(self) -> str:
+        """What the registry finds it by."""
+        return self.file or self.name
 
     def config_for(self, target: Target | None) -> Mapping[str, Any]:
         """The configuration that a target is fitted with."""

@@ -244,6 +244,8 @@ class UnlearningMethod(ABC):
     """What `python -m bench tune` tries: parameter → values, texts, numbers or truth values. Every combination is a setting."""
     published_tuning: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     """What its authors tried, the same way."""
+    quick: ClassVar[Mapping[str, Any]] = {}
+    """Parameters with which a fit takes a second on a tiny model, for methods that train: `python -m bench check` uses them."""
 
     def __init__(self, config: MethodConfig | None = None) -> None:
         self.config: Any = config if config is not None else self.Config()

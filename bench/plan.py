@@ -77,7 +77,7 @@ def make_plan(
 
     With `sequential` targets, each of which has one concept more, methods that can go on from their last erasure do.
     """
-    unsupported: dict[tuple[str, str], str] = {}
+    holes: dict[tuple[str, str], str] = {}
     base = next(spec for spec in specs if spec.name == BASE)
     requests = suite.base_requests(targets, preset)
     fits = [(Fit(base, None, identity.of_fit(suite, base, None, preset.steps)), {request.id for request in requests})]
@@ -87,9 +87,9 @@ def make_plan(
         for spec in specs:
             if spec.name == BASE:
                 continue
-            reason = _unsupported(spec, target)
+            reason = unsupported(spec, target)
             if reason:
-                unsupported[spec.label, str(target)] = reason
+                holes[spec.label, str(target)] = reason
             else:
                 before = last.get(spec.label) if sequential and spec.continues else None
                 id_ = identity.of_fit(suite, spec, target, preset.steps, before.id if before else "")
@@ -98,10 +98,11 @@ def make_plan(
     chunks = [requests[start : start + REQUESTS_PER_BUNDLE] for start in range(0, len(requests), REQUESTS_PER_BUNDLE)]
     row_wise = [tuple(_units([fit for fit in fits if fit[0].spec.row_wise], [chunk], identity)) for chunk in chunks]
     weighted = [bundle for fit in fits if not fit[0].spec.row_wise for bundle in _full(_units([fit], chunks, identity))]
-    return Plan((*row_wise, *weighted), len(row_wise), unsupported, tuple(specs))
+    return Plan((*row_wise, *weighted), len(row_wise), holes, tuple(specs))
 
 
-def _unsupported(spec: MethodSpec, target: Target) -> str:
+def unsupported(spec: MethodSpec, target: Target) -> str:
+    """Why a method cannot remove a target, empty if it can."""
     for concept in target.concepts:
         if concept.kind not in spec.card.supports:
             return f"{spec.label} does not support concepts of kind {concept.kind}"

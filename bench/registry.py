@@ -1,7 +1,8 @@
 """Find methods and suites by name, without importing them until they are used.
 
 A file `methods/<name>.py` is a method, a module in `bench/suites/` a suite; installed packages add methods through the
-entry-point group `bench.methods`. Summaries are read from the source text, so that listing needs no torch.
+entry-point group `bench.methods`, and `path/to/file.py:Class` is a method that nobody has to install. Summaries are read
+from the source text, so that listing needs no torch. A plug-in that is broken is named and hurts no other.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-from importlib.metadata import entry_points
+import re
+import sys
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, told, unknown
+from bench.files import sha256_text
 
 CLASSIFIERS = {
     "two-head": "classifiers.two_head:load", "unlearncanvas": "classifiers.unlearncanvas:load",
@@ -35,17 +40,145 @@ def load_object(address: str) -> Any:
         raise BenchError(f"{address} cannot be loaded ({error}): reinstall the package that provides it.") from error
 
 
-def methods() -> dict[str, str]:
-    """Name → module of every method; "_" in a file name is "-" in the method's name."""
+FILE = re.compile(r"(?P<path>[^=:]+\.py):(?P<name>\w+)(?=:|$)")
+"""A method in a file: "path/to/file.py:Class", with or without parameters behind."""
+
+
+def file_module(path: Path) -> ModuleType:
+    """The module of a Python file that is in no package; edited, it is another one. Raises whatever the file raises."""
+    source = path.read_text(encoding="utf-8")
+    # By content, not by place: where a file lies changes no result.
+    name = f"file_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{sha256_text(source)[:8]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses and pickle look for it there
+        try:
+            exec(compile(source, str(path), "exec"), vars(module))  # importlib would leave bytecode beside the file, and trust it later
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+class _Found(NamedTuple):
+    """All methods that have a name of their own, and what is wrong with the others."""
+
+    usable: dict[str, str]
+    """Name → module."""
+    refused: dict[str, str]
+    """Name → one sentence."""
+
+
+def _find() -> _Found:
     package = importlib.util.find_spec("methods")
     folders = package.submodule_search_locations if package else None
     files = [file for folder in folders or () for file in sorted(Path(folder).glob("*.py")) if not file.name.startswith("_")]
-    found = {file.stem.replace("_", "-"): f"methods.{file.stem}" for file in files}
+    found = _Found({file.stem.replace("_", "-"): f"methods.{file.stem}" for file in files}, {})
+    entries: dict[str, dict[str, EntryPoint]] = {}
     for entry in entry_points(group="bench.methods"):
-        if entry.name in found:
-            raise BenchError(f'Two methods are called "{entry.name}", {found[entry.name]} and {entry.value}: uninstall one of them.')
-        found[entry.name] = entry.value
+        entries.setdefault(entry.name, {})[entry.value] = entry
+    for name, own in entries.items():
+        rivals = " and ".join([*([found.usable[name]] if name in found.usable else []), *map(_origin, own.values())])
+        if not re.fullmatch(r"[\w-]+", name):
+            found.refused[name] = f'The name "{name}" of the method {rivals} has more than letters, digits, - and _: rename it there.'
+        elif name in found.usable:
+            found.refused[name] = f'"{name}" is {rivals}; the first is used: rename or uninstall the other.'
+        elif len(own) > 1:
+            found.refused[name] = f'"{name}" is {rivals}; none is used: uninstall one of them.'
+        else:
+            found.usable[name] = next(iter(own))
     return found
+
+
+def _origin(entry: EntryPoint) -> str:
+    return f"{entry.value} of the package {entry.dist.name}" if entry.dist else entry.value
+
+
+def methods() -> dict[str, str]:
+    """Name → module of every method; "_" in a file name is "-" in the method's name."""
+    return _find().usable
+
+
+def refused() -> list[str]:
+    """A sentence on every plug-in that is left out, as its name is another's."""
+    return list(_find().refused.values())
+
+
+def short_name(name: str) -> str:
+    """What a method is called in tables: of one in a file, the class."""
+    return name.rpartition(":")[2]
+
+
+def require(name: str) -> None:
+    """BenchError if there is no such method. Imports nothing."""
+    file, known = FILE.fullmatch(name), methods()
+    if name.endswith(".py"):
+        raise BenchError(f"{name} names no class: write {name}:MyMethod.")
+    if file is not None:
+        _require_class(name, Path(file["path"]), file["name"])
+    elif name not in known:
+        refused = _find().refused
+        raise BenchError(refused[name]) if name in refused else unknown("method", name, known)
+
+
+def _require_class(name: str, path: Path, own: str) -> None:
+    if not path.is_file():
+        raise BenchError(f'The method "{name}" cannot be loaded: there is no file {path}.')
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+    except (OSError, ValueError, SyntaxError) as error:
+        raise _broken(name, error) from error
+    classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
+    if own not in classes:
+        raise unknown(f"class of {path}", own, classes)
+    if own in methods():
+        raise BenchError(f'{name}: there is a method "{own}" already, rename the class.')
+
+
+def address(name: str) -> str:
+    """Where a method's class is, "module:attribute". BenchError if there is none or its file cannot be loaded."""
+    require(name)
+    file = FILE.fullmatch(name)
+    if file is None:
+        found = methods()[name]
+        return found if ":" in found else f"{found}:METHOD"
+    try:
+        return f"{file_module(Path(file['path'])).__name__}:{file['name']}"
+    except Exception as error:  # it is the user's own code
+        raise _broken(name, error) from error
+
+
+def method(name: str) -> Any:
+    """The `UnlearningMethod` class of this name, or of "path/to/file.py:Class". BenchError names it if it is broken."""
+    module, _, attribute = address(name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a plug-in's own code
+        raise _broken(name, error) from error
+    if not (isinstance(found, type) and any(base.__name__ == "UnlearningMethod" for base in found.__mro__)):
+        raise BenchError(f'The method "{name}" is {found!r}, which is no subclass of UnlearningMethod: name its class.')
+    lacking = [*sorted(getattr(found, "__abstractmethods__", ())), *([] if hasattr(found, "card") else ["card"])]
+    if lacking:
+        raise BenchError(f'The method "{name}" has no {" and no ".join(lacking)}: define what is missing (docs/add-a-method.md).')
+    return found
+
+
+def _broken(name: str, error: BaseException) -> BenchError:
+    origins = [_origin(entry) for entry in entry_points(group="bench.methods") if entry.name == name]
+    where, mend = (f" ({origins[0]})", "mend or uninstall it") if origins else ("", "mend it")
+    return BenchError(f'The method "{name}"{where} cannot be loaded, {told(error)}: {mend}.')
+
+
+def method_summary(name: str) -> str:
+    """First line of what its module says of itself, read without importing it. BenchError names it if it is broken."""
+    try:
+        spec = importlib.util.find_spec(methods()[name].partition(":")[0])
+        if spec is None:
+            raise ModuleNotFoundError(f"there is no module {methods()[name].partition(':')[0]}")
+        return _first_line(spec.origin)
+    except Exception as error:  # to find a module its package is imported
+        raise _broken(name, error) from error
 
 
 def summary(module: str) -> str:
@@ -54,19 +187,13 @@ def summary(module: str) -> str:
         spec = importlib.util.find_spec(module.partition(":")[0])
     except ImportError:
         return ""
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+    return _first_line(spec.origin) if spec else ""
+
+
+def _first_line(origin: str | None) -> str:
+    if origin is None or not origin.endswith(".py"):
         return ""
-    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
-    return text.partition("\n")[0]
-
-
-def method(name: str) -> Any:
-    """The `UnlearningMethod` class of this name."""
-    found = methods()
-    if name not in found:
-        raise unknown("method", name, found)
-    address = found[name]
-    return load_object(address if ":" in address else f"{address}:METHOD")
+    return (ast.get_docstring(ast.parse(Path(origin).read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def suite(text: str) -> Any:

@@ -26,11 +26,12 @@ from bench.diffusion.numerics import (
     sampler_of,
 )  # fmt: skip
 from bench.diffusion.sampler import Sampler
+from bench.errors import BenchError
 from bench.examples import Painter
 from bench.identity import Identity, MethodSpec
 from bench.interfaces import FitContext
 from bench.plan import BASE, Plan, make_plan
-from bench.registry import method
+from bench.registry import method, short_name
 from bench.registry import suite as find_suite
 from bench.scoring import Scorer
 from bench.suites.suite import Preset, Suite, Tuned
@@ -82,29 +83,39 @@ def method_specs(config: RunConfig, suite: Suite) -> list[MethodSpec]:
     A method that the suite has tuned values for has two rows, with them and without; given parameters count in both.
     The second is always labelled as untuned, so that a label means the same in every run.
     """
+    _check_names([parse_variant(variant)[0] for variant in config.methods])
     specs: dict[str, MethodSpec] = {}
     known: dict[str, Mapping[str, Any]] = {}
     inputs = suite.assets_of(preset_of(config, suite))
     targets = parse_targets(",".join(config.targets), suite)
     for variant in (BASE, *config.methods):
-        name, own = parse_variant(variant)
+        address, own = parse_variant(variant)
+        name = short_name(address)
         given, tuned = {**config.settings.get(name, {}), **own}, suite.tuned(name)
         label = labelled(name, given)
         if known.setdefault(label, given) != given:  # files of one name in different folders
             label = labelled(name, given, whole_paths=True)
         if tuned is not None and config.tuning != "untuned":
-            specs[label] = _spec(suite, inputs, name, label, given, targets, tuned)
+            specs[label] = _spec(suite, inputs, address, label, given, targets, tuned)
         if tuned is None or config.tuning != "tuned":
             label += " (untuned)" if tuned is not None else ""
-            specs[label] = _spec(suite, inputs, name, label, given, targets)
+            specs[label] = _spec(suite, inputs, address, label, given, targets)
     return list(specs.values())
 
 
+def _check_names(addresses: Sequence[str]) -> None:
+    """BenchError for two methods that would have the same name."""
+    first: dict[str, str] = {}
+    for address in addresses:
+        if first.setdefault(short_name(address), address) != address:
+            raise BenchError(f"--methods has two methods that tables would call {short_name(address)}: rename one of the classes.")
+
+
 def _spec(
-    suite: Suite, inputs: Assets, name: str, label: str, given: Mapping[str, Any], targets: Sequence[Target], tuned: Tuned | None = None
+    suite: Suite, inputs: Assets, address: str, label: str, given: Mapping[str, Any], targets: Sequence[Target], tuned: Tuned | None = None
 ) -> MethodSpec:
-    kind = method(name)
-    resolved, own = configs(suite, name, given, tuned)
+    kind, name = method(address), short_name(address)
+    resolved, own = configs(suite, address, given, tuned)
     made = {str(target): kind(own.get(str(target), resolved)) for target in targets}
     return MethodSpec(
         name, label, kind.version, resolved.model_dump(mode="json"), kind.card, all(one.row_wise for one in made.values()),
@@ -112,6 +123,7 @@ def _spec(
         paths=tuple(key for key, field in kind.Config.model_fields.items() if field.annotation == Path | None),
         inputs={str(target): made[str(target)].inputs(inputs, target.concepts) for target in targets
                 if all(concept.kind in kind.card.supports for concept in target.concepts)},
+        file="" if address == name else address,
     )  # fmt: skip
 
 

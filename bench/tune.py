@@ -29,7 +29,7 @@ from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.interfaces import Classifier, Erasure, MethodConfig, Weights
 from bench.metrics.unlearning import ranking_score, scores
-from bench.registry import method
+from bench.registry import method, short_name
 from bench.scoring import judge_all, load_judge
 from bench.session import fit_context
 from bench.suites.suite import JudgeRole, Suite
@@ -78,13 +78,13 @@ def settings_of(name: str, suite: Suite, count: int, grid: GridName = "own") -> 
     values_of = grid_of(name, grid)
     if not values_of:
         raise BenchError(f"{name} declares {'nothing to tune' if grid == 'own' else 'no published grid'}: run it as it is.")
-    usual = suite.method_settings.get(name, {})
+    usual = suite.method_settings.get(short_name(name), {})
     untuned = method_config(name, kind.Config, usual)
     points = [dict(zip(values_of, values, strict=True)) for values in product(*values_of.values())]
     toml({"grid": dict(values_of)})  # a value that the result could not hold is told now
     configs = {canonical_json(point): method_config(name, kind.Config, {**usual, **point}) for point in points}
     others = [point for point, config in configs.items() if config != untuned]
-    chosen = set(sorted(others, key=lambda point: content_hash([name, point]))[: count - 1])
+    chosen = set(sorted(others, key=lambda point: content_hash([short_name(name), point]))[: count - 1])
     return [cast(MethodConfig, config) for config in (untuned, *(configs[point] for point in others if point in chosen))]
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from bench.config import method_config
 from bench.errors import BenchError
 from bench.interfaces import UnlearningMethod
-from bench.registry import method
+from bench.registry import method, short_name
 from bench.suites.suite import Suite, Tuned
 from bench.types import canonical_json, content_hash
 
@@ -56,7 +56,7 @@ def configs(suite: Suite, name: str, given: Mapping[str, Any], tuned: Tuned | No
 
     BenchError for a parameter that is wrong or a tuning of another time.
     """
-    kind, usual = method(name), suite.method_settings.get(name, {})
+    kind, usual = method(name), suite.method_settings.get(short_name(name), {})
     if tuned and "published" not in tuned.budget:
         _check_fresh(suite, kind(method_config(name, kind.Config, usual)), name, tuned)
     layers: dict[str, Mapping[str, Any]] = {"": {}, **(tuned.concepts if tuned else {})}

@@ -42,6 +42,7 @@ class ESD(UnlearningMethod):
     )  # fmt: skip
     Config = ESDConfig
     tuning = {"learning_rate": (1e-4, 3e-4, 1e-3), "iterations": (50, 100), "negative_guidance": (1.0, 2.0)}
+    quick = {"iterations": 2, "trajectories": 2, "batch": 1, "learning_rate": 1e-2}
 
     @property
     def row_wise(self) -> bool:

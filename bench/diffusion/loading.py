@@ -28,10 +28,15 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 def load_model(path: Path, device: torch.device) -> DiffusionModel:
     """A diffusers folder, or a CompVis checkpoint, in float32. BenchError names what is missing or damaged."""
-    diffusers.logging.set_verbosity_error()  # it warns of the cast to bfloat16 that `sampling_unet` means to make
+    quiet_libraries()
+    return _compvis(path, device) if path.is_file() else _folder(path, device)
+
+
+def quiet_libraries() -> None:
+    """Let them tell of errors alone: diffusers warns of the cast to bfloat16 that `sampling_unet` means to make."""
+    diffusers.logging.set_verbosity_error()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    return _compvis(path, device) if path.is_file() else _folder(path, device)
 
 
 def _folder(folder: Path, device: torch.device) -> DiffusionModel:

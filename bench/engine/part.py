@@ -22,7 +22,7 @@ from bench.identity import MethodSpec
 from bench.interfaces import Erasure
 from bench.plan import BASE, Fit, Unit
 from bench.records import DamagedUnitsError, first_units, make_records, sampling_cost_file
-from bench.registry import methods
+from bench.registry import address
 from bench.session import prepare
 from bench.sources import source_digest
 from bench.store import FORMAT, Failure, Store
@@ -198,7 +198,7 @@ class Part:
 
 
 def _source(spec: MethodSpec) -> dict[str, object]:
-    return {"version": spec.version, "source": source_digest(methods()[spec.name])}
+    return {"version": spec.version, "source": source_digest(address(spec.address))}
 
 
 def _pictures(units: Mapping[str, Unit]) -> int:

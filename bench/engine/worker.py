@@ -207,12 +207,12 @@ class Worker:
         return self._load(fit)
 
     def _load(self, fit: Fit) -> Erasure:
-        erasure, self.digests[fit.id] = load_erasure(self.place(fit), method(fit.spec.name).parts, self.model.device)
+        erasure, self.digests[fit.id] = load_erasure(self.place(fit), method(fit.spec.address).parts, self.model.device)
         return erasure
 
     def _fit(self, fit: Fit) -> None:
         """Fit and save one erasure and what the fit cost."""
-        kind = method(fit.spec.name)
+        kind = method(fit.spec.address)
         concepts = fit.target.concepts if fit.target else ()
 
         def progress(share: float, text: str) -> None:

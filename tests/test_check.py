@@ -1,0 +1,169 @@
+"""Every method of the project keeps its contract, and every way of breaking it is told by the right check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import bench
+from test_plugins import METHOD, installed, words
+
+from bench.check import bibtex
+from bench.check.outcome import Finding
+from bench.check.run import CHECKS, check, failed, world_of
+from bench.check.world import World
+from bench.registry import method, methods
+
+CHEATS = Path(__file__).parent / "cheats.py"
+__all__ = ["installed"]
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with world_of(full=False) as found:
+        yield found
+
+
+def of(findings: list[Finding], name: str) -> Finding:
+    return next(finding for finding in findings if finding.check == name)
+
+
+@pytest.mark.parametrize("name", sorted(methods()))
+def test_every_method_keeps_the_contract(name: str, world: World) -> None:
+    findings = check(name, {}, world)
+    assert failed(findings) == []
+    status = {finding.check: finding.status for finding in findings}
+    if status["fits"] == "skipped":
+        pytest.skip(of(findings, "fits").text)
+    assert {status[one] for one in ("samples", "neighbours", "labels", "saves", "precision")} == {"ok"}, "nothing is passed over"
+    assert (status["continues"] == "ok") == method(name).continues()
+    assert (status["row-wise"] == "ok") == method(name)().row_wise
+
+
+def test_methods_with_detectors_act_on_the_tiny_model(world: World) -> None:
+    findings = check("saeuron-detect", {}, world)
+    assert {of(findings, one).status for one in ("acts", "quiet", "kinds")} == {"ok"}
+
+
+@pytest.mark.parametrize("name", ["Honest", "Shifts"])
+def test_an_honest_method_passes(name: str, world: World) -> None:
+    findings = check(f"{CHEATS}:{name}", {}, world)
+    assert failed(findings) == []
+    assert len(findings) == len(CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("cheat", "caught_by", "text", "mend"),
+    [
+        ("NoPaper", "card", "NoPaper.card has no paper", "Only a control"),
+        ("KindTypo", "card", "KindTypo.card.supports is ('styles',)", "style, object"),
+        ("OpenBrace", "bibtex", "OpenBrace.card.bibtex: the braces of", "@type{key"),
+        ("NoYear", "bibtex", "doe2026 has no year", "Add what is missing"),
+        ("Undescribed", "parameters", "UndescribedConfig.scale has no description", "description=…"),
+        ("Demanding", "parameters", "DemandingConfig.scale: field required", "default"),
+        ("PlainPath", "parameters", "FolderConfig.folder is of type", "Path | None"),
+        ("Unpicklable", "pickles", "Local cannot be pickled", "at the top of a module"),
+        ("WrongGrid", "tuning", "valid number", "WrongGrid.tuning"),
+        ("TouchesModel", "model-after-fit", "unet.conv_in.weight", "Train copies"),
+        ("LeavesTraining", "model-after-fit", "text_encoder. (training mode)", "Train copies"),
+        ("Unseeded", "deterministic", "Two fits on style:neon with the same seed differ: fields of parts", "context.seed"),
+        ("HiddenWeights", "weights", "changes weights (unet.conv_out.bias), but row_wise is True", "row_wise give False"),
+        ("NoWeights", "weights", "leaves weights alone, but row_wise is False", "row_wise give True"),
+        ("WrongName", "weights", 'no weight "unet.conv_out.bais"', "named_parameters"),
+        ("MissingPart", "parts", "Faded, the text for a style, is not in MissingPart.parts", "parts = (Faded,)"),
+        ("SilentExamples", "inputs", "trains on context.examples", "assets.examples"),
+        ("OnlyFirst", "several", "style:neon and style:sketch at once give the erasure of one of them", "not the first"),
+        ("Refuses", "fits", "The fit on style:neon is refused: I would rather not.", "card.supports"),
+        ("Breaks", "fits", "ZeroDivisionError: division by zero (cheats.py, line", "Mend what raises this"),
+        ("StandsStill", "continues", "gives the erasure of style:neon back", "Go on from `start`"),
+        ("NoPart", "acts", "The erasure of style:neon changes nothing: it has no part", "only a control may do nothing"),
+        ("BaseImages", "acts", "every picture with Faded is the unedited model's, bit for bit", "whether the part uses it"),
+        ("ReadsLabels", "labels", "the same prompts with other labels give other pictures", "texts that encode() is given"),
+        ("TouchesWhileSampling", "model-after-sampling", "vae.decoder.conv_in.bias", "never write to it"),
+        ("CannotBeSaved", "saves", "TypeError", "tensors, texts, numbers"),
+        ("KeylessGuidance", "neighbours", "beside others has other bits", "`key` of a Guidance"),
+        ("LooksAtNeighbours", "neighbours", "has other bits", "from its own input"),
+        ("EditsOthers", "row-wise", "other pictures have other bits (those with no edit, NegativeText", "which is −1"),
+        ("QuietIsLoud", "quiet", "at mid_block.attentions.0, timestep 667, in 16 of 16 slots", "quiet_is_identity be False"),
+        ("OnlyFloat32", "precision", "an edit must keep shape and dtype", "dtype of x_out"),
+        ("InPlace", "acts", "change a block's output in place", "return a new tensor"),
+    ],
+)
+def test_exactly_the_right_check_fails(cheat: str, caught_by: str, text: str, mend: str, world: World) -> None:
+    wrong = failed(check(f"{CHEATS}:{cheat}", {}, world))
+    assert [finding.check for finding in wrong] == [caught_by], wrong
+    assert text in wrong[0].text
+    assert mend in wrong[0].mend
+    assert world.snapshot.differences() == [], "what a method leaves behind must not reach the next"
+
+
+def test_a_method_that_needs_files_is_skipped_with_its_reason(world: World) -> None:
+    findings = check(f"{CHEATS}:NeedsFile", {}, world)
+    assert failed(findings) == []
+    assert of(findings, "fits") == Finding("fits", "skipped", "I would rather not. It may need files: check NeedsFile:file=PATH.")
+    assert of(findings, "labels") == Finding("labels", "skipped", "It cannot be fitted.")
+    given = check(f"{CHEATS}:NeedsFile", {"file": "/nowhere"}, world)
+    assert [finding.check for finding in failed(given)] == ["fits"]
+
+
+def test_the_command_tells_and_its_status_counts(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(installed)
+    (tmp_path / "mine.py").write_text(METHOD.read_text())
+    good = bench("check", "reword", "mine.py:Reword:instead=house", cwd=tmp_path)
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert "reword: 20 ok, 3 skipped, 0 failed" in words(good.stdout)
+    assert "skipped quiet It has no edit that is quiet." in words(good.stdout)
+    bad = bench("check", "reword", f"{CHEATS}:NoPart", cwd=tmp_path)
+    assert bad.returncode == 1
+    assert "failed acts The erasure of style:neon changes nothing" in words(bad.stdout)
+    assert "1 of 2 methods fail." in bad.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["uec"], 'Unknown method "uec": did you mean "uce"?'),
+        (["esd:iteration=3"], 'Unknown parameter of esd "iteration": did you mean "iterations"?'),
+        (["esd:iterations=few"], 'esd.iterations = "few": input should be a valid integer'),
+        (["mine.py"], "names no class"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
+    found = bench("check", *arguments, cwd=tmp_path)
+    assert found.returncode == 2
+    assert message in words(found.stderr)
+
+
+@pytest.mark.slow
+def test_every_method_keeps_the_contract_on_the_shipped_model() -> None:
+    with world_of(full=True) as world:
+        wrong = {name: failed(check(name, {}, world)) for name in methods()}
+    assert not any(wrong.values()), wrong
+
+
+def test_bibtex_is_read() -> None:
+    text = '@Article{a-1,\n author = {A {\\"o} B},\n title = "A {T}itle", year=2026\n}\n@misc{b, note = {x},}\n'
+    assert bibtex.parse(text) == [
+        ("article", "a-1", {"author": 'A {\\"o} B', "title": "A {T}itle", "year": "2026"}),
+        ("misc", "b", {"note": "x"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no beginning of an entry"),
+        ("doe 2026", "no beginning of an entry"),
+        ("@article{, title = {x}}", "no beginning of an entry"),
+        ("@article{a, title = {x}", "braces of"),
+        ("@article{a, title = {x}}}", "no beginning of an entry"),
+        ("@article{a, title = {x {y}", "braces of"),
+        ("@article{a, title = {x} year = {y}}", "no comma before"),
+        ("@article{a, title = {x}, Title = {y}}", "title is there twice"),
+        ("@article{a, title = }", "is no value"),
+    ],
+)
+def test_what_is_no_bibtex(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bibtex.parse(text)
