@@ -47,7 +47,8 @@ def show(name: Annotated[str, typer.Argument(help="A method, path/to/file.py:MyM
         raise unknown("method or suite", name, [*known, *registry.SUITES])
     kind = registry.method(name)
     out.print(f"[bold]{registry.short_name(name)}[/bold] (version {kind.version}): {registry.summary(kind.__module__)}")
-    out.print(f"{kind.card.title}, {kind.card.paper or 'no paper'}; removes {' and '.join(f'{k}s' for k in kind.card.supports)}")
+    cited = kind.card.paper or (f"cite {kind.card.cite_instead}" if kind.card.cite_instead else "no paper")
+    out.print(f"{kind.card.title}, {cited}; removes {' and '.join(f'{k}s' for k in kind.card.supports)}")
     out.print(inspect.getdoc(kind) or "", markup=False, highlight=False)
     if kind.card.notes:
         out.print(kind.card.notes)

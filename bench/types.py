@@ -186,6 +186,8 @@ class Card:
     supports: tuple[Kind, ...]
     control: bool = False
     """Controls are shown, not ranked."""
+    cite_instead: str = ""
+    """Of a method without a paper of its own: whom to cite."""
     notes: str = ""
 
 

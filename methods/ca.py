@@ -50,6 +50,7 @@ class CA(UnlearningMethod):
         "concept's say “, in the style of An image of …”.",
     )  # fmt: skip
     Config = CAConfig
+    quick = {"pictures": 4, "batch": 2, "iterations": 2, "learning_rate": 1e-2}
     tuning = {"learning_rate": (1e-4, 3e-4, 1e-3), "iterations": (100, 200)}
 
     @property

@@ -52,7 +52,8 @@ class Checkpoint(UnlearningMethod):
 
     card = Card(
         title="Published checkpoint", paper="", bibtex="", supports=("style", "object"),
-        notes="Cite whoever made the file; its digest and the base model that it is said to be of are in the record.",
+        cite_instead="whoever made the file",
+        notes="The file's digest and the base model that it is said to be of are in the record.",
     )  # fmt: skip
     Config = CheckpointConfig
     parts = (LowRankAdapters, FacilitatedTransport, Erasers)

@@ -43,6 +43,7 @@ class EDiff(UnlearningMethod):
         "Adam's moments, is left out.",
     )  # fmt: skip
     Config = EDiffConfig
+    quick = {"pictures": 4, "batch": 2, "iterations": 2, "learning_rate": 1e-2}
     tuning = {"learning_rate": (1e-4, 3e-4, 1e-3), "iterations": (50, 100)}
 
     @property

@@ -44,6 +44,7 @@ class FMN(UnlearningMethod):
         notes="UnlearnCanvas trains cross-attention for styles and the whole UNet for objects (train_method=all).",
     )  # fmt: skip
     Config = FMNConfig
+    quick = {"pictures": 4, "batch": 2, "iterations": 2, "learning_rate": 1e-2}
     tuning = {"learning_rate": (1e-4, 2e-4, 3e-4, 5e-4), "iterations": (35, 100)}
 
     @property

@@ -26,8 +26,8 @@ class SAEmnesiaConfig(SAEMethodConfig):
     iterations: int = Field(600, ge=0, description="Optimiser steps of the fine-tuning.")
     batch: int = Field(128, ge=1, description="Pictures per optimiser step.")
     learning_rate: float = Field(5e-6, gt=0, description="Of Adam.")
-    label_weight: float = Field(1.0, ge=0, description="Of the loss on labels. Not known from the release.")
-    sparsity_weight: float = Field(1e-3, ge=0, description="Of the mean activation. Not known from the release.")
+    label_weight: float = Field(3.0, ge=0, description="Of the loss on labels, as folders in the authors' scripts are named.")
+    sparsity_weight: float = Field(0.01, ge=0, description="Of the mean activation, likewise.")
 
 
 class SAEmnesia(UnlearningMethod):
@@ -35,11 +35,14 @@ class SAEmnesia(UnlearningMethod):
 
     card = Card(
         title="SAEmnesia", paper="arXiv:2509.21379", supports=("style", "object"),
-        bibtex="@misc{saemnesia2025,\n  title = {{SAEmnesia}: Erasing Concepts in Diffusion Models with Supervised Sparse Autoencoders},\n"
-        "  year = {2025},\n  eprint = {2509.21379},\n  archivePrefix = {arXiv},\n}",
-        notes="The SAE is fine-tuned here from the suite's own, on noised pictures; weights of its loss are this project's choice.",
+        bibtex="@inproceedings{cassano2026saemnesia,\n"
+        "  title = {{SAEmnesia}: Erasing Concepts in Diffusion Models with Supervised Sparse Autoencoders},\n"
+        "  author = {Cassano, Enrico and Renzulli, Riccardo and Nurisso, Marco and Zaffaroni, Mirko and Perotti, Alan and "
+        "Grangetto, Marco},\n  booktitle = {ICML},\n  year = {2026},\n}",
+        notes="The SAE is fine-tuned here from the suite's own, on noised pictures; what its sparsity term is of is this project's choice.",
     )  # fmt: skip
     Config = SAEmnesiaConfig
+    quick = {"pictures": 1, "iterations": 2, "batch": 4, "multiplier": -60.0}
     tuning = {"multiplier": (-1.0, -5.0, -10.0, -15.0, -20.0, -25.0, -30.0)}
     parts = (SteerLatents,)
 

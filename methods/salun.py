@@ -48,6 +48,7 @@ class SalUn(UnlearningMethod):
         "four pictures. Sum of gradients before the absolute value, as published.",
     )  # fmt: skip
     Config = SalUnConfig
+    quick = {"pictures": 4, "batch": 2, "iterations": 2, "learning_rate": 1e-2, "mask_batches": 1}
     tuning = {"learning_rate": (1e-4, 3e-4, 1e-3), "iterations": (50, 100)}
 
     @property

@@ -43,6 +43,7 @@ class SHS(UnlearningMethod):
         notes="published-code: UnlearnCanvas' script trains on four pictures.",
     )  # fmt: skip
     Config = SHSConfig
+    quick = {"pictures": 4, "batch": 2, "iterations": 2, "learning_rate": 1e-2, "score_batches": 1}
     tuning = {"learning_rate": (1e-4, 3e-4, 1e-3), "iterations": (50, 100)}
 
     @property

@@ -24,9 +24,11 @@ def card(subject: Subject) -> None:
     where = f"{subject.kind.__name__}.card"
     if not isinstance(found, Card):
         raise BrokenError(f"{where} is {found!r}.", 'Write card = Card(title=…, paper=…, bibtex=…, supports=("style", "object")).')
-    lacking = [name for name in ("title", *(() if found.control else ("paper", "bibtex"))) if not getattr(found, name).strip()]
+    cited = () if found.control or found.cite_instead else ("paper", "bibtex")
+    lacking = [name for name in ("title", *cited) if not getattr(found, name).strip()]
     if lacking:
-        raise BrokenError(f"{where} has no {' and no '.join(lacking)}.", "Fill it in: tables cite it. Only a control may have no paper.")
+        mend = "Fill it in: tables cite it. Only a control, or a method that says whom to cite_instead, may have no paper."
+        raise BrokenError(f"{where} has no {' and no '.join(lacking)}.", mend)
     wrong = [kind for kind in found.supports if kind not in KINDS]
     if wrong or not found.supports:
         raise BrokenError(f"{where}.supports is {found.supports!r}.", f"Name kinds of concepts in a tuple: {', '.join(KINDS)}.")
