@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -70,14 +70,29 @@ class Shard(NamedTuple):
 WHOLE = Shard()
 
 
+SHORT = {"checkpoint": "path"}
+"""Methods whose first parameter, a file, may be given without its name: `checkpoint:PATH` is `checkpoint:path=PATH`."""
+
+
 def parse_variant(text: str) -> tuple[str, dict[str, str]]:
     """`"saeuron:error=none:features=4"` → `("saeuron", {"error": "none", "features": "4"})`; `"my.py:Mine:a=b"` → `("my.py:Mine", …)`."""
     file = FILE.match(text)
     name = file[0] if file else text.partition(":")[0]
-    pairs = [entry.partition("=") for entry in text[len(name) :].split(":")[1:]]
+    rest = text[len(name) :].split(":")[1:]
+    if name in SHORT and rest and not re.match(r"\w+=", rest[0]):
+        rest[0] = f"{SHORT[name]}={rest[0]}"
+    pairs = [entry.partition("=") for entry in rest]
     if not all(key and equals for key, equals, _ in pairs):
         raise BenchError(f'"{text}" in --methods is not of the form method:param=value, such as saeuron:error=none.')
     return name, {key: value for key, _, value in pairs}
+
+
+def labelled(name: str, given: Mapping[str, Any], whole_paths: bool = False) -> str:
+    """What tables call a variant: `saeuron:error=none`, `checkpoint:esd.pt`."""
+    own = dict(given)
+    file = own.pop(SHORT.get(name, ""), None)
+    head = [name] if file is None else [name, str(file) if whole_paths else PurePath(file).name]
+    return ":".join([*head, *(f"{key}={value}" for key, value in sorted(own.items()))])
 
 
 def whole_path(text: str) -> str:

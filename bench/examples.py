@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from filelock import FileLock
@@ -19,40 +20,57 @@ from bench.suites.suite import Suite
 from bench.types import Concept, GenerationRequest, content_hash
 
 
-def examples(
-    suite: Suite, model: DiffusionModel, steps: int, dtype: torch.dtype, slots: int, progress: Callable[[float, str], None],
-    concept: Concept, count: int, shown: bool,
-) -> Examples:  # fmt: skip
-    """See `FitContext.examples`. Their prompts are of the split "example", whose noise and seeds evaluation never uses."""
-    requests = suite.example_requests(concept, count, shown, steps)
-    prompts = tuple(request.prompt for request in requests)
-    name, anchor = (text.rstrip(".") for text in suite.texts(concept).pairs[0])
-    anchors = tuple(prompt.replace(name, anchor) for prompt in prompts) if shown else prompts
-    pixels = suite.example_pictures(requests)
-    if pixels is not None:
-        return Examples(model.encode_pictures(torch.from_numpy(pixels)), prompts, anchors)
-    return Examples(_sampled(suite, model, requests, dtype, slots, progress), prompts, anchors)
+@dataclass(frozen=True)
+class Painter:
+    """Where a fit's pictures come from. What the model samples is kept, once a machine."""
 
+    suite: Suite
+    model: DiffusionModel
+    steps: int
+    dtype: torch.dtype
+    slots: int
+    progress: Callable[[float, str], None] = lambda share, text: None
 
-def _sampled(
-    suite: Suite, model: DiffusionModel, requests: Sequence[GenerationRequest], dtype: torch.dtype, slots: int,
-    progress: Callable[[float, str], None],
-) -> Tensor:  # fmt: skip
-    """Latents as the base model ends with them, sampled once a machine."""
-    numerics = [str(dtype), slots, model.device.type, torch.get_num_threads(), str(torch.__version__)]
-    place = (
-        folder() / suite.name / "examples" / f"{content_hash([model.digest, numerics, [request.id for request in requests]])}.safetensors"
-    )
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.with_suffix(".lock")):
-        if not place.is_file():
-            done = 0
+    def examples(self, concept: Concept, count: int, shown: bool) -> Examples:
+        """See `FitContext.examples`. Their prompts are of the split "example", whose noise and seeds evaluation never uses."""
+        requests = self.suite.example_requests(concept, count, shown, self.steps)
+        prompts = tuple(request.prompt for request in requests)
+        anchors = tuple(anchor for _, anchor in self.captions(concept, count)) if shown else prompts
+        pixels = self.suite.example_pictures(requests)
+        latents = self._sampled(requests) if pixels is None else self.model.encode_pictures(torch.from_numpy(pixels))
+        return Examples(latents, prompts, anchors)
 
-            def advance(pictures: int) -> None:
-                nonlocal done
-                done += pictures
-                progress(done / len(requests), f"{len(requests)} pictures to train on")
+    def captions(self, concept: Concept, count: int) -> list[tuple[str, str]]:
+        """See `FitContext.captions`."""
+        name, anchor = (text.rstrip(".") for text in self.suite.texts(concept).pairs[0])
+        prompts = [request.prompt for request in self.suite.example_requests(concept, count, True, self.steps)]
+        return [(prompt, prompt.replace(name, anchor)) for prompt in prompts]
 
-            found = sample(model, [Row(request, Erasure()) for request in requests], dtype, slots, advance).latents
-            write_atomic(place, save({"latents": found.cpu().contiguous()}))
-        return load(place.read_bytes())["latents"].to(model.device)
+    def generate(self, prompts: Sequence[str]) -> Tensor:
+        """See `FitContext.generate`."""
+        height, width = self.suite.size
+        return self._sampled([
+            GenerationRequest(prompt, "", "", 1 + k, "generate", self.steps, self.suite.guidance_scale, height, width)
+            for k, prompt in enumerate(prompts)
+        ])  # fmt: skip
+
+    def _sampled(self, requests: Sequence[GenerationRequest]) -> Tensor:
+        """float32 [n, 4, h, w]."""
+        numerics = [str(self.dtype), self.slots, self.model.device.type, torch.get_num_threads(), str(torch.__version__)]
+        name = content_hash([self.model.digest, numerics, [request.id for request in requests]])
+        place = folder() / self.suite.name / "examples" / f"{name}.safetensors"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.with_suffix(".lock")):
+            if not place.is_file():
+                write_atomic(place, save({"latents": self._sample(requests).cpu().contiguous()}))
+            return load(place.read_bytes())["latents"].to(self.model.device)
+
+    def _sample(self, requests: Sequence[GenerationRequest]) -> Tensor:
+        done = 0
+
+        def advance(pictures: int) -> None:
+            nonlocal done
+            done += pictures
+            self.progress(done / len(requests), f"{len(requests)} pictures to train on")
+
+        return sample(self.model, [Row(request, Erasure()) for request in requests], self.dtype, self.slots, advance).latents

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -41,8 +41,9 @@ class Cond:
 
     An edit of the states carries it on: `dataclasses.replace(cond, embeds=…)` of what `PlainText` makes.
     """
-    adapter_scale: float = 1.0
-    """How strongly this text lets adapters act, for activation edits that ask (`Slots.scale`)."""
+    adapter_scale: Tensor = field(default_factory=lambda: torch.empty(0))
+    """float32 [A] on the CPU: how strongly this text lets each adapter of an edit act (`Slots.scale`). Of an unconditional or extra
+    text, empty means as the row's prompt has it."""
 
 
 class TextEdit(ABC):
@@ -89,8 +90,8 @@ class Slots(NamedTuple):
     """A function of the slot's request and of its role (unconditional, conditional …), from which an edit draws what it draws."""
     row: Tensor
     """Below the number of rows: slots of one row have the same."""
-    scale: Tensor = torch.ones(())
-    """float32 [S], `Cond.adapter_scale` of the slot's text."""
+    scale: Tensor = torch.empty(1, 0)
+    """float32 [S, A], `Cond.adapter_scale` of the slots' texts, where these have fewer filled up with ones."""
 
 
 class EditBank(nn.Module):
@@ -212,15 +213,21 @@ class FitContext:
 
     The first n of a larger number are the same. A method that uses them says so in `inputs` ("examples": `Assets.examples`).
     """
+    captions: Callable[[Concept, int], Sequence[tuple[str, str]]] = lambda concept, count: _no_examples()
+    """Those of `examples` that show the concept: with it, and with what should take its place."""
+    generate: Callable[[Sequence[str]], Tensor] = lambda prompts: _no_examples()
+    """What the unedited model makes of prompts, as latents float32 [n, 4, h, w], each from noise that evaluation never uses."""
     slots: int = 32
     """UNet slots of the run's calls."""
     cache: Path | None = None
     """A folder for what takes long to make and is the same for several fits; None: nowhere."""
     progress: Callable[[float, str], None] = lambda share, text: None
     """Call with the share done in [0, 1] and a word on it."""
+    concepts: Sequence[Concept] = ()
+    """All that the suite knows, for what is made once from the texts of all."""
 
 
-def _no_examples() -> Examples:
+def _no_examples() -> NoReturn:
     raise BenchError("This context has no pictures to train on.")
 
 

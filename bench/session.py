@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import assets
-from bench.config import CompileChoice, DTypeName, RunConfig, parse_targets, parse_variant
+from bench.config import CompileChoice, DTypeName, RunConfig, labelled, parse_targets, parse_variant
 from bench.diffusion.loading import load_model
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.numerics import (
@@ -28,7 +27,7 @@ from bench.diffusion.numerics import (
 )  # fmt: skip
 from bench.diffusion.sampler import Sampler
 from bench.errors import BenchError
-from bench.examples import examples
+from bench.examples import Painter
 from bench.identity import Identity, MethodSpec
 from bench.interfaces import FitContext
 from bench.plan import BASE, Plan, make_plan
@@ -70,10 +69,11 @@ def fit_context(
     progress: Callable[[float, str], None] = lambda share, text: None,
 ) -> FitContext:  # fmt: skip
     """What methods may use to fit for a run of this preset (its steps count, and how many pictures statistics are of)."""
+    painter = Painter(suite, model, preset.steps, dtype, slots, progress)
     return FitContext(
         model, suite.texts, seed, preset.steps, suite.guidance_scale, dtype, suite.assets_of(preset),
-        lambda kind: suite.statistics_requests(kind, preset), partial(examples, suite, model, preset.steps, dtype, slots, progress), slots,
-        assets.folder() / suite.name, progress,
+        lambda kind: suite.statistics_requests(kind, preset), painter.examples, painter.captions, painter.generate,
+        slots, assets.folder() / suite.name, progress, suite.concepts,
     )  # fmt: skip
 
 
@@ -85,13 +85,16 @@ def method_specs(config: RunConfig, suite: Suite) -> list[MethodSpec]:
     """
     _check_names([parse_variant(variant)[0] for variant in config.methods])
     specs: dict[str, MethodSpec] = {}
+    known: dict[str, Mapping[str, Any]] = {}
     inputs = suite.assets_of(preset_of(config, suite))
     targets = parse_targets(",".join(config.targets), suite)
     for variant in (BASE, *config.methods):
         address, own = parse_variant(variant)
         name = short_name(address)
         given, tuned = {**config.settings.get(name, {}), **own}, suite.tuned(name)
-        label = name + "".join(f":{key}={value}" for key, value in sorted(given.items()))
+        label = labelled(name, given)
+        if known.setdefault(label, given) != given:  # files of one name in different folders
+            label = labelled(name, given, whole_paths=True)
         if tuned is not None and config.tuning != "untuned":
             specs[label] = _spec(suite, inputs, address, label, given, targets, tuned)
         if tuned is None or config.tuning != "tuned":

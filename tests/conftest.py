@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import settings
 
 from bench.diffusion.loading import load_model
 from bench.diffusion.model import DiffusionModel
+from bench.examples import Painter
 from bench.interfaces import FitContext
 from bench.suites.minicanvas import SUITE
 from bench.types import GenerationRequest
@@ -18,14 +21,26 @@ settings.register_profile("bench", deadline=None, derandomize=True)
 settings.load_profile("bench")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What fits keep for each other is the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCH_ASSETS", str(tmp_path_factory.mktemp("assets")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def model() -> DiffusionModel:
     return load_model(SUITE.model_folder(), torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")
-def context(model: DiffusionModel) -> FitContext:
-    return FitContext(model, SUITE.texts, seed=0, steps=4, guidance_scale=SUITE.guidance_scale, assets=SUITE.assets)
+def context(model: DiffusionModel, tmp_path_factory: pytest.TempPathFactory) -> FitContext:
+    painter = Painter(SUITE, model, 4, torch.float32, SLOTS)
+    return FitContext(
+        model, SUITE.texts, seed=0, steps=4, guidance_scale=SUITE.guidance_scale, assets=SUITE.assets, examples=painter.examples,
+        captions=painter.captions, generate=painter.generate, cache=tmp_path_factory.mktemp("cache"),
+    )  # fmt: skip
 
 
 def request_of(style: str = "neon", obj: str = "fish", seed: int = 1, steps: int = 4, scale: float = 4.0) -> GenerationRequest:

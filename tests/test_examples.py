@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.diffusion.model import DiffusionModel
-from bench.examples import examples
+from bench.examples import Painter
 from bench.suites.minicanvas import SUITE
 from bench.suites.suite import Suite
 from bench.types import Concept
@@ -28,7 +28,7 @@ class WithoutPictures:
 
 
 def take(model: DiffusionModel, concept: Concept, count: int, shown: bool, suite: Suite = SUITE, steps: int = 2):  # type: ignore[no-untyped-def]
-    return examples(suite, model, steps, torch.float32, 8, lambda share, text: None, concept, count, shown)
+    return Painter(suite, model, steps, torch.float32, 8).examples(concept, count, shown)
 
 
 @pytest.mark.parametrize("concept", [HOUSE, NEON])

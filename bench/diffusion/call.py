@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.noise import noise_seed
@@ -136,7 +137,8 @@ class Call:
         self.editing = [max(own) >= 0 for own in which]
         self._conditions = [(r, cond) for r, task in enumerate(tasks) for cond in task.conditions]
         self._conditions += self._conditions[:1] * padding
-        self.adapter_scale = to_device(torch.tensor([cond.adapter_scale for _, cond in self._conditions]), self.device)
+        adapter_scales = pad_sequence([cond.adapter_scale for _, cond in self._conditions], batch_first=True, padding_value=1.0)
+        self.adapter_scale = to_device(adapter_scales, self.device)
         self._variants: list[int] = []
         self._text: dict[str, Any] = {}
         self.scale = to_device(torch.tensor([request.guidance_scale for request in requests]), self.device)[:, None, None, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -118,8 +118,16 @@ def encode(model: DiffusionModel, rows: Sequence[Row]) -> list[list[Cond]]:
     found = []
     for row in rows:
         unconditional, by_prompt, extra_conds = tables[_encoding(row)]
-        found.append([*unconditional, by_prompt[row.request.prompt], *extra_conds])
+        prompt = by_prompt[row.request.prompt]
+        found.append([*_as_strong(unconditional, prompt), prompt, *_as_strong(extra_conds, prompt)])
     return found
+
+
+def _as_strong(conditions: list[Cond], prompt: Cond) -> list[Cond]:
+    """Those that do not say how strongly adapters act take it from the prompt."""
+    if not len(prompt.adapter_scale):
+        return conditions
+    return [cond if len(cond.adapter_scale) else replace(cond, adapter_scale=prompt.adapter_scale) for cond in conditions]
 
 
 _Encoding = tuple[int, tuple[str, ...], int, bool]

@@ -30,9 +30,9 @@ from bench.interfaces import Cond, Erasure, FitContext, Probe, Role, TextEdit, W
 from bench.registry import method
 from bench.suites.minicanvas import SUITE
 from bench.types import Concept, GenerationRequest
+from methods.common.closed_form import TextMap
 from methods.negative_prompt import NegativeText
 from methods.sld import SafeGuidance
-from methods.uce import TextMap
 
 CPU = torch.device("cpu")
 PLAIN = Erasure()

@@ -19,7 +19,13 @@ from bench.registry import load_object, method, methods
 from bench.types import Concept
 
 NEON, FISH = Concept("style", "neon"), Concept("object", "fish")
-QUICK_SETTINGS = {"esd": {"iterations": 2, "trajectories": 2, "learning_rate": 1e-2}}
+TRAINED = {"pictures": 4, "batch": 2, "iterations": 2, "learning_rate": 1e-2}
+QUICK_SETTINGS: dict[str, dict[str, object]] = {
+    "esd": {"iterations": 2, "trajectories": 2, "learning_rate": 1e-2}, "ca": TRAINED, "salun": {**TRAINED, "mask_batches": 1},
+    "ediff": TRAINED, "shs": {**TRAINED, "score_batches": 1}, "fmn": TRAINED, "concept-prune": {"pictures": 2},
+    "saemnesia": {"pictures": 1, "iterations": 2, "batch": 4, "multiplier": -60.0},
+    "steerers": {"tokens": 2_000, "batch": 200, "k": 8, "learning_rate": 1e-2},
+}  # fmt: skip
 REQUESTS = [request_of("neon", "fish"), request_of("pop", "key")]
 
 
@@ -191,7 +197,7 @@ def test_uce_moves_the_subject_to_its_guide_and_holds_the_rest(tokens: str, mode
 
 
 def test_esd_trains_the_parts_it_names(model: DiffusionModel) -> None:
-    names = load_object("methods.esd:trained_names")
+    names = load_object("methods.common.finetuning:parameter_names")
     everything, cross, strict, outside = (set(names(model.unet, kind)) for kind in ("all", "x", "x-strict", "u"))
     assert strict < cross < everything
     assert cross | outside == everything

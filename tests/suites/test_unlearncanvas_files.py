@@ -25,7 +25,7 @@ from bench.suites.unlearncanvas import PROFILES
 from bench.suites.unlearncanvas import pictures as true_pictures
 from bench.suites.unlearncanvas.published import ASSETS
 from bench.suites.unlearncanvas.vocabulary import OBJECTS, THEMES
-from bench.types import Target
+from bench.types import Concept, Target
 
 RUN = ("run", "--suite", "unlearncanvas", "--preset", "smoke", "--dtype", "float32", "--batch-size", "8", "--compile", "no")
 
@@ -38,6 +38,9 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_suite_s_command_works_from_the_published_files(assets: Path, tmp_path: Path) -> None:
     found = bench(*RUN, "--methods", "saeuron,saeuron-detect", "--assets", str(assets), "--out", "run", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
+    costs = [json.loads((tmp_path / "run" / "records" / f"{name}.json").read_text())["cost"] for name in ("saeuron", "saeuron-detect")]
+    assert costs[0]["shared_seconds"] > costs[0]["fit_seconds"], "statistics are gathered once, and are nobody's fit"
+    assert costs[1]["shared_seconds"] < 0.5 * costs[0]["shared_seconds"]
 
 
 class Hostile:
@@ -242,6 +245,24 @@ def test_distances_clip_score_and_a_judge_of_one_s_own(assets: Path, tmp_path: P
         code, _, told = run(assets, "--methods", "uce", *own, "--examine", examine, cwd=tmp_path)
         assert code == 2
         assert message in told
+
+
+def test_methods_train_on_pictures_that_distances_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite, cats = PROFILES["official"], Concept("object", "Cats")
+    requests = suite.example_requests(cats, 3, True, 4)
+    monkeypatch.setenv("BENCH_ASSETS", str(tmp_path / "empty"))
+    assert suite.assets.examples == "sampled"
+    assert suite.example_pictures(requests) is None
+    folder = miniature.images(tmp_path / "images", {(request.style, "Cats"): 6 for request in requests})
+    monkeypatch.setenv("BENCH_ASSETS", str(tmp_path))
+    monkeypatch.setattr("bench.suites.unlearncanvas.UnlearnCanvas._pictures", lambda self: folder)
+    found = suite.example_pictures(requests)
+    assert found.shape == (3, 512, 512, 3)
+    first = Image.open(folder / requests[0].style / "Cats" / "6.jpg").resize((512, 512), Image.Resampling.LANCZOS)
+    assert np.array_equal(found[0], np.asarray(first))
+    (folder / requests[1].style / "Cats" / "6.jpg").unlink()
+    with pytest.raises(BenchError, match="methods train on it"):
+        suite.example_pictures(requests)
 
 
 def test_the_hub_s_parquet_serves_too(tmp_path: Path) -> None:

@@ -46,7 +46,19 @@ class MiniCanvas(Suite):
     method_settings = {
         "esd": {"learning_rate": 3e-4, "iterations": 100, "batch": 8, "trajectories": 16},
         "sld": {"strength": "max"},
-    }
+        "ca": {"learning_rate": 3e-4, "iterations": 200, "batch": 8, "pictures": 64},
+        "salun": {"learning_rate": 3e-4, "iterations": 100, "batch": 8, "pictures": 120},
+        "ediff": {"learning_rate": 3e-4, "iterations": 100, "batch": 8, "pictures": 120},
+        "shs": {"learning_rate": 3e-4, "iterations": 100, "batch": 8, "pictures": 120},
+        "saemnesia": {"learning_rate": 1e-4},
+        "concept-prune": {"sparsity": 0.1, "first_steps": 0.5},
+        "fmn": {"learning_rate": 3e-4, "iterations": 100, "batch": 4, "pictures": 40},
+        "mace-cfr": {"preserve_scale": 0.1},
+        "seot": {"start": 0.0},  # of 20 steps the first four settle what this small model shows
+        "steerers": {
+            "strength": -0.75, "depth": 0.0, "k": 8, "tokens": 256_000, "batch": 256, "learning_rate": 1e-2, "dead_tokens": 100_000,
+        },
+    }  # fmt: skip
 
     sae_settings = {
         "k": 16, "expansion_factor": 8, "rounds": 5, "pictures": 480, "steps": 2_000, "learning_rate": 1e-3, "dead_tokens": 400_000,

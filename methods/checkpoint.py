@@ -1,0 +1,225 @@
+"""Checkpoint: an unlearned model that others published, `checkpoint:PATH`."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from bench.api import Assets, BenchError, Card, Concept, DiffusionModel, Erasure, FitContext, MethodConfig, UnlearningMethod, Weights
+from methods.common import compvis, published
+from methods.common.adapters import FacilitatedTransport, Factors, LowRankAdapters, adapted_modules
+from methods.common.erasers import Erasers
+from methods.common.published import Published
+
+CONCEPT = "{concept}"
+NEAR = 0.05
+"""Relative distance up to which a weight counts as the base model's own, fine-tuned."""
+LEAST_NEAR = 0.5
+"""Share of a whole UNet's weights that must be. Both are judgements: fine-tuning moves few weights far, another base moves nearly all."""
+
+
+class CheckpointConfig(MethodConfig):
+    """Parameters of a checkpoint."""
+
+    path: Path | None = Field(None, description="The file or folder; {concept} in it becomes the name of the concept that is removed.")
+    base: str = Field("", description="The model it was made from, as its authors say; recorded, not interpreted.")
+    other_base: bool = Field(
+        False, description="Take a whole UNet even if most of its weights are far from this model's, as those of another base model are."
+    )
+    preset: Literal["corrected", "published-code"] = Field(
+        "corrected", description="Of SPM's files: each prompt's gamma, or gamma squared as in the authors' infer_spm.py."
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _whole(cls, path: Path | None) -> Path | None:
+        return path and path.expanduser().absolute()  # other processes may work elsewhere
+
+
+class Checkpoint(UnlearningMethod):
+    """Takes published files as they are. Which kind a file is shows in it (`methods/common/published.py`).
+
+    Weights: a diffusers folder, a UNet or some of its weights, a dictionary of UNet and text encoder, a text encoder's folder, a CompVis
+    checkpoint. Adapters: SPM's, which act per prompt on the texts in their metadata, and other LoRAs of the UNet with scale 1.
+    Erasers: Receler's. Weights that equal the model's own in the file's precision are left out; autoencoders are not taken.
+    """
+
+    card = Card(
+        title="Published checkpoint", paper="", bibtex="", supports=("style", "object"),
+        notes="Cite whoever made the file; its digest and the base model that it is said to be of are in the record.",
+    )  # fmt: skip
+    Config = CheckpointConfig
+    parts = (LowRankAdapters, FacilitatedTransport, Erasers)
+
+    @property
+    def row_wise(self) -> bool:
+        """Whether all files that the path may mean hold adapters or erasers."""
+        pattern = glob.escape(str(self.config.path or "")).replace(CONCEPT, "*")
+        found = [Path(name) for name in glob.glob(pattern)]
+        return bool(found) and all(map(_leaves_weights, found))
+
+    def inputs(self, assets: Assets, concepts: Sequence[Concept]) -> Mapping[str, str]:
+        """The digest of the file or folder."""
+        path = self._path(concepts)
+        published.kind_of(path)
+        return {"checkpoint": published.digest_of(path)}
+
+    def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
+        """Nothing is trained: the file's tensors, checked against the model."""
+        path = self._path(concepts)
+        found, model = published.read(path), context.model
+        notes: dict[str, Any] = {"kind": found.kind}
+        if found.kind == "adapters":
+            edit = LowRankAdapters.of([_adapters(path, found, model.unet)])
+            prompts, power = found.metadata.get("prompts"), 2 if self.config.preset == "published-code" else 1
+            text = FacilitatedTransport((prompts,), power) if prompts else None
+            return Erasure(text=text, activations=(edit,), notes={**notes, "prompts": prompts})
+        if found.kind == "erasers":
+            return Erasure(activations=(_erasers(path, found, model.unet),), notes=notes)
+        values, shares = self._weights(path, found, model)
+        return Erasure(weights=Weights(values), notes=notes | shares)
+
+    def _path(self, concepts: Sequence[Concept]) -> Path:
+        if self.config.path is None:
+            raise BenchError("checkpoint needs a file or folder: checkpoint:PATH (python -m bench show checkpoint).")
+        text = str(self.config.path)
+        if CONCEPT in text and len(concepts) != 1:
+            names = " and ".join(concept.name for concept in concepts)
+            raise BenchError(f"{text} names one concept, not {names} at once: give the path of a checkpoint that removes them all.")
+        path = Path(text.replace(CONCEPT, concepts[0].name)) if CONCEPT in text else self.config.path
+        if not path.exists():
+            raise BenchError(f"There is no file or folder {path}: mend the path of checkpoint.")
+        return path
+
+    def _weights(self, path: Path, found: Published, model: DiffusionModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights that differ from the model's own, and what is told of all."""
+        own = dict(_own(model))
+        values = dict(_values(path, found, own, model))
+        unet = [name for name in own if name.startswith("unet.")]
+        notes: dict[str, Any] = {"weights": len(values)}
+        if values.keys() >= set(unet):
+            near = sum(_near(values[name], own[name]) for name in unet) / len(unet)
+            notes["near_base"] = round(near, 4)
+            if near < LEAST_NEAR and not self.config.other_base:
+                raise BenchError(
+                    f"{path} is of another base model: {1 - near:.0%} of its UNet's weights are far from this model's. Give one that was"
+                    " made from this model, or take it nevertheless (--set checkpoint.other_base=true)."
+                )
+        changed = {name: value.float() for name, value in values.items() if not torch.equal(own[name].to(value.dtype), value)}
+        if not changed:
+            raise BenchError(f"{path} holds the unedited model: nothing in it differs from the model of this suite.")
+        return changed, notes | {"changed": len(changed)}
+
+
+def _leaves_weights(path: Path) -> bool:
+    """Of a file that nothing is known of, whoever reads it says what is wrong."""
+    try:
+        return published.kind_of(path) in ("adapters", "erasers")
+    except BenchError:
+        return False
+
+
+def _own(model: DiffusionModel) -> Iterator[tuple[str, Tensor]]:
+    """The model's weights on the CPU, as `Weights` names them."""
+    networks = {"unet": model.unet, "text_encoder": model.text_encoder, "text_encoder_2": model.text_encoder_2}
+    for prefix, network in networks.items():
+        for name, value in network.named_parameters() if network is not None else ():
+            yield f"{prefix}.{name}", value.detach().cpu()
+
+
+def _values(path: Path, found: Published, own: Mapping[str, Tensor], model: DiffusionModel) -> Iterator[tuple[str, Tensor]]:
+    """The file's weights under the model's names. BenchError for one that the model lacks or has in another shape."""
+    names = _names(found, own, model)
+    taken = [name for name in found.tensors if not _aside(name, found)]
+    if not taken:
+        raise BenchError(f"{path} holds no weight of a UNet or text encoder: give another file.")
+    strange = [name for name in taken if _short(name) not in names]
+    if strange:
+        raise BenchError(
+            f'{path} has a weight "{strange[0]}" that this model lacks ({len(strange)} of {len(taken)} are): it is of another model.'
+        )
+    for name in taken:
+        value, real = found.tensors[name], names[_short(name)]
+        if value.shape != own[real].shape:
+            raise _other_shape(path, name, value.shape, own[real].shape)
+        yield real, value
+
+
+def _names(found: Published, own: Mapping[str, Tensor], model: DiffusionModel) -> dict[str, str]:
+    """A file's name, `_short`, → the model's."""
+    if found.kind != "compvis":
+        return {_short(name): name for name in own}
+    inner = [name.removeprefix("unet.") for name in own if name.startswith("unet.")]
+    unet = compvis.unet_names(inner, model.unet.config.layers_per_block)
+    text = {_short(name.replace("text_encoder.", compvis.TEXT, 1)): name for name in own if name.startswith("text_encoder.")}
+    return {theirs: f"unet.{name}" for theirs, name in unet.items()} | text
+
+
+def _short(name: str) -> str:
+    """Versions of transformers differ in whether names of text encoders begin with "text_model."."""
+    return name.replace(".text_model.", ".", 1)
+
+
+def _aside(name: str, found: Published) -> bool:
+    """What no method changes: positions, the schedule, the autoencoder, averaged weights."""
+    schedule = found.kind == "compvis" and ("." not in name or name.startswith(compvis.ASIDE))
+    return name.endswith("position_ids") or schedule
+
+
+def _near(value: Tensor, own: Tensor) -> bool:
+    return bool((value.float() - own).norm() <= NEAR * own.norm())
+
+
+def _other_shape(path: Path, name: str, theirs: Sequence[int], mine: Sequence[int]) -> BenchError:
+    return BenchError(f'{path} has "{name}" of shape {list(theirs)}, this model {list(mine)}: it is of another model.')
+
+
+def _adapters(path: Path, found: Published, unet: nn.Module) -> dict[str, Factors]:
+    """Factors by module, alpha / rank multiplied in (kohya's convention, which SPM follows)."""
+    modules = {f"lora_unet_{name.replace('.', '_')}": (name, module.weight.shape) for name, module in adapted_modules(unet).items()}
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in found.tensors.items():
+        module, _, part = name.partition(".")
+        if module not in modules or part not in ("lora_down.weight", "lora_up.weight", "alpha"):
+            raise BenchError(
+                f'{path} has "{name}", which adapts nothing within the transformer blocks of this UNet: it is of another model or form.'
+            )
+        layers.setdefault(module, {})[part] = tensor.float()
+    factors = {}
+    for key, own in sorted(layers.items()):
+        name, (out, read, *_) = modules[key]
+        if not {"lora_down.weight", "lora_up.weight"} <= own.keys():
+            raise BenchError(f'{path} has only one factor of "{key}": it is damaged.')
+        down, up = own["lora_down.weight"].flatten(1), own["lora_up.weight"].flatten(1)
+        if (up.shape, down.shape[1]) != ((out, len(down)), read):
+            raise _other_shape(path, key, (*up.shape, *down.shape), (out, len(down), len(down), read))
+        factors[name] = Factors(down, up * (float(own.get("alpha", torch.tensor(len(down)))) / len(down)))
+    return factors
+
+
+def _erasers(path: Path, found: Published, unet: nn.Module) -> Erasers:
+    """By cross-attention layer; blocks are named with or without `.attn2`."""
+    modules = dict(unet.named_modules())
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in found.tensors.items():
+        block, part = ".".join(name.split(".")[:-2]), ".".join(name.split(".")[-2:])
+        layer = block.removesuffix(".attn2") + ".attn2"
+        if layer not in modules:
+            raise BenchError(f'{path} has an eraser at "{block}", which this UNet lacks: it is of another model.')
+        layers.setdefault(layer, {})[part] = tensor.float()
+    for layer, own in layers.items():
+        width = modules[layer].to_out[0].out_features
+        shapes = {part: list(tensor.shape) for part, tensor in own.items()}
+        rank = len(next(iter(layers.values())).get("down.bias", ()))
+        if shapes != {"down.weight": [rank, width], "down.bias": [rank], "up.weight": [width, rank], "up.bias": [width]}:
+            raise BenchError(f'{path} has an eraser at "{layer}" of shapes {shapes}, which do not fit {width} channels and rank {rank}.')
+    return Erasers.of(layers)
+
+
+METHOD = Checkpoint

@@ -1,0 +1,1 @@
+"""What several methods share: training, closed forms, low-rank adapters, published files."""
