@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import bench
-from test_plugins import METHOD, installed, words
+from test_plugins import METHOD, installed, plugin, words
 
 from bench.check import bibtex
 from bench.check.outcome import Finding
@@ -15,7 +16,12 @@ from bench.check.run import CHECKS, check, failed, world_of
 from bench.check.world import World
 from bench.registry import method, methods
 
-CHEATS = Path(__file__).parent / "cheats.py"
+CHEATS = {
+    name: f"{file}:{name}"
+    for file in (Path(__file__).parent / "cheats.py", Path(__file__).parent / "cheating_edits.py")
+    for name in re.findall(r"^class (\w+)\(", file.read_text(), re.MULTILINE)
+}
+"""Class → what `check` finds it by."""
 __all__ = ["installed"]
 
 
@@ -48,7 +54,7 @@ def test_methods_with_detectors_act_on_the_tiny_model(world: World) -> None:
 
 @pytest.mark.parametrize("name", ["Honest", "Shifts"])
 def test_an_honest_method_passes(name: str, world: World) -> None:
-    findings = check(f"{CHEATS}:{name}", {}, world)
+    findings = check(CHEATS[name], {}, world)
     assert failed(findings) == []
     assert len(findings) == len(CHECKS)
 
@@ -91,7 +97,7 @@ def test_an_honest_method_passes(name: str, world: World) -> None:
     ],
 )
 def test_exactly_the_right_check_fails(cheat: str, caught_by: str, text: str, mend: str, world: World) -> None:
-    wrong = failed(check(f"{CHEATS}:{cheat}", {}, world))
+    wrong = failed(check(CHEATS[cheat], {}, world))
     assert [finding.check for finding in wrong] == [caught_by], wrong
     assert text in wrong[0].text
     assert mend in wrong[0].mend
@@ -99,11 +105,11 @@ def test_exactly_the_right_check_fails(cheat: str, caught_by: str, text: str, me
 
 
 def test_a_method_that_needs_files_is_skipped_with_its_reason(world: World) -> None:
-    findings = check(f"{CHEATS}:NeedsFile", {}, world)
+    findings = check(CHEATS["NeedsFile"], {}, world)
     assert failed(findings) == []
     assert of(findings, "fits") == Finding("fits", "skipped", "I would rather not. It may need files: check NeedsFile:file=PATH.")
     assert of(findings, "labels") == Finding("labels", "skipped", "It cannot be fitted.")
-    given = check(f"{CHEATS}:NeedsFile", {"file": "/nowhere"}, world)
+    given = check(CHEATS["NeedsFile"], {"file": "/nowhere"}, world)
     assert [finding.check for finding in failed(given)] == ["fits"]
 
 
@@ -114,10 +120,20 @@ def test_the_command_tells_and_its_status_counts(installed: Path, tmp_path: Path
     assert good.returncode == 0, good.stdout + good.stderr
     assert "reword: 20 ok, 3 skipped, 0 failed" in words(good.stdout)
     assert "skipped quiet It has no edit that is quiet." in words(good.stdout)
-    bad = bench("check", "reword", f"{CHEATS}:NoPart", cwd=tmp_path)
+    bad = bench("check", "reword", CHEATS["NoPart"], cwd=tmp_path)
     assert bad.returncode == 1
     assert "failed acts The erasure of style:neon changes nothing" in words(bad.stdout)
     assert "1 of 2 methods fail." in bad.stderr
+
+
+def test_a_plugin_that_cannot_be_loaded_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin(tmp_path / "site", "raises = raises_when_imported:Method", raises_when_imported='raise RuntimeError("no GPU")')
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    found = bench("check", "raises", cwd=tmp_path)
+    assert found.returncode == 1
+    assert 'failed loads The method "raises" (raises_when_imported:Method of the package bad-plugin) cannot be loaded' in words(
+        found.stdout
+    )
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_damaged_files_are_named(name: str, text: str, command: tuple[str, ...],
 
 def test_help_list_and_report_import_no_torch(smoke: Path, tmp_path: Path) -> None:
     listed = (["list", "methods"], ["list", "suites"], ["list", "attacks"], ["show", "minicanvas"])
-    for arguments in (["--help"], ["run", "--help"], *listed, ["report", str(smoke)]):
+    for arguments in (["--help"], ["run", "--help"], ["check", "--help"], *listed, ["report", str(smoke)]):
         code = (
             "import sys; sys.argv = ['bench', *sys.argv[1:]]\n"
             "from bench.cli import main\n"

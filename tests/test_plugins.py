@@ -138,6 +138,31 @@ def test_what_is_wrong_with_a_file_is_one_sentence(method: str, source: str, mes
     assert "Traceback" not in found.stderr
 
 
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [
+        ("insted=x", 'Unknown parameter of {place}/my.py:Reword "insted": did you mean "instead"?'),
+        ("instead", "is not of the form method:param=value"),
+        ("strength=much", '{place}/my.py:Reword.strength = "much": input should be a valid number'),
+    ],
+)
+def test_a_wrong_parameter_is_one_sentence(parameter: str, message: str, tmp_path: Path) -> None:
+    more = '    strength: float = Field(1.0, description="None.")\n\n\nclass Reword('
+    (tmp_path / "my.py").write_text(METHOD.read_text().replace("\n\nclass Reword(", more))
+    found = bench("plan", "--preset", "smoke", "--methods", f"my.py:Reword:{parameter}", cwd=tmp_path)
+    assert found.returncode == 2
+    assert message.format(place=tmp_path) in words(found.stderr)
+
+
+def test_a_kind_that_a_method_cannot_take_is_a_hole_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text(METHOD.read_text().replace('supports=("style", "object")', 'supports=("object",)'))
+    found = bench(*FEW, "--steps", "1", "--methods", "my.py:Reword", "--concepts", "neon,fish", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "Reword does not support concepts of kind style" in words(found.stdout)
+    missing = json.loads((tmp_path / "run" / "records" / "Reword.json").read_text())["missing"]
+    assert missing == {"style:neon": "Reword does not support concepts of kind style"}
+
+
 def test_a_broken_plugin_is_named_and_the_rest_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = "lost = nowhere_at_all:Method\ncrooked = crooked_plugin:Method\nraises = raising_plugin:Method\nnot-one = raising:Method"
     plugin(tmp_path / "site", entries, crooked_plugin="def (", raising_plugin='"""Raises."""\nraise RuntimeError("no GPU")')
