@@ -46,6 +46,15 @@ class MiniCanvas(Suite):
     method_settings = {
         "esd": {"learning_rate": 3e-4, "iterations": 100, "batch": 8, "trajectories": 16},
         "sld": {"strength": "max"},
+        "spm": {
+            "learning_rate": 1e-2,
+            "iterations": 100,
+            "batch": 8,
+            "trajectories": 8,
+            "denoising_steps": 20,
+            "anchors": 1,
+            "anchor_strength": 10.0,
+        },
     }
 
     sae_settings = {
