@@ -93,10 +93,7 @@ class Checkpoint(UnlearningMethod):
         if CONCEPT in text and len(concepts) != 1:
             names = " and ".join(concept.name for concept in concepts)
             raise BenchError(f"{text} names one concept, not {names} at once: give the path of a checkpoint that removes them all.")
-        path = Path(text.replace(CONCEPT, concepts[0].name)) if CONCEPT in text else self.config.path
-        if not path.exists():
-            raise BenchError(f"There is no file or folder {path}: mend the path of checkpoint.")
-        return path
+        return Path(text.replace(CONCEPT, concepts[0].name)) if CONCEPT in text else Path(text)
 
     def _weights(self, path: Path, found: Published, model: DiffusionModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights that differ from the model's own, and what is told of all."""

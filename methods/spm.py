@@ -61,6 +61,7 @@ class SPM(UnlearningMethod):
     )  # fmt: skip
     Config = SPMConfig
     parts = (LowRankAdapters, FacilitatedTransport)
+    quick = {"iterations": 2, "trajectories": 1, "denoising_steps": 2, "anchors": 1, "learning_rate": 0.1}
     tuning = {"learning_rate": (3e-3, 1e-2, 3e-2), "anchor_strength": (10.0, 100.0, 1000.0)}
 
     def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
@@ -81,14 +82,10 @@ class SPM(UnlearningMethod):
 
     def fit_after(self, context: FitContext, start: Erasure, concepts: Sequence[Concept]) -> Erasure:
         """Adapters of further concepts beside those that are there: the same as all of them fitted at once."""
-        new, first = self.fit(context, concepts), start.activations[0]
-        text, edit = start.text, new.activations[0]
-        if not isinstance(text, FacilitatedTransport) or not isinstance(new.text, FacilitatedTransport):
-            raise TypeError("an erasure of SPM has adapters and their texts")
-        if not isinstance(first, LowRankAdapters) or not isinstance(edit, LowRankAdapters):
-            raise TypeError("an erasure of SPM has adapters and their texts")
+        new = self.fit(context, concepts)
+        (texts, first), (more, edit) = _parts(start), _parts(new)
         both = replace(edit, down=torch.cat([first.down, edit.down]), up=torch.cat([first.up, edit.up]))
-        return replace(new, text=replace(text, texts=text.texts + new.text.texts), activations=(both,))
+        return replace(new, text=replace(more, texts=texts.texts + more.texts), activations=(both,))
 
     def _text(self, concept: Concept) -> str:
         return concept.name if self.config.preset == "published-code" else concept.name.replace("_", " ")
@@ -138,6 +135,13 @@ class SPM(UnlearningMethod):
         states, pooled = (random_texts(own[0], len(latents), generator) for own in (erased.states, erased.pooled))
         parts = zip(*(part.split(context.slots) for part in (latents, timesteps, states, pooled)), strict=True)
         return Bank(latents, timesteps, states, pooled, torch.cat([predict(context, context.model.unet, *part) for part in parts]))
+
+
+def _parts(erasure: Erasure) -> tuple[FacilitatedTransport, LowRankAdapters]:
+    text, (edit,) = erasure.text, erasure.activations
+    assert isinstance(text, FacilitatedTransport)
+    assert isinstance(edit, LowRankAdapters)
+    return text, edit
 
 
 def random_texts(target: Tensor, count: int, generator: torch.Generator) -> Tensor:

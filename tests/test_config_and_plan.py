@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,8 +43,20 @@ def test_concepts_by_name_group_and_pair() -> None:
 def test_variants() -> None:
     assert parse_variant("saeuron") == ("saeuron", {})
     assert parse_variant("saeuron:error=none:features=4") == ("saeuron", {"error": "none", "features": "4"})
+    assert parse_variant("checkpoint:a/b.pt:base=sd-1.5") == ("checkpoint", {"path": "a/b.pt", "base": "sd-1.5"})
+    assert parse_variant("checkpoint:path=a=b.pt") == ("checkpoint", {"path": "a=b.pt"})
     with pytest.raises(BenchError, match="not of the form method:param=value"):
         parse_variant("saeuron:error")
+
+
+def test_files_are_called_by_their_names(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        torch.save({"conv_in.bias": torch.ones(64)}, tmp_path / folder / "x.pt")
+    variants = tuple(f"checkpoint:{tmp_path / folder}/x.pt:base=sd-1.5" for folder in ("a", "b", "a"))
+    config = RunConfig(suite="minicanvas", preset="smoke", methods=variants, settings={}, targets=("object:fish",), seeds=1, steps=4)
+    labels = [spec.label for spec in method_specs(config, SUITE)]
+    assert labels == ["none", "checkpoint:x.pt:base=sd-1.5", f"checkpoint:{tmp_path}/b/x.pt:base=sd-1.5"]
 
 
 def test_variants_of_a_method_are_rows_of_their_own() -> None:

@@ -36,7 +36,7 @@ class ShiftBank(EditBank):
 
     def edit(self, hookpoint: str, x_in: Tensor, x_out: Tensor, slots: Slots, state: dict[str, Tensor]) -> Tensor:
         assert x_in.shape == x_out.shape
-        assert all(value.shape == x_out.shape[:1] for value in slots)
+        assert all(value.shape[:1] == x_out.shape[:1] for value in slots)
         amount = self.amounts[slots.which.clamp(min=0)][:, None, None, None].to(x_out.dtype)
         return torch.where((slots.which >= 0)[:, None, None, None], x_out * amount, x_out).to(self.dtype or x_out.dtype)
 

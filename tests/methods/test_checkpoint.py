@@ -11,6 +11,7 @@ from pathlib import Path
 import miniature
 import pytest
 import torch
+from commands import bench
 from conftest import request_of
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
@@ -24,6 +25,7 @@ from bench.diffusion.rows import Row
 from bench.diffusion.sampler import sample
 from bench.erasure import load_erasure, pack
 from bench.errors import BenchError
+from bench.files import sha256_file
 from bench.interfaces import Erasure, FitContext
 from bench.registry import load_object, method
 from bench.suites.minicanvas import SUITE
@@ -361,3 +363,44 @@ def test_another_base_is_taken_when_asked(tmp_path: Path, mini: DiffusionModel) 
     erasure = fitted(mini, tmp_path / "file.pt", other_base=True)
     assert erasure.notes["near_base"] == 0.0
     assert erasure.notes["changed"] == erasure.notes["weights"]
+
+
+# The command line
+
+
+def test_a_run_of_checkpoints(tmp_path: Path, model: DiffusionModel) -> None:
+    tensors, _ = lora(model)
+    save_file({name: 0.1 * tensor for name, tensor in tensors.items()}, tmp_path / "spm.safetensors", {"prompts": "fish"})
+    for name in ("neon", "fish"):
+        save_file({"conv_out.bias": torch.full((4,), 0.1)}, tmp_path / f"{name}.safetensors")
+    methods = "checkpoint:spm.safetensors,checkpoint:{concept}.safetensors:base=minicanvas"
+    arguments = ("run", "--preset", "smoke", "--steps", "2", "--batch-size", "4", "--dtype", "float32", "--methods", methods)
+    found = bench(*arguments, "--concepts", "neon,fish", "--out", "run", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    records = {
+        record["label"]: record for record in map(json.loads, (path.read_text() for path in (tmp_path / "run" / "records").iterdir()))
+    }
+    assert records.keys() == {"none", "checkpoint:spm.safetensors", "checkpoint:{concept}.safetensors:base=minicanvas"}
+    named = records["checkpoint:{concept}.safetensors:base=minicanvas"]
+    assert named["config"]["base"] == "minicanvas"
+    assert named["inputs"]["style:neon"]["checkpoint"] == sha256_file(tmp_path / "neon.safetensors")
+    assert named["inputs"]["object:fish"]["checkpoint"] == sha256_file(tmp_path / "fish.safetensors")
+    assert not any(record["missing"] for record in records.values())
+
+
+@pytest.mark.parametrize(
+    ("variant", "concepts", "message"),
+    [
+        ("checkpoint:nowhere.pt", "neon", "There is no file or folder"),
+        ("checkpoint", "neon", "needs a file or folder: checkpoint:PATH"),
+        ("checkpoint:damaged.pt", "neon", "cannot be read as tensors"),
+        ("checkpoint:{concept}.pt", "neon+fish", "names one concept, not"),
+        ("checkpoint:damaged.pt:bas=sd", "neon", 'did you mean "base"'),
+    ],
+)
+def test_mistakes_end_before_anything_is_sampled(variant: str, concepts: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "damaged.pt").write_bytes(b"x")
+    found = bench("run", "--preset", "smoke", "--methods", variant, "--concepts", concepts, "--out", "run", cwd=tmp_path)
+    assert found.returncode == 2
+    assert message in " ".join(found.stderr.split())
+    assert not (tmp_path / "run").exists()

@@ -58,6 +58,10 @@ class MiniCanvas(Suite):
         "steerers": {
             "strength": -0.75, "depth": 0.0, "k": 8, "tokens": 256_000, "batch": 256, "learning_rate": 1e-2, "dead_tokens": 100_000,
         },
+        "spm": {
+            "learning_rate": 1e-2, "iterations": 100, "batch": 8, "trajectories": 8, "denoising_steps": 20, "anchors": 1,
+            "anchor_strength": 10.0,
+        },
     }  # fmt: skip
 
     sae_settings = {
