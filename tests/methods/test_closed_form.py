@@ -11,8 +11,9 @@ from bench.diffusion.model import DiffusionModel
 from bench.errors import BenchError
 from bench.interfaces import FitContext
 from bench.types import Concept, ConceptTexts
-from methods.common.closed_form import cross_attention_weights, gram, revive
+from methods.common.closed_form import cross_attention_weights, gram, revive, solve
 from methods.common.texts import name_pair, positions_of
+from methods.mace_cfr import FRAMES
 
 
 def heard(model: DiffusionModel, difference: Tensor) -> float:
@@ -70,6 +71,18 @@ def test_mace_cfr_moves_the_words_beside_the_concept_more_than_its_own(model: Di
     own, beside = (float((old @ matrix.T - new)[place].norm() / (old - new)[place].norm()) for place in (4, slice(5, None)))
     assert beside < 0.3
     assert own > 2 * beside
+
+
+@pytest.mark.parametrize("concept", [NEON, FISH])
+def test_mace_cfr_is_solved_from_all_positions_but_the_concepts(concept: Concept, model: DiffusionModel, context: FitContext) -> None:
+    sides: list[Tensor] = []
+    for side in (0, 1):
+        texts = [frame.format(pair[side]) for pair in context.texts(concept).pairs for frame in FRAMES]
+        (token,) = {int(model.tokenize([name_pair(context.texts(concept))[side]])[0, 1])}
+        sides.append(model.text_states(texts)[model.tokenize(texts) != token])
+    kept = model.text_states(["", *sorted(context.texts(concept).retain)]).flatten(0, 1)
+    expected = solve(*sides, kept, 1.0, 0.5, 7.0)
+    torch.testing.assert_close(fit("mace-cfr", context, [concept], preserve_scale=0.5, regulariser=7.0).text.matrix, expected)
 
 
 def test_mace_cfr_holds_retained_texts(model: DiffusionModel, context: FitContext) -> None:
