@@ -34,3 +34,4 @@ from bench.types import GenerationRequest as GenerationRequest
 from bench.types import Kind as Kind
 from bench.types import content_hash as content_hash
 from bench.unpickle import load_tensors as load_tensors
+from bench.unpickle import load_torch as load_torch

@@ -23,6 +23,7 @@ FOLDER_VARIABLE, FILES_VARIABLE = "BENCH_ASSETS", "BENCH_ASSET_FILES"
 LOCK = "assets.lock.json"
 EVERY_RUN = "every run"
 """What an asset is needed for that no run of its suite can do without."""
+_USUAL = Path.home() / ".cache" / "unlearnbench"
 DEPTH = 4
 """How far below its place the files of an asset may lie: archives and Drive folders bring folders of their own."""
 
@@ -88,6 +89,13 @@ def _given() -> dict[str, str]:
         raise BenchError(f"The variable {FILES_VARIABLE} is no JSON object of names and paths ({error}): unset it.") from error
 
 
+def cache(suite: str) -> Path:
+    """Where what was made from a suite's files is kept: beside them or, where they cannot be written, in the usual folder."""
+    place = folder() / suite
+    there = next(path for path in (place, *place.parents) if path.exists())
+    return place if os.access(there, os.W_OK) else _USUAL / suite
+
+
 def environment() -> dict[str, str]:
     """The variables that say where assets are, for processes elsewhere."""
     return {name: os.environ[name] for name in (FOLDER_VARIABLE, FILES_VARIABLE) if name in os.environ}
@@ -95,7 +103,7 @@ def environment() -> dict[str, str]:
 
 def folder() -> Path:
     """Where assets lie."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "unlearnbench")
+    return Path(os.environ.get(FOLDER_VARIABLE) or _USUAL)
 
 
 def parse_files(entries: list[str], known: Mapping[str, Asset]) -> dict[str, Path]:
@@ -127,7 +135,7 @@ def begun(asset: Asset) -> Path:
 def find(asset: Asset) -> Path | None:
     """The file, or the folder with all of its parts at its place or a little below; None if it is not whole."""
     place = place_of(asset)
-    if place.is_relative_to(folder()) and begun(asset).exists():
+    if asset.name not in _given() and begun(asset).exists():
         return None
     if not asset.parts or place.is_file():
         return place if place.is_file() else None
@@ -147,7 +155,7 @@ def locate(asset: Asset) -> Path:
     found = find(asset)
     if found is None:
         lacking = f" (with {', '.join(asset.parts)})" if asset.parts and place_of(asset).exists() else ""
-        lacking = ", whose download did not end" if begun(asset).exists() else lacking
+        lacking = f", whose download did not end (until then {begun(asset).name} is there)" if begun(asset).exists() else lacking
         raise BenchError(f"{asset.what[0].upper()}{asset.what[1:]} is missing: {place_of(asset)}{lacking}. {how_to_get(asset)}")
     check(asset, found)
     return found
@@ -218,6 +226,12 @@ def forget(asset: Asset) -> None:
     shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
     rest = {key: value for key, value in _read_lock().items() if key != asset.key}
     write_atomic(folder() / LOCK, (json.dumps(rest, indent=1, sort_keys=True) + "\n").encode())
+
+
+def digests(asset: Asset) -> dict[str, str]:
+    """SHA-256 as published (of some the first digits alone), or as written down at first use, by file; nothing is read."""
+    known = {name: str(entry["sha256"]) for name, entry in _read_lock().get(asset.key, {}).items()}
+    return known or ({asset.place: f"{asset.sha256} …" if len(asset.sha256) < 64 else asset.sha256} if asset.sha256 else {})
 
 
 def digest_of(asset: Asset) -> str:

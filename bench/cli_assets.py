@@ -29,6 +29,8 @@ def list_(suite: Suite = "unlearncanvas", folder: AssetFolder = None, files: Ass
         out.print(f"  {asset.source} · {asset.licence} · {asset.size}", markup=False, highlight=False, soft_wrap=True)
         place = f"here: {found}" if found else f"not here: {assets.place_of(asset)}"
         out.print(f"  {place}", markup=False, highlight=False, soft_wrap=True)
+        for name, digest in assets.digests(asset).items():
+            out.print(f"  {digest}  {name}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -58,7 +60,8 @@ def fetch(
 @app.command()
 def verify(
     names: Names = None, suite: Suite = "unlearncanvas", folder: AssetFolder = None, files: AssetFiles = None,
-    accept: Annotated[bool, typer.Option("--accept", help="Take changed files as they are now.")] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Take changed files, and those of a download that did not end, as they "
+                                                          "are now.")] = False,
 ) -> None:  # fmt: skip
     """Read every file that is here and hold it against the digest that is published or was written down at first use.
 
@@ -68,6 +71,8 @@ def verify(
 
     broken = 0
     for asset in _assets(suite, names):
+        if accept:
+            assets.begun(asset).unlink(missing_ok=True)  # files that were brought by hand after a download that did not end
         found = assets.find(asset)
         if found is None:
             out.print(f"{asset.key} is not here: {assets.place_of(asset)}", highlight=False, soft_wrap=True)

@@ -87,3 +87,18 @@ def show_leaderboard(leaderboard: Leaderboard) -> None:
 
     for table in terminal(leaderboard, brief=out.width < 160):
         out.print(table)
+
+
+Examine = Annotated[
+    str | None,
+    typer.Option(
+        help="Also find out about each picture: clip-score; qwen2-vl, whether it is broken, or path/to/judge.py:function, a judge of your"
+        " own. Comma-separated. Asked of a run later, all is sampled again."
+    ),
+]
+
+
+def examiner_names(text: str | None) -> tuple[str, ...]:
+    """Of `--examine`: names; files by their whole path, as other processes may work elsewhere."""
+    names = filter(None, (text or "").split(","))
+    return tuple(str(Path(name).absolute()) if ".py:" in name else name for name in names)

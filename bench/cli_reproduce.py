@@ -11,10 +11,11 @@ from rich.table import Table
 
 from bench import cli_run, registry
 from bench.assets import locate
-from bench.cli_options import AssetFiles, AssetFolder, AutoBatchSize, Device, DType, err, out
+from bench.cli_options import AnchorPrompts, AssetFiles, AssetFolder, AutoBatchSize, Device, DType, err, out
 from bench.errors import BenchError, unknown
 
 METRICS = ("ua", "ira", "cra")
+FID = "fid_unlearncanvas"
 PUBLISHED = Path("results/published")
 
 
@@ -26,7 +27,7 @@ def reproduce(
     published: Annotated[Path, typer.Option(help="Folder of published figures.")] = PUBLISHED,
     batch_size: AutoBatchSize = None, engine: cli_run.EngineChoice = "local", workers: cli_run.Workers = None,
     yes: Annotated[bool, typer.Option("--yes", help="Begin also what is expected to take longer than half a day.")] = False,
-    assets: AssetFolder = None, files: AssetFiles = None,
+    assets: AssetFolder = None, files: AssetFiles = None, anchor_prompts: AnchorPrompts = None,
 ) -> None:  # fmt: skip
     """Run a published row's settings and compare: published figure, measured one with its interval, whether they agree.
 
@@ -45,7 +46,7 @@ def reproduce(
         raise unknown("published row", row, {entry["id"] for entry in body["rows"]})
     settings = next((entry["settings"] for entry in rows if entry.get("settings")), None)
     if settings is None:
-        raise BenchError(f"{row} cannot be run: this project has no such method, or the row does not say how it was made.")
+        raise BenchError(f"{row} cannot be run: this project has no such method, or it is not public with which parameters it was made.")
     for name in settings.get("assets", ()):
         locate(registry.suite(settings["suite"]).files[name])
         own = registry.suite(settings["suite"]).tuned_folder
@@ -56,7 +57,7 @@ def reproduce(
     cli_run.run(
         suite=settings["suite"], methods=settings["methods"], concepts=concepts or default, preset=preset, seeds=seeds, device=device,
         dtype=dtype, tuning=settings.get("tuning", "untuned"), folder=place, yes=yes, batch_size=batch_size,
-        engine=engine, workers=workers,
+        engine=engine, workers=workers, scheduler=settings.get("scheduler"),
     )  # fmt: skip
     if not _compare(rows, place, float(body["tolerance_points"])):
         raise typer.Exit(1)
@@ -114,6 +115,8 @@ def _compare(rows: list[dict[str, Any]], place: Path, tolerance: float) -> bool:
             interval = f"{measured:.2f} [{low:.2f}, {high:.2f}]"
             difference = f"{measured - entry[name]:+.2f}"
             table.add_row(entry["source"], name.upper(), f"{entry[name]:.2f}", interval, difference, "yes" if within[-1] else "no")
+        if entry.get("fid") is not None and FID in own.index and not pd.isna(own.loc[FID]["value"]):
+            table.add_row(entry["source"], "FID", f"{entry['fid']:.2f}", f"{own.loc[FID]['value']:.2f}", "", "not judged")
         agreeing |= bool(within) and all(within)
     out.print(table)
     for entry in rows:

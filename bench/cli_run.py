@@ -17,8 +17,10 @@ from bench.cli_options import (
     Compile,
     Device,
     DType,
+    Examine,
     SuiteName,
     err,
+    examiner_names,
     out,
     show_leaderboard,
 )
@@ -100,14 +102,8 @@ def _config(
         suite=found.key, preset=preset, methods=names, settings=parse_settings(settings or (), [*map(registry.short_name, bare)]),
         targets=tuple(map(str, targets)),
         seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images, tuning=tuning,
-        scheduler=scheduler or defaults.scheduler, sequential=order, examine=_examiners(examine),
+        scheduler=scheduler or defaults.scheduler, sequential=order, examine=examiner_names(examine),
     )  # fmt: skip
-
-
-def _examiners(text: str | None) -> tuple[str, ...]:
-    """Names; files by their whole path, as other processes may work elsewhere."""
-    names = filter(None, (text or "").split(","))
-    return tuple(str(Path(name).absolute()) if ".py:" in name else name for name in names)
 
 
 def run(
@@ -125,9 +121,7 @@ def run(
     ray_address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster, or auto. Default: this machine alone.")] = None,
     assets: AssetFolder = None, files: AssetFiles = None, anchor_prompts: AnchorPrompts = None,
     sequential: Annotated[str | None, typer.Option(help="A,B,C: remove A, then B too, then C too, and see what comes back.")] = None,
-    examine: Annotated[str | None, typer.Option(help="Also find out about each picture: clip-score; qwen2-vl, whether it is broken, or "
-                                                     "path/to/judge.py:function, a judge of your own. Comma-separated. Asked "
-                                                     "for later, all is sampled again.")] = None,
+    examine: Examine = None,
     yes: Annotated[bool, typer.Option("--yes", help="Begin also what is expected to take longer than half a day.")] = False,
 ) -> None:  # fmt: skip
     """Remove each concept with each method, sample, score, and print the table. The same command again continues.
@@ -183,17 +177,19 @@ def _tell_absent(suite: Suite) -> None:
     absent = [one.key for one in suite.distances if one.network not in there]
     if absent:
         command = f"python -m bench assets list --suite {suite.key}"
-        err.print(f"Without {', '.join(absent)}: files are not here ({command})", highlight=False, soft_wrap=True)
+        what = f"Without {', '.join(absent)}: files are not here ({command}). Fetched later, all pictures are sampled again"
+        err.print(what, highlight=False, soft_wrap=True)
 
 
 def _tell_time(crew: Crew, yes: bool) -> None:
     """How long it will take, by UNet calls just timed. BenchError for a long run that nobody confirmed and that is not yet begun."""
-    left = crew.outline.pictures - crew.outline.done
-    seconds = crew.outline.seconds * left / crew.size
+    left, gathered = crew.outline.pictures - crew.outline.done, crew.outline.gathered
+    seconds = crew.outline.seconds * (left / crew.size + gathered)
     if not left:
         return
     workers = f" on {crew.size} workers" if crew.size > 1 else ""
-    time = f"{crew.outline.seconds:.3g} s of UNet a picture, measured: at most about {duration(seconds)}{workers} for {left} pictures"
+    what = f"{left} pictures" + (f" and {gathered} that latents are chosen from, unless they were before" if gathered else "")
+    time = f"{crew.outline.seconds:.3g} s of UNet a picture, measured: at most about {duration(seconds)}{workers} for {what}"
     if seconds > LONG and not yes and not crew.outline.done:
         raise BenchError(f"{time}. Give --yes to begin, or a smaller --preset, --concepts, --seeds, or a --shard of it.")
     err.print(f"{time}; fits and judges not counted", highlight=False, soft_wrap=True)
@@ -213,6 +209,7 @@ def plan(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, scheduler: Scheduler = None, tuning: TuningRows = "both",
     sequential: Annotated[str | None, typer.Option(help="As of `run`.")] = None, assets: AssetFolder = None, files: AssetFiles = None,
+    anchor_prompts: AnchorPrompts = None,
 ) -> None:  # fmt: skip
     """Show what `run` with the same options would sample. Writes nothing."""
     config = _config(suite, methods, concepts, preset, seeds, steps, settings, None, scheduler, tuning=tuning, sequential=sequential)

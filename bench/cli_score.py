@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench import registry
-from bench.cli_options import AssetFiles, AssetFolder, Device, SuiteName, err, show_frame, show_leaderboard
+from bench.cli_options import AssetFiles, AssetFolder, Device, Examine, SuiteName, err, examiner_names, show_frame, show_leaderboard
 from bench.cli_progress import Bar, progress_bar
 from bench.config import parse_targets
 from bench.errors import BenchError, unknown
@@ -30,7 +30,7 @@ def score(
     target: Annotated[str | None, typer.Option(help="The concept that was removed, where no folder's name says it.")] = None,
     preset: Annotated[str, typer.Option(help="How much of the protocol the pictures are to cover.")] = "full",
     seeds: Annotated[int | None, typer.Option(min=1, max=10_000, help="How many of the protocol's seeds.")] = None,
-    device: Device = "auto",
+    device: Device = "auto", examine: Examine = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Gets records and tables of all methods scored into it. "
                                                               "Default: results/scores/SUITE-PRESET.")] = None,
     assets: AssetFolder = None, files: AssetFiles = None,
@@ -51,12 +51,17 @@ def score(
         raise BenchError("--method names the method; none, the unedited model, has no --target.")
     with err.status("loading torch and the judges"):
         from bench.diffusion.numerics import pick_device
-        from bench.external import merged, record_of, scan
+        from bench.external import merged, record_of, scan, strangers
         from bench.external import score as judge
         from bench.scoring import Scorer
 
         there = scan(found, amount, pictures, one, method == "none")
-        scorer = Scorer.load(found, pick_device(device))
+        scorer = Scorer.load(found, pick_device(device), examiner_names(examine))
+    others, absent = strangers(found, pictures) if one is None and method != "none" else ([], 0)
+    if others:
+        err.print(f"Folders that no concept names: {', '.join(others)}", highlight=False, soft_wrap=True)
+    if absent:
+        err.print(f"{absent} concepts have no folder: means are over the others", highlight=False, soft_wrap=True)
     for own in there:
         if own.missing or own.others:
             names = ", ".join(own.missing[:NAMED]) + (" …" if len(own.missing) > NAMED else "")

@@ -35,7 +35,8 @@ def tune(
     Judge, noise and prompts are the tuning's own; the objective is the score that ranks. `run` then has two rows of the method,
     tuned and untuned. The same command again continues with the concepts that the file lacks.
 
-    Examples: `python -m bench tune sld --concepts neon,fish` · as SAeUron's authors did: `python -m bench tune saeuron --suite
+    Examples: `python -m bench tune sld --concepts neon,fish` · the authors' grid and judge, though not their
+    objective, and by halving: `python -m bench tune saeuron --suite
     unlearncanvas@saeuron --concepts objects --grid published --judge evaluation --settings 22 --pictures 20580`
     """
     found, name = registry.suite(suite), whole_path(name)

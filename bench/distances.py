@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bench.assets import folder
+from bench.assets import cache
 from bench.files import write_atomic
 from bench.interfaces import FeatureNetwork
 from bench.metrics.distance import FeatureSet, frechet_distance, kernel_distance
@@ -27,7 +27,7 @@ def reference_sets(suite: Suite, networks: Mapping[str, FeatureNetwork]) -> Refe
     """The suite's true pictures as the networks see them, looked at once where they are files that stay as they are."""
     digest = suite.reference_digest() if networks else ""
     key = content_hash([suite.key, suite.version, digest, {name: network.digest for name, network in networks.items()}])
-    kept = folder() / suite.name / "features" / f"{key}.parquet" if digest else None
+    kept = cache(suite.name) / "features" / f"{key}.parquet" if digest else None
     if kept is not None and kept.is_file():
         return _sets(pd.read_parquet(kept))
     frames = [pd.DataFrame(columns=["style", "object"])]

@@ -10,7 +10,7 @@ from filelock import FileLock
 from safetensors.torch import load, save
 from torch import Tensor
 
-from bench.assets import folder
+from bench.assets import cache
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import sample
@@ -58,7 +58,7 @@ class Painter:
         """float32 [n, 4, h, w]."""
         numerics = [str(self.dtype), self.slots, self.model.device.type, torch.get_num_threads(), str(torch.__version__)]
         name = content_hash([self.model.digest, numerics, [request.id for request in requests]])
-        place = folder() / self.suite.name / "examples" / f"{name}.safetensors"
+        place = cache(self.suite.name) / "examples" / f"{name}.safetensors"
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_suffix(".lock")):
             if not place.is_file():

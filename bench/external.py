@@ -51,6 +51,15 @@ class Found:
         return [file_name(request) for request in self.requests if request.id not in self.files]
 
 
+def strangers(suite: Suite, folder: Path) -> tuple[list[str], int]:
+    """Folders that no concept names, and how many concepts of the kinds that others name have none."""
+    there = {path.name for path in folder.iterdir() if path.is_dir()}
+    named = [concept for concept in suite.concepts if concept.name in there]
+    kinds = {concept.kind for concept in named}
+    wanted = {concept.name for concept in suite.concepts if concept.kind in kinds}
+    return sorted(there - {concept.name for concept in named}), len(wanted - there)
+
+
 def file_name(request: GenerationRequest) -> str:
     """As the public scripts call it: `Van_Gogh_Cats_seed188.jpg`, without a style `Cats_seed188.jpg`."""
     return f"{request.style}_{request.object}_seed{request.seed}.jpg".removeprefix("_")

@@ -73,7 +73,7 @@ def fit_context(
     return FitContext(
         model, suite.texts, seed, preset.steps, suite.guidance_scale, dtype, suite.assets_of(preset),
         lambda kind: suite.statistics_requests(kind, preset), painter.examples, painter.captions, painter.generate,
-        slots, assets.folder() / suite.name, progress, suite.concepts,
+        slots, assets.cache(suite.name), progress, suite.concepts,
     )  # fmt: skip
 
 
@@ -138,7 +138,8 @@ def prepare(
     """
     suite = find_suite(config.suite)
     preset = preset_of(config, suite)
-    assets.require(asset for asset in suite.files.values() if asset.needed_for == assets.EVERY_RUN)
+    if any(asset.needed_for == assets.EVERY_RUN and assets.find(asset) is None for asset in suite.files.values()):
+        assets.require(asset for asset in suite.files.values() if asset.needed_for == assets.EVERY_RUN or asset.usual)
     targets = parse_targets(",".join(config.targets), suite)
     specs = method_specs(config, suite)
     where = pick_device(device)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch._utils
 from torch import Tensor
@@ -42,6 +43,15 @@ class _TensorUnpickler(pickle.Unpickler):
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no tensor")
         return _ALLOWED[module, name]
+
+
+def load_torch(path: Path) -> Any:
+    """What `torch.save` wrote: tensors, containers, texts, numbers, numpy's among them. Raises what torch raises; runs nothing."""
+    kinds = (type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64"))
+    scalar = np.float64(0).__reduce__()[0]  # whichever of its names numpy has for it
+    names: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    with torch.serialization.safe_globals([*names, np.dtype, *kinds]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

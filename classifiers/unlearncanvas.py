@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.api import BenchError, ClassifierOutput, in_threads, sha256_file, sha256_text
+from bench.api import BenchError, ClassifierOutput, in_threads, load_torch, sha256_file, sha256_text
 
 STYLE_FILE, OBJECT_FILE = "style50.pth", "style50_cls.pth"
 SIZE = 224
@@ -60,7 +60,7 @@ def load(folder: Path, device: torch.device, styles: Sequence[str], objects: Seq
 
 def _load(path: Path, classes: int) -> Any:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"]
+        state = load_torch(path)["model_state_dict"]
         outputs, width = state["head.weight"].shape
         if outputs != classes:
             raise BenchError(f"{path} has {outputs} outputs, {classes} are needed: the two classifiers may have been exchanged.")

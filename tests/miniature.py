@@ -305,6 +305,14 @@ def inception(path: Path) -> Path:
     return path
 
 
+def anchor_prompts(folder: Path) -> Path:
+    """`sd_prompt_{Object}.txt`, 80 lines each."""
+    folder.mkdir(parents=True)
+    for obj in OBJECTS:
+        (folder / f"sd_prompt_{obj}.txt").write_text("".join(f"{obj} number {line}\n" for line in range(80)))
+    return folder
+
+
 def everything(root: Path) -> Path:
     """What a run needs, below a folder of assets."""
     own = root / "unlearncanvas"

@@ -49,7 +49,7 @@ def test_they_show_the_concept_and_their_anchors_do_not(model: DiffusionModel, c
 def test_fewer_are_the_first_of_more(model: DiffusionModel) -> None:
     many, few = take(model, HOUSE, 12, True), take(model, HOUSE, 5, True)
     assert few.prompts == many.prompts[:5]
-    torch.testing.assert_close(few.latents, many.latents[:5])
+    torch.testing.assert_close(few.latents, many.latents[:5], rtol=1e-3, atol=1e-4)
 
 
 def test_true_pictures_are_what_the_autoencoder_makes_of_them(model: DiffusionModel) -> None:

@@ -36,6 +36,10 @@ def test_the_shipped_figures_are_plausible_and_their_settings_exist() -> None:
 def test_a_row_is_run_and_compared(tmp_path: Path) -> None:
     assets = miniature.everything(tmp_path / "assets")
     more = ("--published", str(PUBLISHED), "--assets", str(assets), "--device", "cpu", "--dtype", "float32", "--concepts", "Dogs")
+    without = bench("reproduce", "per-objects", "--preset", "smoke", *more, cwd=tmp_path)
+    assert without.returncode == 2
+    assert "the anchor prompts of concept ablation" in " ".join(without.stderr.split()).lower(), "as published, not the project's own"
+    more += ("--anchor-prompts", str(miniature.anchor_prompts(tmp_path / "anchors")))
     found = bench("reproduce", "per-objects", "--preset", "smoke", *more, cwd=tmp_path)
     assert found.returncode == 1, "random weights reproduce nothing"
     said = " ".join(found.stdout.split())
@@ -50,6 +54,7 @@ def test_a_row_is_run_and_compared(tmp_path: Path) -> None:
         (("saeuron-style",), 'did you mean "saeuron-styles"'),
         (("saemnesia-styles",), "cannot be run"),
         (("saeuron-objects", "--assets", "nowhere"), "class-params"),
+        (("saeuron-styles", "--assets", "nowhere"), "anchor-prompts"),
         (("saeuron-styles", "--published", "nowhere"), "give the command in a checkout"),
     ],
 )

@@ -93,7 +93,7 @@ def test_records(tmp_path: Path) -> None:
 
 
 def test_erasures_are_verified(tmp_path: Path) -> None:
-    kind = load_object("methods.uce:TextMap")
+    kind = load_object("methods.common.closed_form:TextMap")
     erasure = Erasure(text=kind(torch.randn(4, 4)), weights=Weights({"unet.a": torch.randn(2).bfloat16()}), notes={"n": 1})
     pack(erasure).save(tmp_path)
     again, digest = load_erasure(tmp_path, (kind,), torch.device("cpu"))

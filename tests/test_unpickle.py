@@ -7,11 +7,12 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from bench.errors import BenchError
-from bench.unpickle import load_tensors
+from bench.unpickle import load_tensors, load_torch
 
 
 class _Run:
@@ -62,3 +63,15 @@ def test_other_pickles_are_a_sentence(tmp_path: Path) -> None:
         (tmp_path / "latents.pkl").write_bytes(data)
         with pytest.raises(BenchError, match="does not hold tensors alone"):
             load_tensors(tmp_path / "latents.pkl")
+
+
+def test_numbers_of_numpy_beside_tensors_are_read_and_code_is_not(tmp_path: Path) -> None:
+    weights = {"model_state_dict": {"head.bias": torch.ones(2)}, "epoch": 3, "accuracy": np.float64(0.98), "best": np.float32(0.5)}
+    torch.save(weights, tmp_path / "style50.pth")
+    found = load_torch(tmp_path / "style50.pth")
+    assert torch.equal(found["model_state_dict"]["head.bias"], torch.ones(2))
+    assert found["accuracy"] == 0.98
+    torch.save({"run": _Run(tmp_path / "it-ran")}, tmp_path / "hostile.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        load_torch(tmp_path / "hostile.pth")
+    assert not (tmp_path / "it-ran").exists()

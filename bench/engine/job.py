@@ -61,6 +61,8 @@ class Outline(NamedTuple):
     portions: tuple[Portion, ...]
     seconds: float = 0.0
     """What a picture takes one worker, by UNet calls that were just timed, alone: shared trajectories only take less."""
+    gathered: int = 0
+    """Pictures more that fits look at first, from which latents are chosen; none if they were looked at before."""
 
     @property
     def tasks(self) -> int:

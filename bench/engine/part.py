@@ -26,6 +26,7 @@ from bench.registry import address
 from bench.session import prepare
 from bench.sources import source_digest
 from bench.store import FORMAT, Failure, Store
+from bench.types import KINDS
 
 ROUNDS = 3
 """Of making tables, each after units that turned out damaged were sampled again."""
@@ -87,8 +88,17 @@ class Part:
         _ = self.reference if left else None  # what is wrong with true pictures is told before any picture is sampled
         seconds = picture_seconds(self.session.sampler, steps, suite.guidance_scale) if left else 0.0
         return Outline(
-            self.session.protocol, self.session.numerics, plan.pictures, total, total - rest, fits, names, tuple(portions), seconds
-        )
+            self.session.protocol, self.session.numerics, plan.pictures, total, total - rest, fits, names, tuple(portions), seconds,
+            self._gathered(fits),
+        )  # fmt: skip
+
+    def _gathered(self, fits: Collection[str]) -> int:
+        """Pictures that statistics of sparse autoencoders are of, for these fits."""
+        suite, preset = self.session.suite, self.session.preset
+        inputs = [self.fits[id_].spec.inputs.get(str(self.fits[id_].target), {}) for id_ in fits]
+        read = {name.rpartition("/")[2] for own in inputs for name in own}
+        kinds = [kind for kind in KINDS if kind in read and kind not in suite.assets.latents]
+        return sum(len(suite.statistics_requests(kind, preset)) for kind in kinds)
 
     def do(self, task: Task, failed: Failures) -> Failures:
         """Do one thing as well as it can be done. Gives what failed, also by others, by fit; what was asked to stop has not."""

@@ -23,7 +23,8 @@ def statistics_of(context: FitContext, folder: Path, hookpoint: str, sae: Sparse
     if context.cache is None or not all(kind in context.assets.statistics for kind in kinds):
         return load_statistics(folder, sae.digest, context.model.digest)  # which says how to make them
     sources = [context.assets.statistics[kind] for kind in kinds]
-    numerics = [str(context.dtype), context.slots, context.model.device.type, torch.get_num_threads(), str(torch.__version__)]
+    kind = context.model.device.type
+    numerics = [str(context.dtype), context.slots, kind, torch.get_num_threads() if kind == "cpu" else 0, str(torch.__version__)]
     recipe = [sae.digest, context.model.digest, hookpoint, context.guidance_scale, context.steps, sources, numerics]
     place = context.cache / "statistics" / content_hash(recipe)
     place.mkdir(parents=True, exist_ok=True)

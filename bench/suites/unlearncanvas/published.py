@@ -42,18 +42,22 @@ ASSETS = {
             needed_for="--set saeuron.sae=FOLDER on another model",
         ),
         _asset(
+            "saes-sdxl-turbo", "the sparse autoencoders of arXiv:2410.22366 for SDXL-Turbo", Source(hub="surokpro2/sdxl-saes"),
+            "not stated", "4 × 0.05 GB", "saes-sdxl-turbo", "*", needed_for="a suite of one's own on SDXL-Turbo (docs/suites.md)",
+        ),
+        _asset(
             "saemnesia", "the supervised sparse autoencoder of SAEmnesia, for objects",
             Source(hub="leno3003/SAEmnesia", patterns=("cfg.json", "sae.safetensors")), "MIT", "0.21 GB",
             "saemnesia/unet.up_blocks.1.attentions.1", "cfg.json", "sae.safetensors", needed_for="--set saeuron.sae=FOLDER/saemnesia",
         ),
         _asset(
-            "class-params", "SAeUron's percentile and multiplier for each object, class_params.pth",
+            "class-params", "percentile and multiplier for each object, class_params.pth, from the folder that SAEmnesia's release names",
             Source(drive="1NoFDrjJ3dYmadufV2pK203ZED2pZ_hsB"), "not stated", "a few kB, in a folder of 6.6 GB",
             "class-params", "class_params.pth",
-            needed_for="the published row of saeuron on objects",
+            needed_for="tuned rows of saeuron on objects; for which SAE they were searched is not stated",
         ),
         _asset(
-            "object-latents", "SAeUron's latents of the anchor prompts by object, cls_latents_dict_*.pkl",
+            "object-latents", "latents of the anchor prompts by object, cls_latents_dict_*.pkl, of whichever SAE the folder's authors used",
             Source(drive="1NoFDrjJ3dYmadufV2pK203ZED2pZ_hsB"), "not stated", "6.6 GB", "object-latents", "cls_latents_dict_*.pkl",
             needed_for="latents chosen from the authors' own pictures; else they are sampled",
         ),
@@ -102,10 +106,10 @@ def published_parameters(path: Path) -> Tuned:
 
     BenchError for anything else; nothing in the file is run.
     """
-    import torch
+    from bench.unpickle import load_torch
 
     try:
-        body = torch.load(path, map_location="cpu", weights_only=True)
+        body = load_torch(path)
         found = {
             f"object:{name}": {"percentile": float(body[name]["percentile"]), "multiplier": float(body[name]["multiplier"])}
             for name in OBJECTS if name in body
