@@ -48,10 +48,8 @@ class MiniCanvas(Suite):
         "sld": {"strength": "max"},
         "mace-cfr": {"preserve_scale": 0.1},
         "seot": {"start": 0.0},  # of 20 steps the first four settle what this small model shows
-        "steerers": {
-            "strength": -0.75, "depth": 0.0, "k": 8, "tokens": 256_000, "batch": 256, "learning_rate": 1e-2, "dead_tokens": 100_000,
-        },
-    }  # fmt: skip
+        "steerers": {"strength": -1.0, "tokens": 256_000, "batch": 256, "learning_rate": 1e-2, "dead_tokens": 100_000},
+    }
 
     sae_settings = {
         "k": 16, "expansion_factor": 8, "rounds": 5, "pictures": 480, "steps": 2_000, "learning_rate": 1e-3, "dead_tokens": 400_000,
