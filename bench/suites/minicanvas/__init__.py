@@ -55,9 +55,7 @@ class MiniCanvas(Suite):
         "fmn": {"learning_rate": 3e-4, "iterations": 100, "batch": 4, "pictures": 40},
         "mace-cfr": {"preserve_scale": 0.1},
         "seot": {"start": 0.0},  # of 20 steps the first four settle what this small model shows
-        "steerers": {
-            "strength": -0.75, "depth": 0.0, "k": 8, "tokens": 256_000, "batch": 256, "learning_rate": 1e-2, "dead_tokens": 100_000,
-        },
+        "steerers": {"strength": -1.0, "tokens": 256_000, "batch": 256, "learning_rate": 1e-2, "dead_tokens": 100_000},
         "spm": {
             "learning_rate": 1e-2, "iterations": 100, "batch": 8, "trajectories": 8, "denoising_steps": 20, "anchors": 1,
             "anchor_strength": 10.0,
