@@ -337,7 +337,7 @@ def test_a_wrong_file_is_one_sentence(write: Callable[[Path], object], message: 
 
 def test_a_file_that_would_run_code_does_not(tmp_path: Path, mini: DiffusionModel) -> None:
     torch.save({"conv_in.bias": _Evil(tmp_path / "ran")}, tmp_path / "evil.pt")
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps(_Evil(tmp_path / "ran")))
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(_Evil(tmp_path / "ran"), protocol=2))
     for name in ("evil.pt", "plain.pt"):
         with pytest.raises(BenchError, match="cannot be read as tensors"):
             fitted(mini, tmp_path / name)
