@@ -92,6 +92,17 @@ def test_pictures_that_are_there_already_are_scored(assets: Path, tmp_path: Path
     assert len(record["outcomes"]["style"]) == asked
     assert "Score the unedited model's pictures too" in said
 
+    (tmp_path / "esd" / "Van Gogh").mkdir()
+    (tmp_path / "judge.py").write_text(JUDGE)
+    more = bench(*score, "esd", "--method", "ESD", "--examine", "judge.py:broken", "--out", "examined", cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert "Folders that no concept names: Van Gogh" in more.stderr
+    assert "19 concepts have no folder" in more.stderr
+    examined = json.loads((tmp_path / "examined" / "records" / "ESD.json").read_text())["outcomes"]
+    assert [bool(far) for far in examined["far"] if far is not None] == [
+        obj == "Dogs" for obj, far in zip(examined["object"], examined["far"], strict=True) if far is not None
+    ]
+
     shutil.copytree(folder, tmp_path / "base")
     assert bench(*score, "base", "--method", "none", cwd=tmp_path).returncode == 0
     table = pd.read_csv(tmp_path / "scores" / "leaderboard.csv")
@@ -332,3 +343,14 @@ def test_files_are_fetched_from_where_they_are_published(tmp_path: Path, monkeyp
     assert bench(*fetch, cwd=tmp_path).returncode == 0, "what was begun is gone on with until the library says that it is whole"
     said = " ".join(found.stderr.split())
     assert "the connection was lost): give the command again to continue, or name the files where you have them" in said
+
+    monkeypatch.setattr("gdown.download_folder", broken)
+    assert bench("assets", "fetch", "classifiers", "--again", "--assets", str(tmp_path), cwd=tmp_path).returncode == 2
+    miniature.classifiers(place / "classifiers")  # by hand, as where a quota is used up
+    listed = ("assets", "list", "--assets", str(tmp_path))
+    assert f"here: {place / 'classifiers'}" in bench(*listed, "--asset", f"classifiers={place / 'classifiers'}", cwd=tmp_path).stdout
+    assert bench("assets", "verify", "classifiers", "--accept", "--assets", str(tmp_path), cwd=tmp_path).returncode == 0
+    said = bench(*listed, cwd=tmp_path).stdout
+    assert f"here: {place / 'classifiers'}" in said
+    digest = json.loads((tmp_path / "assets.lock.json").read_text())["unlearncanvas/classifiers"]["style50.pth"]["sha256"]
+    assert f"{digest}  style50.pth" in said
