@@ -91,7 +91,8 @@ def test_torchvision_features_are_those_of_the_public_fid(tmp_path: Path, pictur
     measured = frechet_distance(*(FeatureSet(features_of(own, pixels(folder))[:, :FEW]) for folder in folders))
     x, y = (public_features(network, folder)[:, :FEW].astype(np.float64) for folder in folders)
     a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
-    assert measured == pytest.approx(((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * sqrtm(a @ b).real), rel=0.01)
+    # Those levels move the covariance of four features of ten pictures by a percent or two.
+    assert measured == pytest.approx(((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * sqrtm(a @ b).real), rel=0.03)
 
 
 def public_features(network: torch.nn.Module, folder: Path) -> np.ndarray:
