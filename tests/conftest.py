@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads of several processes spin and wait for each other; what is printed is as wide as without a terminal.
+    os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+with suppress(ImportError):
+    import setuptools  # noqa: F401  # must come before distutils, which a compiler of torch imports too
 
 import pytest
 import torch
