@@ -10,20 +10,31 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench.cli_options import err, out, show_leaderboard
+from bench.errors import BenchError
 
 Folder = Annotated[Path, typer.Argument(help="A run's folder.")]
 
 
 def report(
-    folder: Folder,
-    to: Annotated[Path | None, typer.Option(help="Also write tables, records and picture here, to keep or publish.")] = None,
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="A run's folder, or several whose rows make one table.")],
+    to: Annotated[Path | None, typer.Option(help="Also write tables and records (of one run the picture too) here, to publish.")] = None,
 ) -> None:
-    """Make a run's tables and picture again from its records and units."""
+    """Make a run's tables and picture again from its records and units, or one table of several runs.
+
+    Runs that are merged have the same suite, preset, concepts and seeds; what was published of a run (`--to`) can take its place,
+    so that a leaderboard grows: `python -m bench report results/leaderboards/minicanvas results/runs/new --to
+    results/leaderboards/minicanvas`.
+    """
     from bench.store import Store
-    from bench.tables import publish
+    from bench.tables import merge, publish
     from bench.tables import report as rebuild
 
-    store = Store.open(folder)
+    if len(folders) > 1:
+        if to is None:
+            raise BenchError("Several folders make one table: --to FOLDER says where to write it.")
+        show_leaderboard(merge(folders, to))
+        return
+    store = Store.open(folders[0])
     leaderboard = rebuild(store)
     if to is not None:
         publish(store, to)

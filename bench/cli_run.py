@@ -69,7 +69,14 @@ Scheduler = Annotated[
 Settings = Annotated[list[str] | None, typer.Option("--set", help="method.param=value, repeatable; `show METHOD` names the parameters.")]
 EngineChoice = Annotated[EngineName, typer.Option("--engine", help="local: this machine; ray: a Ray cluster, or Ray on this machine.")]
 Workers = Annotated[int | None, typer.Option(min=1, max=10_000, help="Processes. Default: one for each GPU, or one on a CPU.")]
-TuningRows = Annotated[Tuning, typer.Option("--tuning", help="Rows of tuned methods: both (with and without tuning), tuned or untuned.")]
+TuningRows = Annotated[
+    Tuning,
+    typer.Option(
+        "--tuning",
+        help="Rows of tuned methods: both (with and without tuning), tuned or untuned; shared: both, "
+        "tuned per kind of concept even where a method is tuned per concept.",
+    ),
+]
 
 
 def _config(

@@ -1,4 +1,4 @@
-"""The command that finds a method's parameters per concept."""
+"""The command that finds a method's parameters."""
 
 from __future__ import annotations
 
@@ -27,15 +27,18 @@ def tune(
     grid: Annotated[Literal["own", "published"], typer.Option(help="Settings of the project, or those that the authors tried.")] = "own",
     judge: Annotated[Literal["tuning", "evaluation"], typer.Option(help="Who chooses. The evaluation's own judge flatters the row, which "
                                                                         "says so; some suites have no other.")] = "tuning",
+    share: Annotated[bool, typer.Option("--share", help="One setting for all of a kind: the best by the mean over --concepts.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Start the file anew, all of its concepts.")] = False,
     assets: AssetFolder = None, files: AssetFiles = None,
 ) -> None:  # fmt: skip
-    """Find a method's parameters per concept by successive halving, within a budget that is the same for all methods.
+    """Find a method's parameters per concept, or per kind, by successive halving, within a budget that is the same for all methods.
 
     Judge, noise and prompts are the tuning's own; the objective is the score that ranks. `run` then has two rows of the method,
-    tuned and untuned. The same command again continues with the concepts that the file lacks.
+    tuned and untuned. The same command again continues with the concepts that the file lacks. Where fits are slow, `--share` tries
+    the settings on some concepts of a kind and takes one for all.
 
-    Examples: `python -m bench tune sld --concepts neon,fish` · the authors' grid and judge, though not their
+    Examples: `python -m bench tune sld --concepts neon,fish` ·
+    `python -m bench tune esd --share --concepts neon,pop,fish,key` · the authors' grid and judge, though not their
     objective, and by halving: `python -m bench tune saeuron --suite
     unlearncanvas@saeuron --concepts objects --grid published --judge evaluation --settings 22 --pictures 20580`
     """
@@ -45,20 +48,21 @@ def tune(
     joint = [str(target) for target in targets if len(target.concepts) > 1]
     if joint:
         raise BenchError(f'"{joint[0]}" in --concepts: concepts are tuned one at a time.')
-    place = path or (found.tuned_folder / f"{registry.short_name(name)}.toml" if found.tuned_folder else None)
+    place = path or found.tuned_file(registry.short_name(name), share)
     if place is None:
         raise BenchError(f"{suite} has no folder for tuned parameters: give --out FILE.")
     with err.status("loading torch, the model and the tuning judge"):
-        from bench.tune import Budget, prepare
+        from bench.trials import Budget
+        from bench.tune import prepare
         from bench.tune import tune as search
         from bench.tuned import read
 
         kept = {} if again else read(place)
-        budget = Budget(settings, pictures)
-        tuner = prepare(found, name, budget, steps or found.presets["quick"].steps, device, dtype, batch_size, kept, grid, judge)
+        budget, chosen = Budget(settings, pictures), [target.concepts[0] for target in targets]
+        steps = steps or found.presets["quick"].steps
+        tuner = prepare(found, name, budget, steps, device, dtype, batch_size, kept, grid, judge, chosen if share else ())
     err.print(f"{name}: {len(tuner.settings)} settings, {tuner.pictures} pictures a concept", highlight=False)
     with progress_bar() as progress:
-        chosen = [target.concepts[0] for target in targets]
         body = search(tuner, chosen, place, kept, Bar(progress), lambda text: err.print(text, highlight=False, markup=False))
     _show_tuned(name, body, [str(concept) for concept in chosen])
     if body["concepts"]:
@@ -69,7 +73,7 @@ def _show_tuned(name: str, body: dict[str, dict[str, Any]], concepts: list[str])
     note = "Scores in %, on the very pictures that chose (in-sample: too high); a setting that left early was judged on fewer."
     table = Table("concept", "untuned", "tuned", "changed parameters", title=f"{name}, tuned", caption=note)
     for concept in concepts:
-        if concept in body["concepts"]:
+        if concept in body["scores"]:
             scores = [body["scores"][concept][key] for key in ("untuned", "tuned")]
             changed = ", ".join(f"{key}={value}" for key, value in body["concepts"][concept].items())
             table.add_row(concept, *("failed" if score < 0 else f"{100 * score:.1f}" for score in scores), changed or "none")

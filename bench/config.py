@@ -17,7 +17,8 @@ from bench.types import Concept, Target
 Images = Literal["none", "sample", "all"]
 IMAGES: tuple[Images, ...] = get_args(Images)
 """From least to most."""
-Tuning = Literal["both", "tuned", "untuned"]
+Tuning = Literal["both", "shared", "tuned", "untuned"]
+"""Rows with and without tuning, per concept where that was done; the same with what concepts of a kind share; one of them."""
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 CompileChoice = Literal["auto", "yes", "no"]
 Resume = Literal["missing", "never", "always", "only-cache"]

@@ -91,7 +91,7 @@ def method_specs(config: RunConfig, suite: Suite) -> list[MethodSpec]:
     for variant in (BASE, *config.methods):
         address, own = parse_variant(variant)
         name = short_name(address)
-        given, tuned = {**config.settings.get(name, {}), **own}, suite.tuned(name)
+        given, tuned = {**config.settings.get(name, {}), **own}, suite.tuned(name, config.tuning == "shared")
         label = labelled(name, given)
         if known.setdefault(label, given) != given:  # files of one name in different folders
             label = labelled(name, given, whole_paths=True)

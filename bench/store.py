@@ -245,14 +245,20 @@ class Store:
 
     def records(self) -> list[Record]:
         """All records of the run, by label. BenchError if they are not all of one plan."""
-        found = []
-        for path in sorted((self.folder / "records").glob("*.json")):
-            try:
-                found.append(Record.from_json(path.read_text()))
-            except (ValueError, KeyError, TypeError) as error:
-                raise BenchError(f"{path} is not a record ({error}): delete it and give the run's command again.") from error
+        found = read_records(self.folder)
         if not found:
             raise BenchError(f"{self.folder} has no records yet: finish it with the command that began it.")
         if len({record.provenance.get("plan") for record in found}) > 1:
             raise BenchError(f"The records in {self.folder} are of different plans: finish the run with the command that began it last.")
-        return sorted(found, key=lambda record: record.label)
+        return found
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The records below a folder, by label. BenchError for one that is none."""
+    found = []
+    for path in sorted((folder / "records").glob("*.json")):
+        try:
+            found.append(Record.from_json(path.read_text()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise BenchError(f"{path} is not a record ({error}): delete it and give the run's command again.") from error
+    return sorted(found, key=lambda record: record.label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from bench.leaderboard.build import build
 from bench.leaderboard.export import write_all
 from bench.leaderboard.sequence import sequence, to_markdown
 from bench.leaderboard.table import Leaderboard
+from bench.metrics.unlearning import CELL, NONE
 from bench.registry import suite as find_suite
-from bench.store import Store
+from bench.store import Store, read_records
+from bench.types import Record
 
 
 def report(store: Store) -> Leaderboard:
@@ -37,12 +40,50 @@ def write_tables(leaderboard: Leaderboard, store: Store, folder: Path) -> None:
 def leaderboard_of(store: Store) -> Leaderboard:
     """The table that a run's records make."""
     config = store.config()
-    suite = find_suite(config["suite"])
-    if config["preset"] not in suite.presets:
-        raise BenchError(f'{store.folder / "config.json"} names the preset "{config["preset"]}", which {suite.name} has not: run again.')
-    leaderboard = build(store.records(), suite.rules, suite.floors)
-    if not suite.presets[config["preset"]].ranked:
-        leaderboard = replace(leaderboard, invalid=f"the preset {config['preset']} only shows that everything works")
+    return _leaderboard(store.records(), config["suite"], config["preset"], str(store.folder / "config.json"))
+
+
+def merge(folders: Sequence[Path], to: Path) -> Leaderboard:
+    """One table of the records of several runs, or of what was published of them, written with its records into `to`.
+
+    What two of them have by one name must have the same outcomes; of the unedited model the first is taken. BenchError for
+    folders without records and for runs that do not belong into one table.
+    """
+    found: dict[str, tuple[Path, Record]] = {}
+    for folder in folders:
+        own = read_records(folder)
+        if not own:
+            raise BenchError(f"{folder} has no records: give folders of finished runs, or what `report --to` made of them.")
+        for record in own:
+            first, known = found.setdefault(record.label, (folder, record))
+            _check_same_row(known, first, record, folder)
+    records = [record for _, record in found.values()]
+    named, preset, *_ = records[0].protocol.split("/")
+    # A suite that is a file is known to runs alone.
+    suites = [Store(folder).config().get("suite") for folder in folders]
+    suite = next(filter(None, suites), named.rpartition("-v")[0])
+    leaderboard = _leaderboard(records, suite, preset, str(folders[0]))
+    Store(to).write_records(records)
+    write_all(leaderboard, to)
+    return leaderboard
+
+
+def _check_same_row(known: Record, first: Path, other: Record, folder: Path) -> None:
+    cells = [name for name in CELL if name in known.outcomes and name in other.outcomes]
+    if other.method == NONE:
+        if any(sorted(known.outcomes[name]) != sorted(other.outcomes[name]) for name in cells):
+            raise BenchError(f"{folder} and {first} are of other concepts or seeds: their rows cannot stand in one table.")
+    elif (known.config, known.outcomes) != (other.config, other.outcomes):
+        raise BenchError(f'{folder} and {first} both have a row "{other.label}", and they differ: leave one of the folders out.')
+
+
+def _leaderboard(records: Sequence[Record], suite_name: str, preset: str, source: str) -> Leaderboard:
+    suite = find_suite(suite_name)
+    if preset not in suite.presets:
+        raise BenchError(f'{source} names the preset "{preset}", which {suite.name} has not: run again.')
+    leaderboard = build(records, suite.rules, suite.floors)
+    if not suite.presets[preset].ranked:
+        leaderboard = replace(leaderboard, invalid=f"the preset {preset} only shows that everything works")
     return leaderboard
 
 

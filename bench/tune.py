@@ -1,6 +1,6 @@
-"""Per-concept parameters for any method: successive halving on the tuning judge, noise and templates.
+"""Parameters for any method, per concept or per kind: successive halving on the tuning judge, noise and templates.
 
-Every method gets the same budget per concept: so many settings, so many pictures. The objective is the score that ranks.
+Every method gets the same budget per concept that is tried: so many settings, so many pictures. The objective is the score that ranks.
 The result is a TOML file that the suite reads (`Suite.tuned`); nothing that the evaluation judges with, prompts or draws
 noise from is touched.
 """
@@ -11,15 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import product
-from math import lcm
+from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 
-from bench.config import DTypeName, method_config
+from bench.config import DTypeName
 from bench.diffusion.loading import load_model
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.numerics import pick_device, pick_dtype
@@ -29,111 +28,39 @@ from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.interfaces import Classifier, Erasure, MethodConfig, Weights
 from bench.metrics.unlearning import ranking_score, scores
-from bench.registry import method, short_name
+from bench.registry import method
 from bench.scoring import judge_all, load_judge
 from bench.session import fit_context
 from bench.suites.suite import JudgeRole, Suite
+from bench.trials import Budget, GridName, changes, grid_of, settings_of, tuning_requests
 from bench.tuned import check_same, inputs_digest, toml
-from bench.types import Concept, GenerationRequest, Target, canonical_json, content_hash
+from bench.types import Concept, GenerationRequest, Target, canonical_json
 
 if TYPE_CHECKING:
     from bench.engine.job import Reporter
 
 FAILED = -1.0
-GridName = Literal["own", "published"]
 FIT_SEED = 0
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What tuning may spend on one concept: settings to try, and pictures to sample over all of them together."""
-
-    settings: int
-    pictures: int
-    eta: int = 3
-    """The best 1/eta of a rung's settings enter the next, each with eta times the pictures."""
-
-    def rungs(self, tried: int) -> list[tuple[int, int]]:
-        """(settings, pictures each has by its end) per rung of `tried` settings, n₀ → n₀ // eta → …, while two or more are left.
-
-        A setting's pictures add up: r, then r·eta in all, then r·eta². r is the largest even number (half of the pictures show
-        the concept) with r·(n₀ + Σ_k n_k·(eta − 1)·eta^(k−1)) ≤ `pictures`. BenchError if it is 0.
-        """
-        counts = [min(tried, self.settings)]
-        while counts[-1] // self.eta > 1:
-            counts.append(counts[-1] // self.eta)
-        units = counts[0] + sum(n * (self.eta - 1) * self.eta**k for k, n in enumerate(counts[1:]))
-        first = self.pictures // units // 2 * 2
-        if first == 0:
-            raise BenchError(f"{self.pictures} pictures are too few for {counts[0]} settings: give --pictures {2 * units} or more.")
-        return [(n, first * self.eta**k) for k, n in enumerate(counts)]
-
-
-def settings_of(name: str, suite: Suite, count: int, grid: GridName = "own") -> list[MethodConfig]:
-    """The untuned configuration and, in the order of the method's grid, at most `count` − 1 others of it.
-
-    Which others is decided by a hash of the method's name and their values. BenchError if the method has no such grid.
-    """
-    kind = method(name)
-    values_of = grid_of(name, grid)
-    if not values_of:
-        raise BenchError(f"{name} declares {'nothing to tune' if grid == 'own' else 'no published grid'}: run it as it is.")
-    usual = suite.method_settings.get(short_name(name), {})
-    untuned = method_config(name, kind.Config, usual)
-    points = [dict(zip(values_of, values, strict=True)) for values in product(*values_of.values())]
-    toml({"grid": dict(values_of)})  # a value that the result could not hold is told now
-    configs = {canonical_json(point): method_config(name, kind.Config, {**usual, **point}) for point in points}
-    others = [point for point, config in configs.items() if config != untuned]
-    chosen = set(sorted(others, key=lambda point: content_hash([short_name(name), point]))[: count - 1])
-    return [cast(MethodConfig, config) for config in (untuned, *(configs[point] for point in others if point in chosen))]
-
-
-def grid_of(name: str, grid: GridName) -> Mapping[str, tuple[Any, ...]]:
-    """A method's own grid, or its authors'."""
-    kind = method(name)
-    found: Mapping[str, tuple[Any, ...]] = kind.tuning if grid == "own" else kind.published_tuning
-    return found
-
-
-def changes(config: MethodConfig, untuned: MethodConfig) -> dict[str, Any]:
-    """The parameters, as JSON, that differ from the untuned configuration."""
-    before = untuned.model_dump(mode="json")
-    return {key: value for key, value in config.model_dump(mode="json").items() if value != before[key]}
-
-
-def tuning_requests(suite: Suite, concept: Concept, count: int, steps: int) -> list[GenerationRequest]:
-    """The first `count` pictures of a concept's sequence: those that show it and those that do not in turn, none twice.
-
-    Both walk the grid's diagonals, so that the other styles and objects come up evenly; concepts share what they can.
-    """
-    n, m = len(suite.styles), len(suite.objects)
-    cells = [(i % n, (i + i // lcm(n, m)) % m) for i in range(n * m)]
-    shows = Target((concept,)).involves
-    halves = [[cell for cell in cells if shows(suite.styles[cell[0]], suite.objects[cell[1]]) == wanted] for wanted in (True, False)]
-    found = []
-    for k in range(count):
-        half = halves[k % 2]
-        turn, place = divmod(k // 2, len(half))
-        i, j = half[place]
-        seed = 1 + turn + (i + j) % 2  # a seed chooses the template: neighbours in the grid get different ones
-        found.append(suite.request(suite.styles[i], suite.objects[j], seed, steps, split="tune"))
-    return found
 
 
 Verdict = tuple[str | None, str | None]
 """The style and the object that the judge sees."""
 
 
+Trial = tuple[int, Concept]
+"""A setting, by its number, on a concept."""
+
+
 @dataclass(frozen=True)
 class Found:
-    """The best setting's number, and per rung the score of each setting that was in it."""
+    """The best setting's number, and per rung the score on each concept of each setting that was in it."""
 
     best: int
-    rungs: tuple[Mapping[int, float], ...]
+    rungs: tuple[Mapping[Trial, float], ...]
 
-    def last_score(self, setting: int) -> float:
+    def last_score(self, setting: int, concept: Concept) -> float:
         """On all pictures that the setting had."""
-        return [rung[setting] for rung in self.rungs if setting in rung][-1]
+        return [rung[setting, concept] for rung in self.rungs if (setting, concept) in rung][-1]
 
 
 @dataclass(frozen=True)
@@ -152,6 +79,8 @@ class Tuner:
     grid: GridName = "own"
     role: JudgeRole = "tuning"
     """Whose verdicts choose."""
+    share: tuple[Concept, ...] = ()
+    """The concepts that choose one setting for all of their kind; none: each concept has its own."""
     unedited: dict[str, Verdict] = field(default_factory=dict)
     """What became of the requests under the base model, by their id."""
 
@@ -175,30 +104,38 @@ class Tuner:
             "method_version": kind.version, "model": self.model.digest, "inputs": inputs_digest(kind(self.settings[0]), self.suite),
             "dtype": dtype, "grid": canonical_json(dict(grid_of(self.name, self.grid))),
             **({"on": "evaluation"} if self.role == "evaluation" else {}),
+            **({"shared": [str(concept) for concept in self.share]} if self.share else {}),
             "untuned": canonical_json(self.settings[0].model_dump(mode="json")),
             "command": f"python -m bench tune {self.name} --suite {self.suite.key} --settings {self.budget.settings}"
             f" --pictures {self.budget.pictures} --steps {self.steps} --dtype {dtype} --batch-size {self.slots // 2}"
-            f"{'' if self.grid == 'own' else ' --grid published'}{'' if self.role == 'tuning' else ' --judge evaluation'}",
+            f"{'' if self.grid == 'own' else ' --grid published'}{'' if self.role == 'tuning' else ' --judge evaluation'}"
+            f"{' --share --concepts ' if self.share else ''}{','.join(concept.name for concept in self.share)}",
         }  # fmt: skip
 
-    def search(self, concept: Concept, say: Callable[[str], None], advance: Callable[[int], None], log: Callable[[str], None]) -> Found:
-        """Successive halving. A setting whose fit fails is told to `log`; BenchError if all fail or none can be scored."""
-        erasures, failed = self._fit_all(concept, say, log)
-        requests = tuning_requests(self.suite, concept, self.rungs[-1][1], self.steps)
+    def search(
+        self, concepts: Sequence[Concept], say: Callable[[str], None], advance: Callable[[int], None], log: Callable[[str], None]
+    ) -> Found:
+        """Successive halving by the mean score over the concepts.
+
+        A setting whose fit fails is told to `log`; BenchError if all fail or none can be scored.
+        """
+        erasures, failed = self._fit_all(concepts, say, log)
+        requests = {concept: tuning_requests(self.suite, concept, self.rungs[-1][1], self.steps) for concept in concepts}
         say("sampling the unedited model")
-        self._sample_unedited(requests)
-        rungs: list[Mapping[int, float]] = []
-        verdicts: dict[int, list[Verdict]] = {number: [] for number in erasures}
-        before, ranked = 0, list(erasures)
+        self._sample_unedited([request for own in requests.values() for request in own])
+        rungs: list[Mapping[Trial, float]] = []
+        verdicts: dict[Trial, list[Verdict]] = {trial: [] for trial in erasures}
+        before, ranked = 0, list(dict.fromkeys(number for number, _ in erasures))
         for count, pictures in self.rungs:
-            erasures = {number: erasures[number] for number in ranked[:count]}
-            say(f"{len(erasures)} settings, {pictures} pictures each")
+            erasures = {(number, concept): erasures[number, concept] for number in ranked[:count] for concept in concepts}
+            say(f"{len(ranked[:count])} settings, {pictures} pictures each")
             for group in _groups(erasures):
-                self._sample(group, requests[before:pictures], verdicts, advance)
-            advance((count - len(erasures)) * (pictures - before))
-            judged = {number: self._score(concept, requests[:pictures], verdicts[number]) for number in sorted(erasures)}
+                self._sample(group, {concept: own[before:pictures] for concept, own in requests.items()}, verdicts, advance)
+            advance((count * len(concepts) - len(erasures)) * (pictures - before))
+            judged = {trial: self._score(trial[1], requests[trial[1]][:pictures], verdicts[trial]) for trial in sorted(erasures)}
             rungs.append(judged if before else judged | failed)
-            ranked = sorted(judged, key=lambda number: -judged[number])  # stable: of equals the earlier wins
+            means = {number: sum(judged[number, concept] for concept in concepts) for number in sorted(ranked[:count])}
+            ranked = sorted(means, key=lambda number: -means[number])  # stable: of equals the earlier wins
             before = pictures
             if len(ranked) == 1:
                 break
@@ -210,24 +147,25 @@ class Tuner:
         return " ".join(f"{key}={value}" for key, value in changed.items()) or "untuned"
 
     def _fit_all(
-        self, concept: Concept, say: Callable[[str], None], log: Callable[[str], None]
-    ) -> tuple[dict[int, Erasure], dict[int, float]]:
-        """The erasures of the settings that fit, `FAILED` for the others. BenchError if there is no erasure."""
-        erasures: dict[int, Erasure] = {}
+        self, concepts: Sequence[Concept], say: Callable[[str], None], log: Callable[[str], None]
+    ) -> tuple[dict[Trial, Erasure], dict[Trial, float]]:
+        """The erasures of the settings that fit every concept, `FAILED` for the others. BenchError if there is no erasure."""
+        erasures: dict[Trial, Erasure] = {}
         reasons: dict[int, str] = {}
         for number in range(len(self.settings)):
             try:
-                erasures[number] = self._fit(number, concept, say)
+                erasures |= {(number, concept): self._fit(number, concept, say) for concept in concepts}
             except BenchError as error:
                 reasons[number] = str(error)
-                log(f"{self.name} on {concept}, {self.label(number)}: the fit failed. {error}")
+                names = ", ".join(map(str, concepts))
+                log(f"{self.name} on {names}, {self.label(number)}: the fit failed. {error}")
         if not erasures:
             raise BenchError(f"every fit failed. {reasons[0]}")
-        return erasures, dict.fromkeys(reasons, FAILED)
+        return erasures, {(number, concept): FAILED for number in reasons for concept in concepts}
 
     def _fit(self, number: int, concept: Concept, say: Callable[[str], None]) -> Erasure:
         def progress(share: float, text: str) -> None:
-            say(f"setting {number + 1} of {len(self.settings)}, {text} {share:.0%}")
+            say(f"setting {number + 1} of {len(self.settings)} on {concept}, {text} {share:.0%}")
 
         progress(0, "fitting")
         preset = replace(self.suite.presets["full"], steps=self.steps)
@@ -239,11 +177,11 @@ class Tuner:
         return replace(erasure, weights=Weights({name: value.cpu() for name, value in erasure.weights.values.items()}))
 
     def _sample(
-        self, erasures: Mapping[int, Erasure], requests: Sequence[GenerationRequest], verdicts: Mapping[int, list[Verdict]],
-        advance: Callable[[int], None] = lambda pictures: None,
+        self, erasures: Mapping[Trial, Erasure], requests: Mapping[Concept, Sequence[GenerationRequest]],
+        verdicts: Mapping[Trial, list[Verdict]], advance: Callable[[int], None] = lambda pictures: None,
     ) -> None:  # fmt: skip
-        """Add the verdicts of every erasure on the requests; changed weights must be alone."""
-        rows = [Row(request, erasure) for erasure in erasures.values() for request in requests]
+        """Add the verdicts of every erasure on its concept's requests; changed weights must be alone."""
+        rows = [Row(request, erasure) for (_, concept), erasure in erasures.items() for request in requests[concept]]
         with ExitStack() as stack:
             self.model.sampling_unet(self.dtype)  # the copy must exist before weights are swapped, to be swapped too
             for erasure in erasures.values():
@@ -256,15 +194,17 @@ class Tuner:
         found: list[Verdict] = list(zip(styles, objects, strict=True))
         for broken in sampled.broken:  # no picture: nothing was seen, rightly or wrongly
             found[broken] = None, None
-        for place, number in enumerate(erasures):
-            verdicts[number] += found[place * len(requests) : (place + 1) * len(requests)]
+        rest = iter(found)
+        for trial in erasures:
+            verdicts[trial] += islice(rest, len(requests[trial[1]]))
 
     def _sample_unedited(self, requests: Sequence[GenerationRequest]) -> None:
-        missing = [request for request in requests if request.id not in self.unedited]
+        missing = list({request.id: request for request in requests if request.id not in self.unedited}.values())
         if missing:
-            verdicts: dict[int, list[Verdict]] = {0: []}
-            self._sample({0: Erasure()}, missing, verdicts)
-            self.unedited.update(zip((request.id for request in missing), verdicts[0], strict=True))
+            anything = 0, self.suite.concepts[0]
+            verdicts: dict[Trial, list[Verdict]] = {anything: []}
+            self._sample({anything: Erasure()}, {anything[1]: missing}, verdicts)
+            self.unedited.update(zip((request.id for request in missing), verdicts[anything], strict=True))
 
     def _score(self, concept: Concept, requests: Sequence[GenerationRequest], verdicts: Sequence[Verdict]) -> float:
         """The ranking score in [0, 1] relative to the unedited model on the same requests."""
@@ -277,10 +217,10 @@ class Tuner:
         return score
 
 
-def _groups(erasures: Mapping[int, Erasure]) -> list[dict[int, Erasure]]:
+def _groups(erasures: Mapping[Trial, Erasure]) -> list[dict[Trial, Erasure]]:
     """What may share UNet calls: all that leave the weights alone, each other one."""
-    row_wise = {number: erasure for number, erasure in erasures.items() if erasure.weights is None}
-    return [*([row_wise] if row_wise else []), *({number: erasures[number]} for number in erasures if number not in row_wise)]
+    row_wise = {trial: erasure for trial, erasure in erasures.items() if erasure.weights is None}
+    return [*([row_wise] if row_wise else []), *({trial: erasures[trial]} for trial in erasures if trial not in row_wise)]
 
 
 def _frame(requests: Sequence[GenerationRequest], verdicts: Sequence[Verdict]) -> pd.DataFrame:
@@ -290,7 +230,7 @@ def _frame(requests: Sequence[GenerationRequest], verdicts: Sequence[Verdict]) -
 
 def prepare(
     suite: Suite, name: str, budget: Budget, steps: int, device: str, dtype: DTypeName, batch_size: int, kept: Mapping[str, Any],
-    grid: GridName = "own", role: JudgeRole = "tuning",
+    grid: GridName = "own", role: JudgeRole = "tuning", share: Sequence[Concept] = (),
 ) -> Tuner:  # fmt: skip
     """Check that there is something to tune, load the model and the judge. Writes nothing.
 
@@ -301,7 +241,7 @@ def prepare(
     where = pick_device(device)
     model, judge, slots = load_model(suite.model_folder(), where), load_judge(suite, role, where), 2 * batch_size
     chosen = kept.get("budget", {}).get("dtype", dtype) if dtype == "auto" else dtype
-    return Tuner(suite, name, budget, settings, model, judge, steps, pick_dtype(chosen, model, slots), slots, grid, role)
+    return Tuner(suite, name, budget, settings, model, judge, steps, pick_dtype(chosen, model, slots), slots, grid, role, tuple(share))
 
 
 def tune(
@@ -318,17 +258,23 @@ def tune(
         if concept.kind not in supported:
             log(f"{concept} is left out: {tuner.name} does not support concepts of kind {concept.kind}.")
     wanted = [concept for concept in concepts if concept.kind in supported]
-    left = [concept for concept in wanted if str(concept) not in body["concepts"]]
-    reporter.total(tuner.pictures * len(wanted), tuner.pictures * (len(wanted) - len(left)))
-    for place, concept in enumerate(left, start=len(wanted) - len(left) + 1):
-        say = partial(_say, reporter, f"{concept} ({place} of {len(wanted)})")
+    wanted = sorted(wanted, key=tuner.suite.concepts.index) if tuner.share else wanted
+    groups = [tuple(own) for _, own in groupby(wanted, key=lambda concept: concept.kind if tuner.share else concept)]
+    left = [group for group in groups if any(str(concept) not in body["scores"] for concept in group)]
+    done = len(wanted) - sum(map(len, left))
+    reporter.total(tuner.pictures * len(wanted), tuner.pictures * done)
+    for place, group in enumerate(left, start=len(groups) - len(left) + 1):
+        names = ", ".join(map(str, group))
+        say = partial(_say, reporter, f"{names} ({place} of {len(groups)})")
         try:
-            found = tuner.search(concept, say, reporter.advance, log)
+            found = tuner.search(group, say, reporter.advance, log)
         except BenchError as error:
-            log(f"{concept} is left out: {error}")
+            log(f"{names} is left out: {error}")
             continue
-        body["concepts"][str(concept)] = changes(tuner.settings[found.best], tuner.settings[0])
-        body["scores"][str(concept)] = _scores_table(tuner, found)
+        own = changes(tuner.settings[found.best], tuner.settings[0])
+        covered = [concept for concept in tuner.suite.concepts if concept.kind == group[0].kind] if tuner.share else group
+        body["concepts"] |= {str(concept): own for concept in covered}
+        body["scores"] |= {str(concept): _scores_table(tuner, found, concept) for concept in group}
         write_atomic(path, toml(_in_order(body, tuner.suite)).encode())
     return body
 
@@ -337,17 +283,20 @@ def _say(reporter: Reporter, title: str, text: str) -> None:
     reporter.say(f"{title}: {text}")
 
 
-def _scores_table(tuner: Tuner, found: Found) -> dict[str, Any]:
+def _scores_table(tuner: Tuner, found: Found, concept: Concept) -> dict[str, Any]:
     """Untuned and tuned score, and every rung in words, best first."""
     rungs = []
     for rung, (_, pictures) in zip(found.rungs, tuner.rungs, strict=False):
-        ranked = sorted(rung.items(), key=lambda item: (-item[1], item[0]))
+        own = {number: score for (number, of), score in rung.items() if of == concept}
+        ranked = sorted(own.items(), key=lambda item: (-item[1], item[0]))
         told = (f"{tuner.label(number)}: {'failed' if score == FAILED else f'{score:.4f}'}" for number, score in ranked)
         rungs.append(f"{pictures} pictures; " + "; ".join(told))
-    return {"untuned": round(found.last_score(0), 4), "tuned": round(found.last_score(found.best), 4), "rungs": rungs}
+    before, after = (round(found.last_score(number, concept), 4) for number in (0, found.best))
+    return {"untuned": before, "tuned": after, "rungs": rungs}
 
 
 def _in_order(body: Mapping[str, Mapping[str, Any]], suite: Suite) -> dict[str, Mapping[str, Any]]:
     """The same file whatever the order in which concepts were asked for."""
-    names = [str(concept) for concept in suite.concepts if str(concept) in body["concepts"]]
-    return {"budget": body["budget"], **{part: {name: body[part][name] for name in names} for part in ("concepts", "scores")}}
+    names = [str(concept) for concept in suite.concepts]
+    parts = {part: {name: body[part][name] for name in names if name in body[part]} for part in ("concepts", "scores")}
+    return {"budget": body["budget"], **parts}

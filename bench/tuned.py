@@ -25,7 +25,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         body = tomllib.loads(path.read_text(encoding="utf-8"))
         budget, concepts, scores = (dict(body[part]) for part in ("budget", "concepts", "scores"))
-        if concepts.keys() != scores.keys():
+        if concepts.keys() != scores.keys() and not ("shared" in budget and concepts.keys() >= scores.keys()):
             raise ValueError("it has concepts without scores or scores without concepts")
         if any("tuned" not in row or "untuned" not in row for row in scores.values()):
             raise ValueError("a score is missing")

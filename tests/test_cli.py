@@ -14,6 +14,7 @@ import pytest
 from commands import bench, contents, process
 
 from bench.cli import main
+from bench.files import sealed_json, unsealed
 from bench.suites.minicanvas import HOOKPOINTS
 
 FEW = ("run", "--preset", "smoke", "--batch-size", "4")
@@ -66,6 +67,33 @@ def test_report_makes_the_same_tables(smoke: Path, tmp_path: Path) -> None:
         (copy / name).unlink()
     assert bench("report", "run", cwd=tmp_path).returncode == 0
     assert contents(copy, "leaderboard.*", "*.csv", "citations.bib", "grid.png") == before
+
+
+def test_rows_of_several_runs_make_one_table(smoke: Path, tmp_path: Path) -> None:
+    """A leaderboard grows by runs: the tables are those of one run that had all rows."""
+    for name, left_out in (("first", "uce.json"), ("second", "none.json")):
+        shutil.copytree(smoke / "records", tmp_path / name / "records")
+        (tmp_path / name / "records" / left_out).unlink()
+    found = bench("report", "first", str(smoke), "--to", "first", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    tables = ("leaderboard.*", "*.csv", "citations.bib", "records/*")
+    assert contents(tmp_path / "first", *tables) == contents(smoke, *tables)
+    assert bench("report", "first", "second", "--to", "both", cwd=tmp_path).returncode == 0
+    assert contents(tmp_path / "both", *tables) == contents(smoke, *tables)
+
+    record = tmp_path / "second" / "records" / "uce.json"
+    body = unsealed(record.read_bytes())
+    body["outcomes"]["style_pred"][0] = None
+    record.write_bytes(sealed_json(body))
+    for arguments, sentence in (
+        (("first", "second", "--to", "x"), 'both have a row "uce", and they differ'),
+        (("first", "second"), "--to FOLDER says where"),
+        (("first", "nowhere", "--to", "x"), "nowhere has no records"),
+    ):
+        found = bench("report", *arguments, cwd=tmp_path)
+        assert found.returncode == 2, found.stderr
+        assert sentence in " ".join(found.stderr.split())
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.slow

@@ -37,7 +37,8 @@ from bench.session import method_specs
 from bench.suites.minicanvas import SUITE, MiniCanvas
 from bench.suites.minicanvas.captions import TUNING
 from bench.suites.suite import JudgeFiles, JudgeRole
-from bench.tune import FAILED, Budget, Tuner, changes, prepare, settings_of, tuning_requests
+from bench.trials import Budget, changes, settings_of, tuning_requests
+from bench.tune import FAILED, Tuner, prepare
 from bench.tuned import read
 from bench.types import Target, canonical_json
 
@@ -301,11 +302,11 @@ def test_a_concept_without_a_fit_is_left_out(model: DiffusionModel, judge: Class
 def test_scores_of_failed_settings_lose(model: DiffusionModel, judge: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fake, "tuning", {"mode": ("broken",)})
     tuner = tuner_of(model, judge, budget=Budget(2, 4, 2), steps=2)
-    found = tuner.search(NEON, lambda text: None, lambda pictures: None, lambda text: None)
+    found = tuner.search([NEON], lambda text: None, lambda pictures: None, lambda text: None)
     assert found.best == 0
     (rung,) = found.rungs
-    assert rung[0] >= 0
-    assert rung[1] == found.last_score(1) == FAILED
+    assert rung[0, NEON] >= 0
+    assert rung[1, NEON] == found.last_score(1, NEON) == FAILED
 
 
 @pytest.fixture
@@ -333,15 +334,58 @@ def test_the_same_command_continues(quick: Tuner, tmp_path: Path) -> None:
 def test_a_stop_keeps_the_concepts_that_are_done(quick: Tuner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, real = tmp_path / "fake.toml", Tuner.search
 
-    def stop(self: Tuner, concept: Concept, *rest: Any) -> Any:
-        if concept != NEON:
+    def stop(self: Tuner, concepts: Sequence[Concept], *rest: Any) -> Any:
+        if concepts != (NEON,):
             raise KeyboardInterrupt
-        return real(self, concept, *rest)
+        return real(self, concepts, *rest)
 
     monkeypatch.setattr(Tuner, "search", stop)
     with pytest.raises(KeyboardInterrupt):
         search(quick, path, NEON, Concept("style", "pop"))
     assert read(path)["concepts"].keys() == {"style:neon"}
+
+
+class Torn(Fake):
+    """Each concept likes another setting; one is not bad for either."""
+
+    tuning = {"mode": ("all", "good", "weights")}
+
+    def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
+        if self.config.mode != "weights":
+            wrong = {"all": "pop", "good": "neon", "nothing": ""}[self.config.mode]
+            if concepts[0].name == wrong:
+                raise BenchError("It is not for this one.")
+        word, by = context.texts(concepts[0]).pairs[0]
+        return Erasure(text=None if self.config.mode == "nothing" else Swap(word, by))
+
+
+def test_a_shared_setting_is_the_best_for_all_that_were_asked(
+    model: DiffusionModel, judge: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "Fake", Torn)
+    pop, suite = Concept("style", "pop"), OwnSuite(tmp_path)
+    tuner = replace(tuner_of(model, judge, budget=Budget(4, 12, 2), steps=4), suite=suite, share=(pop, NEON, FISH))
+    place = suite.tuned_file("fake", shared=True)
+    assert place is not None
+    body, seen = search(tuner, place, pop, NEON, FISH)
+    assert place == tmp_path / "shared" / "fake.toml"
+    assert set(body["concepts"]) == {f"style:{name}" for name in suite.styles}, "all of the kind, though two were tried"
+    assert all(own == {"mode": "weights"} for own in body["concepts"].values()), "what fits both, though others fit one as well"
+    assert set(body["scores"]) == {"style:neon", "style:pop"}
+    assert read(place) == body
+    assert seen.totals == [(24, 0)]
+    assert search(tuner, place, pop, NEON)[1].sampled == 0, "it is done"
+    with pytest.raises(BenchError, match="was tuned with shared"):
+        search(replace(tuner, share=(NEON,)), place, NEON)
+    config = RunConfig(suite="minicanvas", preset="smoke", methods=("fake",), settings={}, targets=("style:mosaic",), seeds=1, steps=4)
+    for tuning in ("both", "shared"):
+        _, with_tuning, without = method_specs(config.model_copy(update={"tuning": tuning}), suite)
+        assert with_tuning.config_for(Target((Concept("style", "mosaic"),)))["mode"] == "weights"
+        assert without.label == "fake (untuned)"
+    (tmp_path / "fake.toml").write_bytes(place.read_bytes().replace(b'"weights"', b'"good"'))
+    for tuning, mode in (("both", "good"), ("shared", "weights")):
+        _, row, _ = method_specs(config.model_copy(update={"tuning": tuning}), suite)
+        assert row.config_for(Target((Concept("style", "mosaic"),)))["mode"] == mode, "per concept before per kind, unless asked"
 
 
 def test_another_budget_or_version_is_refused_until_again(quick: Tuner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: 
                 raise BenchError(f"The record of {name} is of an older version: give the run's command again.")
             texts.append(_detection_note(entry.record.detection))
         notes += [(f"{name}: {text}.", {key}) for text in texts]
-    return notes + _untuned_note(entries) + _choice_note(entries) + _numerics_note(entries)
+    return notes + _runs_note(entries) + _untuned_note(entries) + _choice_note(entries) + _numerics_note(entries)
 
 
 def _tuning_note(budget: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -83,10 +83,20 @@ def _tuning_note(budget: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         )
     before = json.loads(budget.get("untuned", "{}"))
     other = ", ".join(sorted(name for name, value in before.items() if config.get(name) != value))
+    shared = f" kind, on {', '.join(budget['shared'])}, each" if "shared" in budget else " concept,"
     return (
-        f"its parameters were tuned per concept, with up to {budget['settings']} settings and {budget['pictures']} pictures, on"
+        f"its parameters were tuned per{shared} with up to {budget['settings']} settings and {budget['pictures']} pictures, on"
         f" another judge, other noise and other prompts{f', and with another value of {other}' if other else ''}"
     )
+
+
+def _runs_note(entries: Mapping[str, Entry]) -> list[tuple[str, set[str]]]:
+    """Where rows come from several runs, as times do not compare between them."""
+    runs = {entry.record.provenance.get("plan") for entry in entries.values()}
+    if len(runs) == 1:
+        return []
+    text = f"Rows come from {len(runs)} runs: seconds were measured in each, and compare as ratios to its own unedited model alone."
+    return [(text, set())]
 
 
 def _untuned_note(entries: Mapping[str, Entry]) -> list[tuple[str, set[str]]]:

@@ -95,7 +95,7 @@ class Suite(ABC):
 
     @property
     def tuned_folder(self) -> Path | None:
-        """Holds `<method>.toml` of tuned parameters; None for a suite without."""
+        """Holds `<method>.toml` of tuned parameters per concept, and `shared/<method>.toml` per kind; None for a suite without."""
         return None
 
     @abstractmethod
@@ -155,16 +155,25 @@ class Suite(ABC):
         requests = {kind: self.statistics_requests(kind, preset) for kind in KINDS}
         return replace(self.assets, statistics={kind: content_hash([r.id for r in own]) for kind, own in requests.items() if own})
 
-    def tuned(self, method: str) -> Tuned | None:
-        """Tuned parameters of a method; None if it was never tuned here. BenchError if the file is damaged."""
-        path = self.tuned_folder / f"{method}.toml" if self.tuned_folder else None
-        if path is None or not path.is_file():
+    def tuned(self, method: str, shared: bool = False) -> Tuned | None:
+        """Tuned parameters of a method, per concept before those of a kind, or only those that concepts of a kind share.
+
+        None if it was never tuned here. BenchError if the file is damaged.
+        """
+        files = [self.tuned_file(method, share) for share in ((True,) if shared else (False, True))]
+        path = next((path for path in files if path is not None and path.is_file()), None)
+        if path is None:
             return None
         try:
             body = tomllib.loads(path.read_text(encoding="utf-8"))
             return Tuned(body["budget"], body["concepts"])
         except (ValueError, KeyError) as error:
             raise BenchError(f"{path} is damaged ({error}): restore it or tune again (python -m bench tune {method}).") from error
+
+    def tuned_file(self, method: str, shared: bool) -> Path | None:
+        """Where `tune` puts a method's parameters and `run` reads them."""
+        folder = self.tuned_folder
+        return None if folder is None else (folder / "shared" if shared else folder) / f"{method}.toml"
 
     def example_requests(self, concept: Concept, count: int, shown: bool, steps: int) -> tuple[GenerationRequest, ...]:
         """Of pictures to train on that show a concept, or that do not: cells come up evenly, each with new seeds."""

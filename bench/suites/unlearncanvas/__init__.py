@@ -152,10 +152,10 @@ class UnlearnCanvas(Suite):
         """See `Suite.tuned_folder`: beside the published files."""
         return folder() / self.name / "tuned" / self.profile
 
-    def tuned(self, method: str) -> Tuned | None:
+    def tuned(self, method: str, shared: bool = False) -> Tuned | None:
         """See `Suite.tuned`; without a file of one's own, the published parameters of saeuron for objects, where they are here."""
-        own = super().tuned(method)
-        path = locate_if_here(ASSETS["class-params"]) if method == "saeuron" and own is None else None
+        own = super().tuned(method, shared)
+        path = locate_if_here(ASSETS["class-params"]) if method == "saeuron" and own is None and not shared else None
         return own if path is None else published_parameters(path if path.is_file() else path / "class_params.pth")
 
     def texts(self, concept: Concept) -> ConceptTexts:
