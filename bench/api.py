@@ -1,11 +1,21 @@
 """All that a method, classifier or attack may import from the harness."""
 
+from bench.adversary import AttackContext as AttackContext
+from bench.adversary import Candidate as Candidate
+from bench.adversary import Goal as Goal
+from bench.adversary import PromptBank as PromptBank
+from bench.adversary import States as States
+from bench.adversary import WhiteBox as WhiteBox
 from bench.codec import in_threads as in_threads
 from bench.diffusion.model import DiffusionModel as DiffusionModel
 from bench.diffusion.rows import Row as Row
 from bench.diffusion.sampler import sample as sample
 from bench.diffusion.schedule import DDIMSchedule as DDIMSchedule
+from bench.diffusion.soft import SoftText as SoftText
+from bench.diffusion.soft import learned_name as learned_name
 from bench.diffusion.text import PlainText as PlainText
+from bench.diffusion.victim import Gradient as Gradient
+from bench.diffusion.victim import Victim as Victim
 from bench.errors import BenchError as BenchError
 from bench.files import sha256_file as sha256_file
 from bench.files import sha256_text as sha256_text

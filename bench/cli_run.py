@@ -28,6 +28,7 @@ from bench.cli_progress import Bar, progress_bar
 from bench.config import (
     DEFAULT_METHODS,
     WHOLE,
+    BudgetName,
     EngineName,
     Images,
     Resume,
@@ -41,6 +42,7 @@ from bench.config import (
     whole_path,
 )
 from bench.errors import BenchError, unknown
+from bench.files import sha256_file
 from bench.progress import duration
 from bench.types import SCHEDULERS, content_hash
 
@@ -69,6 +71,15 @@ Scheduler = Annotated[
 Settings = Annotated[list[str] | None, typer.Option("--set", help="method.param=value, repeatable; `show METHOD` names the parameters.")]
 EngineChoice = Annotated[EngineName, typer.Option("--engine", help="local: this machine; ray: a Ray cluster, or Ray on this machine.")]
 Workers = Annotated[int | None, typer.Option(min=1, max=10_000, help="Processes. Default: one for each GPU, or one on a CPU.")]
+Attacks = Annotated[
+    str | None,
+    typer.Option(help="Also attack what is erased, comma-separated: `list attacks` names them; `unlearndiffatk:gradient=published` is one "
+                      "with a parameter changed, prompts-v1 the fixed set of the robustness column."),
+]  # fmt: skip
+AttackBudget = Annotated[
+    BudgetName, typer.Option(help="Of attacks. quick: 5 prompts of each of the preset quick's concepts, at most 200 gradient steps and 10 "
+                                  "judged pictures each; full: all prompts of all concepts, the published budgets.")
+]  # fmt: skip
 TuningRows = Annotated[
     Tuning,
     typer.Option(
@@ -82,7 +93,8 @@ TuningRows = Annotated[
 def _config(
     suite: str, methods: str, concepts: str | None, preset: str, seeds: int | None, steps: int | None, settings: list[str] | None,
     batch_size: int | None, scheduler: str | None, images: Images = "sample", tuning: Tuning = "both", sequential: str | None = None,
-    examine: str | None = None,
+    examine: str | None = None, attacks: str | None = None, attack_budget: BudgetName = "quick",
+    attack_prompts: Path | None = None,
 ) -> RunConfig:  # fmt: skip
     found = registry.suite(suite)
     if preset not in found.presets:
@@ -110,7 +122,26 @@ def _config(
         targets=tuple(map(str, targets)),
         seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images, tuning=tuning,
         scheduler=scheduler or defaults.scheduler, sequential=order, examine=examiner_names(examine),
+        attacks=_attack_names(attacks, attack_prompts, found), attack_budget=attack_budget,
     )  # fmt: skip
+
+
+def _attack_names(text: str | None, prompts: Path | None, suite: Suite) -> tuple[str, ...]:
+    """Attacks with what sets of them stand for. BenchError for unknown ones, and for prompts of concepts that the suite has not."""
+    from bench.metrics.robustness import SETS
+
+    names = [own for name in filter(None, map(str.strip, (text or "").split(","))) for own in SETS.get(name, (name,))]
+    for name in names:
+        registry.require_attack(parse_variant(name)[0], SETS)
+    if prompts is not None:
+        from bench.attacks.replay import read_prompts
+
+        known = set(map(str, suite.concepts))
+        for target in sorted({key[0] for key in read_prompts(prompts)}):
+            if target not in known:
+                raise unknown(f"concept of {suite.key} in {prompts}", target, sorted(known))
+        names.append(f"replay:file={prompts.absolute()}:digest={sha256_file(prompts)}")
+    return tuple(dict.fromkeys(names))
 
 
 def run(
@@ -128,7 +159,8 @@ def run(
     ray_address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster, or auto. Default: this machine alone.")] = None,
     assets: AssetFolder = None, files: AssetFiles = None, anchor_prompts: AnchorPrompts = None,
     sequential: Annotated[str | None, typer.Option(help="A,B,C: remove A, then B too, then C too, and see what comes back.")] = None,
-    examine: Examine = None,
+    examine: Examine = None, attacks: Attacks = None, attack_budget: AttackBudget = "quick",
+    attack_prompts: Annotated[Path | None, typer.Option(help="Also try the prompts of a file, such as a run's attack_prompts.csv.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Begin also what is expected to take longer than half a day.")] = False,
 ) -> None:  # fmt: skip
     """Remove each concept with each method, sample, score, and print the table. The same command again continues.
@@ -139,7 +171,10 @@ def run(
     Examples: `python -m bench run` · `python -m bench run --methods uce,esd --concepts neon,fish --seeds 3` ·
     `python -m bench run --methods uce --set uce.tokens=last`
     """
-    config = _config(suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning, sequential, examine)
+    config = _config(
+        suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning, sequential, examine, attacks,
+        attack_budget, attack_prompts,
+    )  # fmt: skip
     place = folder or Path("results") / "runs" / _run_name(config)
     from bench.engine.job import Job
     from bench.engine.stopping import Stopped, stopping
@@ -216,10 +251,11 @@ def plan(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, scheduler: Scheduler = None, tuning: TuningRows = "both",
     sequential: Annotated[str | None, typer.Option(help="As of `run`.")] = None, assets: AssetFolder = None, files: AssetFiles = None,
-    anchor_prompts: AnchorPrompts = None,
+    anchor_prompts: AnchorPrompts = None, attacks: Attacks = None, attack_budget: AttackBudget = "quick",
 ) -> None:  # fmt: skip
     """Show what `run` with the same options would sample. Writes nothing."""
-    config = _config(suite, methods, concepts, preset, seeds, steps, settings, None, scheduler, tuning=tuning, sequential=sequential)
+    config = _config(suite, methods, concepts, preset, seeds, steps, settings, None, scheduler, tuning=tuning, sequential=sequential,
+                     attacks=attacks, attack_budget=attack_budget)  # fmt: skip
     with err.status("loading torch, the model and the judges"):
         from bench.session import prepare
 
@@ -231,6 +267,10 @@ def plan(
         table.add_row(label, str(len({unit.fit.id for unit in own})), str(len(own)), str(sum(len(unit.requests) for unit in own)))
     table.add_row("in all", "", f"{len(units)} in {len(session.plan.bundles)} bundles", str(session.plan.pictures))
     out.print(table)
+    for bundle in session.attacks:
+        goals, most = sum(len(unit.requests) for unit in bundle), sum(unit.pictures for unit in bundle)
+        what = f"{bundle[0].attack.label} on {bundle[0].fit.spec.label}"
+        out.print(f"{what}: {goals} goals, at most as long as {most} pictures", highlight=False)
     holes: dict[str, list[str]] = {}
     for (_, target), reason in session.plan.unsupported.items():
         holes.setdefault(reason, []).append(target)

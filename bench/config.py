@@ -24,6 +24,7 @@ CompileChoice = Literal["auto", "yes", "no"]
 Resume = Literal["missing", "never", "always", "only-cache"]
 """What to do in a folder that holds a run: what is missing; stop; everything again; nothing but tables of what is there."""
 EngineName = Literal["local", "ray"]
+BudgetName = Literal["quick", "full"]
 T = TypeVar("T")
 DEFAULT_METHODS = "none,saeuron,saeuron-detect"
 
@@ -46,6 +47,8 @@ class RunConfig(BaseModel):
     scheduler: str = Field("ddim", description="Of another one, pictures are of another protocol.")
     fit_seed: int = 0
     examine: tuple[str, ...] = Field((), description="What else is found out about each picture (`bench.examiners`).")
+    attacks: tuple[str, ...] = Field((), description="What erased models are attacked with.")
+    attack_budget: BudgetName = "quick"
     sequential: tuple[str, ...] = Field((), description="Concepts that are removed one after the other; targets are the sets so far.")
 
 

@@ -42,6 +42,16 @@ class Unit:
     requests: tuple[GenerationRequest, ...]
     id: str
 
+    @property
+    def blame(self) -> str:
+        """Under what it is noted that this could not be done."""
+        return self.fit.id
+
+    @property
+    def pictures(self) -> int:
+        """How many."""
+        return len(self.requests)
+
 
 @dataclass(frozen=True)
 class Plan:

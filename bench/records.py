@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +26,10 @@ from bench.types import Record, content_hash
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "numpy", "pillow", "pandas", "safetensors")
 COLUMNS = ("target", "style", "object", "seed", "style_pred", "object_pred", "far", "first_edit")
+ATTACK_COLUMNS = (
+    "target", "style", "object", "seed", "clean", "success", "confirmed", "gradient_steps", "judged", "clean_prompt", "prompt",
+    "style_pred", "object_pred", "seed_key", "learned", "note",
+)  # fmt: skip
 _READ = ("request", "style", "object", "seed", "style_pred", "object_pred", "first_edit", "slots")
 ARTIFACT = "artifact"
 """The network that tells artifacts."""
@@ -65,9 +70,43 @@ def make_records(session: Session, store: Store, failed: Mapping[str, str], refe
         others = [one.column for one in session.scorer.examiners]
         outcomes = pd.concat(seen, ignore_index=True) if seen else pd.DataFrame(columns=[*COLUMNS, *others, "request"])
         found.append(_record(session, spec, outcomes, distances, costs.get(label, {}), failed, provenance))
+    attacks = _attacks(session, store, failed, damaged)
     if damaged:
         raise DamagedUnitsError(damaged)
-    return found
+    return [replace(record, attacks=attacks.get(record.label, {})) for record in found]
+
+
+def _attacks(session: Session, store: Store, failed: Mapping[str, str], damaged: set[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Outcomes of attacks by label and attack."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    frames: dict[tuple[str, str], list[pd.DataFrame]] = {}
+    for unit in (unit for bundle in session.attacks for unit in bundle):
+        label, spec = unit.fit.spec.label, unit.attack
+        body = {
+            "name": spec.name,
+            "version": spec.version,
+            "config": dict(spec.config),
+            "card": asdict(spec.card),
+            "missing": {},
+            "seconds": 0.0,
+        }
+        own = found.setdefault(label, {}).setdefault(spec.label, body)
+        reason = failed.get(unit.fit.id) or failed.get(unit.id)
+        if reason:
+            own["missing"][str(unit.target)] = reason
+            continue
+        frame = store.read_unit(unit.id, None, stored_digest(store.folder / "erasures" / unit.fit.id))
+        if frame is None:
+            damaged.add(unit.id)
+            continue
+        own["seconds"] += (store.read_json(f"cost/attack-{unit.id}.json", ["seconds"]) or {"seconds": 0.0})["seconds"]
+        frames.setdefault((label, spec.label), []).append(frame.assign(target=str(unit.target)))
+    for (label, name), parts in frames.items():
+        every = pd.concat(parts, ignore_index=True)
+        every["learned"] = [[round(float(value), 6) for value in own] for own in every["learned"]]
+        found[label][name]["outcomes"] = {column: plain(every[column]) for column in ATTACK_COLUMNS}
+    nothing: dict[str, list[Any]] = {column: [] for column in ATTACK_COLUMNS}
+    return {label: {name: {"outcomes": nothing, **body} for name, body in own.items()} for label, own in found.items()}
 
 
 def _artifact_reference(session: Session) -> ArtifactReference | None:

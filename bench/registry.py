@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import re
 import sys
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +29,13 @@ CLASSIFIERS = {
 }  # fmt: skip
 """Name → what loads it, given a folder or file and a device."""
 SUITES = {"minicanvas": "bench.suites.minicanvas", "unlearncanvas": "bench.suites.unlearncanvas"}
-ATTACKS: dict[str, str] = {}
+ATTACKS = {
+    "unlearndiffatk": "bench.attacks.unlearndiffatk:UnlearnDiffAtk", "null": "bench.attacks.unlearndiffatk:Null",
+    "p4d-n": "bench.attacks.p4d:P4DN", "p4d-k": "bench.attacks.p4d:P4DK", "cce": "bench.attacks.cce:CCE",
+    "ring-a-bell": "bench.attacks.ring_a_bell:RingABell", "mma": "bench.attacks.mma:MMA", "random": "bench.attacks.simple:Random",
+    "seed-search": "bench.attacks.simple:SeedSearch", "paraphrase": "bench.attacks.simple:Paraphrase",
+    "replay": "bench.attacks.replay:Replay",
+}  # fmt: skip
 
 
 def load_object(address: str) -> Any:
@@ -179,6 +186,18 @@ def method_summary(name: str) -> str:
         return _first_line(spec.origin)
     except Exception as error:  # to find a module its package is imported
         raise _broken(name, error) from error
+
+
+def require_attack(name: str, sets: Iterable[str] = ()) -> None:
+    """BenchError if there is no such attack; `sets` may be meant too. Imports nothing."""
+    if name not in ATTACKS:
+        raise unknown("attack", name, [*ATTACKS, *sets])
+
+
+def attack(name: str) -> Any:
+    """The `Attack` class of a name. BenchError if there is none."""
+    require_attack(name)
+    return load_object(ATTACKS[name])
 
 
 def summary(module: str) -> str:

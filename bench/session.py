@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from bench import assets
+from bench.attack_plan import AttackUnit, attack_specs, plan_attacks
 from bench.config import CompileChoice, DTypeName, RunConfig, labelled, parse_targets, parse_variant
 from bench.diffusion.loading import load_model
 from bench.diffusion.model import DiffusionModel
@@ -57,6 +58,8 @@ class Session:
     numerics: dict[str, Any]
     plan: Plan
     protocol: str
+    attacks: tuple[tuple[AttackUnit, ...], ...] = ()
+    """Bundles of what is attacked."""
 
 
 def preset_of(config: RunConfig, suite: Suite) -> Preset:
@@ -146,8 +149,11 @@ def prepare(
     model, scorer = load_model(suite.model_folder(), where), Scorer.load(suite, where, config.examine)
     protocol = suite.protocol(config.preset, preset)
 
+    def identity_with(numerics: Mapping[str, Any]) -> Identity:
+        return Identity(model.digest, scorer.digests, protocol, suite.codec, numerics, config.fit_seed)
+
     def plan_with(numerics: Mapping[str, Any]) -> Plan:
-        identity = Identity(model.digest, scorer.digests, protocol, suite.codec, numerics, config.fit_seed)
+        identity = identity_with(numerics)
         return make_plan(suite, specs, targets, preset, identity, bool(config.sequential))
 
     slots = 2 * config.batch_size if config.batch_size else None
@@ -163,4 +169,7 @@ def prepare(
         sampler.compiled = pick_compiled(compile_, sampler, calls)
         sampler.slots = invariant_slots(sampler)
     numerics = describe(sampler) if sampling or not kept else dict(kept)
-    return Session(config, suite, preset, targets, model, scorer, sampler, numerics, plan_with(numerics), protocol)
+    plan, budget = plan_with(numerics), config.attack_budget
+    attacks = attack_specs(config.attacks, budget)
+    bundles = plan_attacks(suite, plan, attacks, targets, preset, identity_with(numerics), budget)
+    return Session(config, suite, preset, targets, model, scorer, sampler, numerics, plan, protocol, bundles)

@@ -1,7 +1,7 @@
 """The files of a run. A unit file is named by its identity and its own digest, so what exists and verifies is done.
 
 <run>/config.json  plan.json  units/<xx>/<id>.<erasure>.<pictures>.<sha256>.parquet
-      erasures/<id>/  cost/  failures/  records/  leaderboard.*  grid.png
+      erasures/<id>/  cost/  failures/  records/  attacks/  leaderboard.*  grid.png
 
 There are no locks and no status: any number of processes may write into one folder. `xx` are the first two digits of the id,
 so that no folder grows too long to be looked through. Names say what a unit was made of, so that a run is resumed by listing
@@ -28,7 +28,7 @@ _DIGITS = 16
 """Of an erasure's digest, in names."""
 FORMAT = 1
 """Of the folder as a whole; raised when files of it come to mean something else."""
-_FOLDERS = ("units", "erasures", "cost", "failures", "records")
+_FOLDERS = ("units", "erasures", "cost", "failures", "records", "attacks")
 _FILES = ("config.json", "plan.json")
 _CONFIG_KEYS = ("suite", "preset", "targets", "seeds", "steps", "batch_size", "numerics", "protocol")
 # What may differ between commands that share a folder: methods and pictures kept. All else decides what is compared.

@@ -220,12 +220,17 @@ class Record:
     """Per target, digests of the files that the fit read beside the model."""
     detection: Mapping[str, Any] | None = None
     """Of a method with activation edits: how often they act on pictures that do not show the target (`bench.metrics.detection`)."""
+    attacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By an attack's label: attack (its name), version, config, card, seconds (of all goals), missing (target → why), outcomes (columns of
+    equal length: target, style, object, seed, clean, success, confirmed, gradient_steps, judged, prompt …; `bench.metrics.robustness`)."""
     schema: int = 1
 
     def to_json(self) -> str:
         """One JSON object with sorted keys, columns on one line each."""
         body = asdict(self)
         outcomes = body.pop("outcomes")
+        if not self.attacks:
+            del body["attacks"]
         text = json.dumps(body, indent=1, sort_keys=True, allow_nan=False)
         columns = ",\n".join(f'  "{name}": {json.dumps(outcomes[name], separators=(",", ":"))}' for name in sorted(outcomes))
         return seal(text[:-2] + ',\n "outcomes": {\n' + columns + "\n }\n}\n").decode()

@@ -44,9 +44,8 @@ class ProjectedText(TextEdit):
     curve: str
     """One of `CURVES`; empty: at every step."""
 
-    @torch.no_grad()
     def encode(self, model: DiffusionModel, texts: Sequence[str], role: Role, steps: int) -> list[Cond]:
-        """See `TextEdit.encode`; conditional texts alone are edited."""
+        """See `TextEdit.encode`; conditional texts alone are edited. A gradient goes through the projected states, not the projectors."""
         plain = PlainText().encode(model, texts, role, steps)
         if role != "conditional":
             return plain
@@ -63,11 +62,12 @@ class ProjectedText(TextEdit):
         edited = states.clone()
         edited[triggers, -width:] = projected[triggers].to(states)
         real = slice(0, len(masked) + 2)
-        beta = 1 - float(torch.cosine_similarity(projected[real], own[real]).mean())
+        beta = 1 - float(torch.cosine_similarity(projected[real], own[real]).mean().detach())
         last = last_step(beta, self.up_to, *CURVES[self.curve]) if self.curve else steps
         return switched(cond, edited, [step <= last for step in range(steps)])
 
 
+@torch.no_grad()
 def pooled(model: DiffusionModel, ids: Tensor) -> Tensor:
     """int64 [n, L] → float64 [n, P]: the state at the end mark; of SDXL the second encoder's, projected. BenchError for other widths."""
     if model.text_encoder_2 is None:

@@ -47,7 +47,6 @@ class SteeredText(TextEdit):
     slots: str
     """See `SteerersConfig`."""
 
-    @torch.no_grad()
     def encode(self, model: DiffusionModel, texts: Sequence[str], role: Role, steps: int) -> list[Cond]:
         """See `TextEdit.encode`; extra texts are plain."""
         plain = PlainText().encode(model, texts, role, steps)
@@ -55,7 +54,7 @@ class SteeredText(TextEdit):
             return plain
         shift = self.vector * (self.strength if role == "conditional" else -self.strength)
         with behind(layers_of(model)[self.layer], lambda h: h + shift):
-            states = [model.text_encoder(model.tokenize([text]).to(model.device)).last_hidden_state for text in texts]
+            states = [model.text_output([text]).last_hidden_state for text in texts]
         return [replace(cond, embeds=own) for cond, own in zip(plain, states, strict=True)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from bench.diffusion.attention import use_small_attention
 from bench.diffusion.hooks import CompiledUNet
+from bench.diffusion.soft import LEARNED, SoftText
 from bench.errors import BenchError
 
 DECODED_AT_ONCE = 16 * 1024
@@ -59,6 +61,8 @@ class DiffusionModel:
         self.text_encoder_2 = text_encoder_2.float().eval().requires_grad_(False) if text_encoder_2 is not None else None
         self.empty_is_zero = empty_is_zero
         """Whether the empty unconditional text is all zeros (SDXL's `force_zeros_for_empty_prompt`)."""
+        self.learned: dict[str, Tensor] = {}
+        """Embeddings [d] of tokens that are in no vocabulary, by the name that prompts call them (`learned_name`)."""
         self._encoded: dict[str, Encoded] = {}
         self._edited: tuple[str, dict[str, Encoded]] = "", {}
         """Digest and texts of the last other text encoders."""
@@ -89,21 +93,73 @@ class DiffusionModel:
         return int(self.tokenizer.model_max_length)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """int64 [n, L], padded and cut to the model's length."""
-        return _ids(self.tokenizer, texts)
+        """int64 [n, L], padded and cut to the model's length; a learned token counts as one and looks like the vocabulary's first word."""
+        plain = [text for text in texts if not isinstance(text, SoftText)]
+        rows = iter(_ids(self.tokenizer, [LEARNED.sub(self._blank, text) for text in plain])) if plain else iter(())
+        return torch.stack([text.ids.cpu() if isinstance(text, SoftText) else next(rows) for text in texts])
+
+    @cached_property
+    def _blank(self) -> str:
+        """A word of one token."""
+        special = {*self.tokenizer.all_special_ids}
+        words = (self.tokenizer.decode([i]).strip() for i in range(len(self.tokenizer)) if i not in special)
+        return next(word for word in words if word.isalnum() and len(self.tokenizer(word).input_ids) == 3)
+
+    def soft(self, text: str) -> SoftText:
+        """A text with the embeddings of its tokens. BenchError for a token that nobody has learned here."""
+        ids = self.tokenize([text])[0].to(self.device)
+        table = self.text_encoder.get_input_embeddings().weight
+        embeds = table[ids].detach()
+        blank = int(_ids(self.tokenizer, [self._blank])[0, 1])
+        pieces, place = LEARNED.split(text), 1
+        for name, before in zip(LEARNED.findall(text), pieces, strict=False):
+            if name not in self.learned:
+                raise BenchError(f"Nobody knows the token {name}: give the embedding that it was learned with.")
+            place += len(self.tokenizer(LEARNED.sub(self._blank, before)).input_ids) - 2
+            if place < len(ids) and int(ids[place]) == blank:
+                embeds = embeds.index_copy(0, torch.tensor([place], device=ids.device), self.learned[name].to(embeds)[None])
+            place += 1
+        return SoftText(text, ids, embeds)
+
+    def text_output(self, texts: Sequence[str]) -> Any:
+        """What the (first) text encoder puts out for texts; of `SoftText` alone with a gradient to their embeddings."""
+        texts = [self.soft(text) if LEARNED.search(text) and not isinstance(text, SoftText) else text for text in texts]
+        ids, soft = self.tokenize(texts).to(self.device), [text for text in texts if isinstance(text, SoftText)]
+        if not soft:
+            with torch.no_grad():
+                return self.text_encoder(ids)
+        if len(soft) < len(texts):
+            soft = [text if isinstance(text, SoftText) else self.soft(text) for text in texts]
+        embeds = torch.stack([text.embeds for text in soft])
+        handle = self.text_encoder.get_input_embeddings().register_forward_hook(lambda module, inputs, output: embeds.to(output))
+        try:
+            return self.text_encoder(ids)
+        finally:
+            handle.remove()
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Each distinct text is encoded once per encoder, alone, so that neighbours cannot matter; those of `SoftText` all at once.
+
+        BenchError for the latter where there are two text encoders.
+        """
+        distinct = list(dict.fromkeys(texts))
+        soft = [text for text in distinct if isinstance(text, SoftText)]
+        if soft and self.text_encoder_2 is not None:
+            raise BenchError("This model has two text encoders: attacks on embeddings are made here for models with one.")
+        states = self.text_output(soft).last_hidden_state if soft else ()
+        found: dict[str, Encoded] = {text: Encoded(own, {}) for text, own in zip(soft, states, strict=True)}
+        for text in distinct:
+            if not isinstance(text, SoftText):
+                if text not in self._encoded:
+                    self._encoded[text] = self._encode(text)
+                found[text] = self._encoded[text]
+        return [found[text] for text in texts]
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Each distinct text is encoded once per encoder, alone, so that neighbours cannot matter."""
-        for text in dict.fromkeys(texts):
-            if text not in self._encoded:
-                self._encoded[text] = self._encode(text)
-        return [self._encoded[text] for text in texts]
-
     def _encode(self, text: str) -> Encoded:
-        ids = self.tokenize([text]).to(self.device)
         if self.text_encoder_2 is None:
-            return Encoded(self.text_encoder(ids).last_hidden_state[0], {})
+            return Encoded(self.text_output([text]).last_hidden_state[0], {})
+        ids = self.tokenize([text]).to(self.device)
         first = self.text_encoder(ids, output_hidden_states=True)
         second = self.text_encoder_2(_ids(self.tokenizer_2, [text]).to(self.device), output_hidden_states=True)
         states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)

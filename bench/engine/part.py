@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
@@ -10,6 +10,7 @@ from functools import cached_property, partial
 import torch
 
 from bench import cost, packed
+from bench.attack_plan import AttackUnit
 from bench.config import Shard
 from bench.diffusion.numerics import picture_seconds
 from bench.distances import Reference, reference_sets
@@ -52,7 +53,7 @@ class Part:
             self.session.preset, "none" if job.resume == "only-cache" else job.config.images, job.config.fit_seed, listener.say,
             listener.advance, listener.warn, stop,
         )  # fmt: skip
-        self.bundles = self.session.plan.bundles
+        self.bundles: tuple[Sequence[Unit | AttackUnit], ...] = (*self.session.plan.bundles, *self.session.attacks)
         self.fits = {unit.fit.id: unit.fit for unit in self.session.plan.units}
 
     @cached_property
@@ -64,19 +65,30 @@ class Part:
         """Write down what is run, and find what of it is left to do. To do all again, what is there goes first."""
         self._describe()
         if self.job.resume == "always":
-            self.store.remove(file.path for unit in self.session.plan.units for file in self.store.unit_files(unit.id))
+            every = [unit for bundle in self.bundles for unit in bundle]
+            self.store.remove(file.path for unit in every for file in self.store.unit_files(unit.id))
             for fit in self.fits.values():
                 packed.remove(self.worker.place(fit))
         plan, shard = self.session.plan, self.job.shard
         mirrored = Shard(shard.of - shard.number + 1, shard.of)  # so that not the same ones get what cannot be divided
-        own = [*shard.own(range(plan.row_wise)), *mirrored.own(range(plan.row_wise, len(self.bundles)))]
+        sampled = len(plan.bundles)
+        own = [
+            *shard.own(range(plan.row_wise)),
+            *mirrored.own(range(plan.row_wise, sampled)),
+            *shard.own(range(sampled, len(self.bundles))),
+        ]
         units = {unit.id: unit for index in own for unit in self.bundles[index]}
         left = {unit.id: unit for unit in self.worker.left(list(units.values()))}
         total, rest = _pictures(units), _pictures(left)
         if self.job.resume == "only-cache":
             left = {}
         portions = [
-            Portion(index, tuple(unit.fit.id for unit in bundle), bundle[0].fit.id if index >= plan.row_wise else "")
+            Portion(
+                index,
+                tuple(unit.fit.id for unit in bundle),
+                bundle[0].fit.id if not bundle[0].fit.spec.row_wise else "",
+                tuple(unit.blame for unit in bundle),
+            )
             for index, bundle in ((index, self.bundles[index]) for index in own)
             if any(unit.id in left for unit in bundle)
         ]
@@ -84,11 +96,15 @@ class Part:
         self.store.forget_failures(needed)
         fits = tuple(id_ for id_, fit in needed.items() if not packed.exists(self.worker.place(fit)))
         names = {unit.fit.id: unit.fit.name for portion in portions for unit in self.bundles[portion.bundle]}
+        names |= {
+            unit.id: _attack_name(unit) for portion in portions for unit in self.bundles[portion.bundle] if isinstance(unit, AttackUnit)
+        }
         suite, steps = self.session.suite, self.session.preset.steps
         _ = self.reference if left else None  # what is wrong with true pictures is told before any picture is sampled
         seconds = picture_seconds(self.session.sampler, steps, suite.guidance_scale) if left else 0.0
+        planned = plan.pictures + _attacked(self.session.attacks)
         return Outline(
-            self.session.protocol, self.session.numerics, plan.pictures, total, total - rest, fits, names, tuple(portions), seconds,
+            self.session.protocol, self.session.numerics, planned, total, total - rest, fits, names, tuple(portions), seconds,
             self._gathered(fits),
         )  # fmt: skip
 
@@ -106,8 +122,10 @@ class Part:
         try:
             if task.kind == "fit":
                 persist.fit(self.worker, self.fits[task.fit])
+            elif task.bundle >= len(self.session.plan.bundles):
+                persist.attack(self.worker, self.session.attacks[task.bundle - len(self.session.plan.bundles)])
             else:
-                units = self.bundles[task.bundle][slice(task.unit, task.unit + 1) if task.kind == "unit" else slice(None)]
+                units = self.session.plan.bundles[task.bundle][slice(task.unit, task.unit + 1) if task.kind == "unit" else slice(None)]
                 persist.sample(self.worker, units)
         except Stopped:
             pass
@@ -131,16 +149,18 @@ class Part:
             pass
         return Finish(written, _pictures(self._left()), dict(self.worker.failed))
 
-    def _left(self) -> dict[str, Unit]:
+    def _left(self) -> dict[str, Unit | AttackUnit]:
         """What is not there and may come; from what failed, here or for another shard, nothing will."""
-        missing = {unit.id: unit for unit in self.worker.left(self.session.plan.units)}
-        known = {unit.fit.id for unit in missing.values()} - self.worker.failed.keys()
+        every = [unit for bundle in self.bundles for unit in bundle]
+        missing = {unit.id: unit for unit in self.worker.left(every)}
+        known = {name for unit in missing.values() for name in (unit.fit.id, unit.blame)} - self.worker.failed.keys()
         if known:
             self.worker.failed.update({fit: failure for fit, failure in self.store.failures().items() if fit in known})
         if self.job.resume == "only-cache":
-            for fit in known - self.worker.failed.keys():
-                self.worker.failed[fit] = Failure(self.fits[fit].name, "not all of its pictures are sampled yet", None)
-        return {id_: unit for id_, unit in missing.items() if unit.fit.id not in self.worker.failed}
+            for unit in missing.values():
+                name = unit.fit.name if isinstance(unit, Unit) else _attack_name(unit)
+                self.worker.failed.setdefault(unit.blame, Failure(name, "not all of its pictures are sampled yet", None))
+        return {id_: unit for id_, unit in missing.items() if self.worker.failed.keys().isdisjoint((unit.fit.id, unit.blame))}
 
     def _make_again(self, damaged: Collection[str]) -> None:
         for id_ in damaged:
@@ -149,10 +169,13 @@ class Part:
                     if file.read() is None:
                         self.listener.warn(f"{file.path.name} is damaged: set aside as {self.store.set_aside(file.path)}")
         self.worker.written.difference_update(damaged)
-        for bundle in self.bundles if self.job.resume != "only-cache" else ():
+        for bundle in self.session.plan.bundles if self.job.resume != "only-cache" else ():
             own = [unit for unit in bundle if unit.id in damaged]
             if own:
                 persist.sample(self.worker, own)
+        for attacked in self.session.attacks if self.job.resume != "only-cache" else ():
+            if any(unit.id in damaged for unit in attacked):
+                persist.attack(self.worker, attacked)
 
     def _write_records(self) -> bool:
         """Whether they were written; if not, damaged units were set aside and sampled again."""
@@ -202,7 +225,12 @@ class Part:
         units = [
             {"unit": u.id, "fit": u.fit.id, "method": u.fit.spec.label, "target": str(u.fit.target or ""), "pictures": len(u.requests),
              "bundle": index}
-            for index, bundle in enumerate(self.bundles) for u in bundle
+            for index, bundle in enumerate(self.session.plan.bundles) for u in bundle
+        ]  # fmt: skip
+        units += [
+            {"unit": u.id, "fit": u.fit.id, "method": u.fit.spec.label, "target": str(u.target), "pictures": u.pictures,
+             "bundle": index, "attack": u.attack.label}
+            for index, attacked in enumerate(self.session.attacks, len(self.session.plan.bundles)) for u in attacked
         ]  # fmt: skip
         self.store.write_json("plan.json", {"units": units, "plan": self.session.plan.hash})
 
@@ -211,5 +239,13 @@ def _source(spec: MethodSpec) -> dict[str, object]:
     return {"version": spec.version, "source": source_digest(address(spec.address))}
 
 
-def _pictures(units: Mapping[str, Unit]) -> int:
-    return sum(len(unit.requests) for unit in units.values())
+def _pictures(units: Mapping[str, Unit | AttackUnit]) -> int:
+    return sum(unit.pictures for unit in units.values())
+
+
+def _attacked(bundles: Iterable[Iterable[AttackUnit]]) -> int:
+    return sum(unit.pictures for bundle in bundles for unit in bundle)
+
+
+def _attack_name(unit: AttackUnit) -> str:
+    return f"{unit.attack.label} on {unit.fit.spec.label} on {unit.target}"

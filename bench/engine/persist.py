@@ -5,10 +5,13 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Sequence
 
+from bench.attack_plan import AttackUnit
+from bench.engine import assault
 from bench.engine.stopping import Stopped
 from bench.engine.worker import Worker
 from bench.errors import BenchError, CannotWriteError, DeviceLostError
 from bench.plan import Fit, Unit
+from bench.store import Failure
 
 ATTEMPTS = 3
 """Of a fit. Of a bundle all but the last are of the whole; the last is of one unit at a time, so that only what breaks is lost."""
@@ -38,6 +41,36 @@ def sample(worker: Worker, bundle: Sequence[Unit]) -> None:
         failure = _try(worker, lambda unit=unit: worker.execute(worker.left([unit])))  # type: ignore[misc]
         if failure is not None:
             _again_or_not(worker, unit.fit, failure, ATTEMPTS)
+
+
+def attack(worker: Worker, bundle: Sequence[AttackUnit]) -> None:
+    """The same of a bundle that is attacked: whole, as what is attacked together changes what is found."""
+    name = f"{bundle[0].attack.label} on {bundle[0].fit.spec.label}"
+    for attempt in range(1, ATTEMPTS + 1):
+        if not worker.left(bundle):
+            return
+        failure = _try(worker, lambda: _attack(worker, name, bundle))
+        if failure is None:
+            return
+        if attempt < ATTEMPTS:
+            worker.warn(f"{name}: {failure[0]}: trying again")
+        else:
+            _leave_out(worker, name, bundle, f"broke {ATTEMPTS} times ({failure[0]})", failure[1])
+
+
+def _attack(worker: Worker, name: str, bundle: Sequence[AttackUnit]) -> None:
+    try:
+        assault.attack(worker, bundle)
+    except (CannotWriteError, DeviceLostError):
+        raise
+    except BenchError as error:  # it would say so again
+        _leave_out(worker, name, bundle, str(error), None)
+
+
+def _leave_out(worker: Worker, name: str, bundle: Sequence[AttackUnit], reason: str, trace: str | None) -> None:
+    for unit in bundle:
+        worker.fail_as(unit.id, Failure(name, reason, trace))
+    worker.warn(f"{name} is left out: {reason}")
 
 
 def _again_or_not(worker: Worker, fit: Fit, failure: tuple[str, str], attempt: int) -> None:

@@ -9,11 +9,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import torch
 
 from bench import packed
+from bench.attack_plan import AttackUnit
 from bench.config import Images
 from bench.cost import FIT_COST, SHARED_SECONDS
 from bench.diffusion.call import EditError
@@ -40,6 +42,9 @@ _MANY = 1_000
 """Units from which on all folders are listed once, rather than a folder for each."""
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")
 """In what a CPU's allocator says."""
+
+
+AnyUnit = TypeVar("AnyUnit", bound=Unit | AttackUnit)
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Worker:
         """The folder of an erasure."""
         return self.store.folder / "erasures" / fit.id
 
-    def left(self, units: Sequence[Unit]) -> list[Unit]:
+    def left(self, units: Sequence[AnyUnit]) -> list[AnyUnit]:
         """Those without a file that has the pictures that the policy keeps, of the erasure that is stored, if one is.
 
         Each once, as rows that agree on a target share its units. Folders are listed, no unit is read. Fitted again, as where its
@@ -160,8 +165,12 @@ class Worker:
 
     def fail(self, fit: Fit, reason: str, traceback: str | None = None) -> None:
         """There will be no pictures of an erasure; whoever makes the tables learns why."""
-        self.failed[fit.id] = Failure(fit.name, reason, traceback)
-        self.store.write_failure(fit.id, self.failed[fit.id])
+        self.fail_as(fit.id, Failure(fit.name, reason, traceback))
+
+    def fail_as(self, name: str, failure: Failure) -> None:
+        """The same of something else than a fit."""
+        self.failed[name] = failure
+        self.store.write_failure(name, failure)
 
     def check_device(self, what: str) -> None:
         """DeviceLostError if this process can do nothing more on its device, as after an illegal access on CUDA."""

@@ -5,6 +5,7 @@ Everything is sorted, so that the same records in any order give the same leader
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,15 +14,18 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import BenchError
+from bench.leaderboard.attacks import attack_cells, attack_columns
 from bench.leaderboard.notes import Entry, footnotes_of, kind_of
 from bench.leaderboard.table import COST, DISTANCES, TABLES, Cell, Leaderboard, Row, kind_columns
-from bench.metrics import artifacts, unlearning
+from bench.metrics import artifacts, robustness, unlearning
 from bench.metrics.unlearning import CELL, METRICS, NONE
 from bench.types import Floors, MetricRules, Record, Target, content_hash
 
 OUTCOMES = ["target", *CELL, "style_pred", "object_pred"]
 FAR, CLIP = "far", "clip"
 """Columns of outcomes that not all records have."""
+LEARNED = re.compile(r"<learned-[0-9a-f]{12}>")
+"""See `bench.diffusion.soft`."""
 CLIP_NAMES = ("clip_target", "clip_retained", "clip_all")
 
 
@@ -38,7 +42,9 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     kinds = [kind for kind in TABLES if kind in {kind_of(target) for target in wanted}]
     entries = {key: _entry(key, record, wanted, per_target, means) for key, record in by_key.items()}
     footnotes = footnotes_of(entries, per_target, kinds)
-    rows = _rows(entries, kinds, footnotes)
+    assaults = attack_frames(by_key)
+    found = robustness.attacked(assaults)
+    rows = _rows(entries, kinds, footnotes, found)
     far, clip = (any(value is not None for frame in frames.values() for value in frame[name]) for name in (FAR, CLIP))
     distances = {key for record in records for own in record.distances.values() for key in own}
     made_from = {"records": sorted(row.record for row in rows), "rules": asdict(rules), "floors": asdict(floors)}
@@ -47,13 +53,39 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
         provenance=content_hash(made_from),
         invalid=unlearning.below_floor(frames[NONE], rules, floors),
         resampled="" if means.empty else str(means["resampled"].iloc[0]),
-        columns=tuple(column for kind in kinds for column in kind_columns(kind, far, clip, distances)) + COST,
+        columns=tuple(column for kind in kinds for column in kind_columns(kind, far, clip, distances)) + attack_columns(found) + COST,
         rows=rows,
         footnotes=tuple(text for text, _ in footnotes),
         targets=_labelled(per_target, by_key),
         became=_labelled(unlearning.confusions(frames), by_key),
+        attacks=_labelled(found, by_key),
+        attack_curves=_labelled(robustness.curves(assaults), by_key),
+        attack_prompts=_labelled(_prompts(assaults), by_key),
         citations=_citations(records),
     )
+
+
+def attack_frames(by_key: Mapping[str, Record]) -> dict[str, dict[str, pd.DataFrame]]:
+    """Outcomes of attacks by label and attack."""
+    found = {}
+    for key, record in by_key.items():
+        found[key] = {name: pd.DataFrame(own["outcomes"]) for name, own in record.attacks.items() if own["outcomes"]["target"]}
+    return found
+
+
+def _prompts(assaults: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
+    """The prompt that ended each attack, in the form that `--attack-prompts` takes."""
+    parts = [
+        frame.assign(method=key, attack=name, learned=[_learned_json(*own) for own in zip(frame["prompt"], frame["learned"], strict=True)])
+        for key, own_frames in sorted(assaults.items()) for name, frame in sorted(own_frames.items())
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["method", "attack"])
+
+
+def _learned_json(prompt: str, values: Sequence[float]) -> str:
+    """{"<learned-…>": embedding}, empty without one."""
+    names = LEARNED.findall(prompt)
+    return json.dumps({names[0]: list(values)}) if names and values else ""
 
 
 def outcome_frames(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
@@ -106,7 +138,10 @@ def _frame(record: Record) -> pd.DataFrame:
 def _digest(record: Record) -> str:
     """Content hash of a record, without the slow deep copy of `asdict`."""
     try:
-        return content_hash({**vars(record), "card": asdict(record.card), "cost": {}})  # time is no result: it is another in every run
+        attacks = {name: {**own, "seconds": None} for name, own in record.attacks.items()}
+        more = {"attacks": attacks} if attacks else {}
+        own = {key: value for key, value in vars(record).items() if key != "attacks"}
+        return content_hash({**own, **more, "card": asdict(record.card), "cost": {}})  # time is no result: it is another in every run
     except (TypeError, ValueError) as error:
         raise BenchError(f'The record "{record.label}" is not plain JSON ({error}): make the record again.') from error
 
@@ -125,8 +160,10 @@ def _entry(key: str, record: Record, wanted: Sequence[str], per_target: pd.DataF
     return Entry(record, targets, missing, {str(row["kind"]): {str(name): value for name, value in row.items()} for row in own})
 
 
-def _rows(entries: Mapping[str, Entry], kinds: Sequence[str], footnotes: Sequence[tuple[str, set[str]]]) -> tuple[Row, ...]:
-    cells = {key: _cells(entry, kinds) for key, entry in entries.items()}
+def _rows(
+    entries: Mapping[str, Entry], kinds: Sequence[str], footnotes: Sequence[tuple[str, set[str]]], attacks: pd.DataFrame
+) -> tuple[Row, ...]:
+    cells = {key: _cells(entry, kinds) | attack_cells(attacks, key) for key, entry in entries.items()}
     ranks = {kind: _ranks(entries, cells, kind) for kind in kinds}
     return tuple(
         Row(
@@ -189,7 +226,8 @@ def _ranks(entries: Mapping[str, Entry], cells: Mapping[str, Mapping[tuple[str, 
 def _citations(records: Sequence[Record]) -> tuple[str, ...]:
     """BibTeX entries of the cards, sorted, one per citation key: BibTeX stops at a repeated one."""
     entries: dict[str, str] = {}
-    for text in sorted({record.card.bibtex.strip() for record in records}):
+    attacks = {str(own["card"]["bibtex"]).strip() for record in records for own in record.attacks.values()}
+    for text in sorted({record.card.bibtex.strip() for record in records} | attacks):
         for entry in re.split(r"(?m)^(?=\s*@)", text):
             match = re.match(r"\s*@\w+\s*\{\s*([^,\s]+)\s*,", entry)
             if match:

@@ -19,12 +19,14 @@ from rich.table import Table
 
 from bench.files import write_atomic
 from bench.leaderboard.table import Cell, Column, Leaderboard, Row
+from bench.metrics.robustness import SETS, UNION
 from bench.metrics.unlearning import NONE
 
 TITLES = {
     "style": "Unlearning of styles",
     "object": "Unlearning of objects",
     "mixed": "Unlearning of styles and objects at once",
+    **{f"{kind} attacks": f"UA under attack, {kind} targets" for kind in ("style", "object", "mixed")},
     "cost": "Cost",
 }
 BRIEF = ("ua", "ira", "cra", "score", "ar_target")
@@ -41,6 +43,12 @@ COLUMN_NOTES = {
     "kid": f"FID (clean) and KID are those of clean-fid, KID over all pictures; values {_EVENLY}",
 }
 """What a reader must know of a column, by its key."""
+ATTACK_NOTE = (
+    "UA is the share of attacked pictures in which the judge does not see the concept: without attack, at the end of each attack, and, in"
+    f" the column {UNION}, under all of {', '.join(SETS[UNION])}, a picture counting only if it survives each. Beside the unedited model's"
+    " name is what attacks do to prompts that name the concept's anchor instead: they must bring it down. In brackets 95 % intervals from"
+    " resampling pictures: for these concepts, not for new ones."
+)
 CSV_FIELDS = "protocol provenance status table label method version control rank column value low high n unit direction resampled"
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
@@ -159,6 +167,10 @@ def write_all(leaderboard: Leaderboard, folder: Path) -> list[Path]:
         "targets.csv": targets_csv(leaderboard),
         "became.csv": became_csv(leaderboard),
     }
+    if len(leaderboard.attacks):
+        texts |= {"attacks.csv": _frame_csv(leaderboard, leaderboard.attacks)}
+        texts |= {"attack_curves.csv": _frame_csv(leaderboard, leaderboard.attack_curves)}
+        texts |= {"attack_prompts.csv": _frame_csv(leaderboard, leaderboard.attack_prompts)}
     for name, text in texts.items():
         write_atomic(folder / name, text.encode())
     return [folder / name for name in texts]
@@ -183,18 +195,24 @@ def _caption(leaderboard: Leaderboard, table: str) -> str:
             "Methods with outcomes for every target are ranked by score, the harmonic mean of UA and of IRA and CRA relative to "
             f"the unedited model; Avg, the plain mean, is not ranked, because it rewards doing nothing{ga}."
         )
-    if table != "cost" and leaderboard.resampled:
+    if table.endswith("attacks"):
+        parts.append(ATTACK_NOTE)
+    elif table != "cost" and leaderboard.resampled:
         parts += [text for key, text in COLUMN_NOTES.items() if key in keys]
         parts.append(f"In brackets 95 % intervals from resampling {leaderboard.resampled}: for these concepts, not for new ones.")
     return " ".join(parts)
 
 
 def _header(table: str, columns: list[Column]) -> list[str]:
-    return [*([] if table == "cost" else ["Rank"]), "Method", *(column.title for column in columns)]
+    return [*(["Rank"] if _ranked(table) else []), "Method", *(column.title for column in columns)]
+
+
+def _ranked(table: str) -> bool:
+    return table != "cost" and not table.endswith("attacks")
 
 
 def _columns(leaderboard: Leaderboard, table: str, brief: bool) -> list[Column]:
-    return [column for column in leaderboard.columns_of(table) if not brief or table == "cost" or column.key in BRIEF]
+    return [column for column in leaderboard.columns_of(table) if not brief or not _ranked(table) or column.key in BRIEF]
 
 
 def _groups(leaderboard: Leaderboard, table: str, markup: _Markup, brief: bool = False) -> list[list[list[str]]]:
@@ -203,7 +221,7 @@ def _groups(leaderboard: Leaderboard, table: str, markup: _Markup, brief: bool =
     places = {column.key: leaderboard.places(column) for column in columns}
 
     def written(row: Row) -> list[str]:
-        rank = [] if table == "cost" else [str(row.ranks.get(table, ""))]
+        rank = [str(row.ranks.get(table, ""))] if _ranked(table) else []
         cells = [
             _value(row.cells[table, column.key], column, markup, places[column.key].get(row.label), not brief or column.key == "score")
             for column in columns

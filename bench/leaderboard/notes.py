@@ -65,6 +65,7 @@ def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: 
         shared = entry.record.cost.get("shared_seconds") or 0.0
         if shared >= 1:
             texts.append(f"its fit times are without {shared:.0f} s for what its fits share")
+        texts += _attack_notes(entry.record)
         if entry.record.detection:
             if "pooled" not in entry.record.detection:
                 raise BenchError(f"The record of {name} is of an older version: give the run's command again.")
@@ -139,12 +140,27 @@ def _percent(found: Mapping[str, Any], share: float) -> str:
 
 def _missing_note(entry: Entry, kind: str) -> str:
     lacking, have = entry.lacks(kind), len(entry.targets_of(kind))
-    reasons: dict[str, list[str]] = {}
-    for target in lacking:
-        reasons.setdefault(" ".join(entry.missing[target].split()).rstrip("."), []).append(target)
+    reasons = _by_reason({target: entry.missing[target] for target in lacking})
     # Names matter only where some targets are there: an unsupported kind needs the reason alone.
     why = "; ".join(f"{reason}: {', '.join(targets)}" if have else reason for reason, targets in sorted(reasons.items()))
     return f"{len(lacking)} of {len(lacking) + have} {kind} targets are missing ({why})"
+
+
+def _attack_notes(record: Record) -> list[str]:
+    """What attacks could not be made, or not as they were asked for."""
+    remarks = [(attack, note) for attack, own in sorted(record.attacks.items()) for note in sorted({*own["outcomes"]["note"]} - {""})]
+    return [f"{attack} ran as {note.rstrip('.')}" for attack, note in remarks] + [
+        f"{attack} has no outcome on {', '.join(sorted(targets))} ({reason})"
+        for attack, own in sorted(record.attacks.items()) for reason, targets in sorted(_by_reason(own["missing"]).items())
+    ]  # fmt: skip
+
+
+def _by_reason(missing: Mapping[str, str]) -> dict[str, list[str]]:
+    """Targets by why they are missing."""
+    reasons: dict[str, list[str]] = {}
+    for target, reason in missing.items():
+        reasons.setdefault(" ".join(reason.split()).rstrip("."), []).append(target)
+    return reasons
 
 
 def _numerics_note(entries: Mapping[str, Entry]) -> list[tuple[str, set[str]]]:

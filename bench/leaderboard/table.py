@@ -12,8 +12,8 @@ import pandas as pd
 
 from bench.metrics.unlearning import NONE
 
-TABLES = ("style", "object", "mixed", "cost")
-"""One per kind of target, and the cost, which has no ranks."""
+TABLES = ("style", "object", "mixed", "style attacks", "object attacks", "mixed attacks", "cost")
+"""One per kind of target, what attacks bring back, and the cost; ranks are in the first alone."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,12 @@ class Leaderboard:
     """`per_target` of `bench.metrics.unlearning` and of `bench.metrics.artifacts`, with the methods' labels."""
     became: pd.DataFrame
     """`bench.metrics.unlearning.confusions`, with the methods' labels."""
+    attacks: pd.DataFrame
+    """`bench.metrics.robustness.attacked`, with the methods' labels; empty without attacks."""
+    attack_curves: pd.DataFrame
+    """`bench.metrics.robustness.curves`, likewise."""
+    attack_prompts: pd.DataFrame
+    """The prompts that ended attacks: method, attack and the outcome's columns."""
     citations: tuple[str, ...]
     """BibTeX entries, sorted, each once."""
 
@@ -89,11 +95,13 @@ class Leaderboard:
 
     def groups(self, table: str) -> list[list[Row]]:
         """Rows from top to bottom: `none` as the ceiling; what is ranked, by rank; what is not; controls. None is empty."""
+        own = self.columns_of(table)
 
         def group(row: Row) -> int:
             return 0 if row.method == NONE else 3 if row.control else 1 if table in row.ranks else 2
 
-        rows = sorted(self.rows, key=lambda row: (group(row), row.ranks.get(table, 0), row.label))
+        shown = [row for row in self.rows if not table.endswith("attacks") or any(row.cells[table, c.key].value is not None for c in own)]
+        rows = sorted(shown, key=lambda row: (group(row), row.ranks.get(table, 0), row.label))
         return [list(members) for _, members in groupby(rows, key=group)]
 
     def places(self, column: Column) -> dict[str, int]:
@@ -103,7 +111,7 @@ class Leaderboard:
         shown: dict[str, float] = {}
         for row in self.rows:
             value = row.cells[column.table, column.key].value
-            if value is not None and (column.table in row.ranks or (column.table == "cost" and row.ranks)):
+            if value is not None and (column.table in row.ranks or (column.table not in ("style", "object", "mixed") and row.ranks)):
                 shown[row.label] = round(value * column.scale, column.digits)
         best = sorted(set(shown.values()), reverse=column.direction == "higher")[:2]
         return {label: best.index(value) + 1 for label, value in shown.items() if value in best}

@@ -114,6 +114,18 @@ class Suite(ABC):
     def texts(self, concept: Concept) -> ConceptTexts:
         """What methods are told about a concept."""
 
+    def synonyms(self, concept: Concept) -> tuple[str, ...]:
+        """Other words for a concept that its model knows; attacks may not spell them."""
+        return ()
+
+    def paraphrases(self, concept: Concept, style: str, obj: str) -> tuple[str, ...]:
+        """Prompts of a cell that mean the concept without its name; none where the suite has none."""
+        return ()
+
+    def known_texts(self) -> tuple[str, ...]:
+        """Texts with every token that the model has seen; none where it has seen its whole vocabulary."""
+        return ()
+
     @abstractmethod
     def prompt(self, style: str, obj: str) -> str:
         """The evaluation prompt of a cell; style "" for none."""

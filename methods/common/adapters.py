@@ -143,7 +143,7 @@ class FacilitatedTransport(TextEdit):
         found = []
         for cond, text in zip(plain, texts, strict=True):
             prompt = self._seen(model, text)
-            scale = torch.tensor([max(_likeness(prompt, one) for one in own) for own in known])
+            scale = torch.stack([torch.stack([_likeness(prompt, one) for one in own]).max() for own in known]).cpu()
             found.append(replace(cond, adapter_scale=scale**self.power))
         return found
 
@@ -154,9 +154,8 @@ class FacilitatedTransport(TextEdit):
         return model.text_states([text]).flatten(), frozenset(ids)
 
 
-def _likeness(prompt: tuple[Tensor, frozenset[int]], text: tuple[Tensor, frozenset[int]]) -> float:
-    cosine = float(torch.cosine_similarity(prompt[0], text[0], dim=0))
-    return max(cosine, len(prompt[1] & text[1]) / max(1, len(text[1])))
+def _likeness(prompt: tuple[Tensor, frozenset[int]], text: tuple[Tensor, frozenset[int]]) -> Tensor:
+    return torch.cosine_similarity(prompt[0], text[0], dim=0).clamp(min=len(prompt[1] & text[1]) / max(1, len(text[1])))
 
 
 def _padded(factor: Tensor, rank: int) -> Tensor:

@@ -24,7 +24,7 @@ def word_tokens(model: DiffusionModel, text: str) -> list[int]:
 
 def last_subject(model: DiffusionModel, text: str) -> int:
     """Position of the last token before the end mark (the begin mark for an empty text)."""
-    return int(model.tokenizer([text], truncation=True, return_tensors="pt").attention_mask.sum()) - 2
+    return int((model.tokenize([text])[0] == model.tokenizer.eos_token_id).nonzero()[0]) - 1
 
 
 def positions_of(model: DiffusionModel, words: str, text: str) -> list[int]:

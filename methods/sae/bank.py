@@ -73,6 +73,8 @@ class Found(NamedTuple):
     """(edit, step) int64 [S] of each slot in the tables."""
     is_open: Tensor
     """bool [S]: whether the slot's gate is open."""
+    slack: Tensor | None = None
+    """float32 [S, P, F], zero, with the gradient that `fires` would have if its thresholds were sigmoids. None where none is wanted."""
 
 
 class LatentBank(EditBank):
@@ -157,7 +159,14 @@ class LatentBank(EditBank):
             now = torch.zeros_like(state["open"]).index_put((slots.row,), seen.flatten(1).any(1), accumulate=True)
             state["open"] = state["open"] | now
             is_open = state["open"][slots.row] | ~self.gated[edit]
-        return Found(tokens, z[..., : latents.shape[1]], fires & is_open[:, None, None], latents, place, is_open)
+        own = z[..., : latents.shape[1]]
+        slack = None
+        if torch.is_grad_enabled() and z.requires_grad:
+            gate = _soft(z[..., latents.shape[1] :], gate_thresholds).flatten(1)
+            # A latent that fires behind an open gate stops acting where either is missed.
+            is_on = _soft(own, thresholds) * (gate.amax(1) if gate.shape[1] else torch.ones_like(own[:, 0, 0]))[:, None, None]
+            slack = torch.where(fires & is_open[:, None, None], is_on - is_on.detach(), 0)
+        return Found(tokens, own, fires & is_open[:, None, None], latents, place, is_open, slack)
 
     def detect(self, hookpoint: str, x_in: Tensor, x_out: Tensor, timestep: Tensor, wanted: Tensor) -> Tensor:
         """See `EditBank.detect`: the gate opens or, without one, a latent fires."""
@@ -176,6 +185,13 @@ class LatentBank(EditBank):
         """Mask [S, H, W]: where any chosen latent of a slot's edit is above its threshold, whatever the gate."""
         slots = Slots(timestep, which, which, which)
         return self.find(hookpoint, x_in, x_out, slots, None).fires.any(2).view(len(x_out), *x_out.shape[2:])
+
+
+def _soft(z: Tensor, thresholds: Tensor) -> Tensor:
+    """`σ((z − θ) / |θ|)` of [S, P, K] and [S, K]; 0 where θ is infinite."""
+    finite = thresholds.isfinite()[:, None, :]
+    theta = torch.where(thresholds.isfinite(), thresholds, 1.0)[:, None, :]
+    return torch.where(finite, torch.sigmoid((z - theta) / theta.abs().clamp(min=1e-3)), 0.0)
 
 
 def _pad(table: Tensor, shape: tuple[int, ...], value: float) -> Tensor:

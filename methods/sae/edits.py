@@ -75,6 +75,8 @@ class SteerBank(LatentBank):
         found, sae, tokens = self.find(hookpoint, x_in, x_out, slots, state), self.sae(hookpoint), tokens_of(x_out)
         factors = self.factors[self.names.index(hookpoint)][found.place]
         change = torch.where(found.fires, found.z * (factors[:, None, :] - 1), 0)
+        if found.slack is not None:  # straight through: whether a latent fires has no gradient of its own
+            change = change + found.slack * change.detach()
         edited = tokens.float()
         # In products of one width: a neighbour with more latents must not change the order in which a row's own are summed.
         change = torch.nn.functional.pad(change, (0, -change.shape[2] % _WIDTH))
@@ -124,6 +126,9 @@ class ReplaceBank(LatentBank):
             kept = (~seen).float()
             mean = torch.einsum("sp,spc->sc", kept / kept.sum(1, keepdim=True), found.tokens.float()).to(new.dtype)
             new = torch.where((seen & (source == 2))[..., None], mean[:, None, :], new)
+        if found.slack is not None:  # straight through: whether a token is replaced has no gradient of its own
+            slack = self._dilated_slack(found.slack.sum(2), x_out.shape[2:], self.dilation[edit])
+            new = new + (slack[..., None] * (new - found.tokens).detach()).to(new.dtype)
         if self.sae(hookpoint).config.residual:
             new = torch.where(seen[..., None], (tokens_of(x_in) + new).to(x_out.dtype), tokens_of(x_out))
         return new.transpose(1, 2).reshape(x_out.shape)
@@ -135,6 +140,14 @@ class ReplaceBank(LatentBank):
             square = torch.nn.functional.max_pool2d(seen.view(-1, 1, *size).float(), 2 * r + 1, 1, r).flatten(1) > 0
             grown = torch.where(((radius >= r) & ~square.all(1))[:, None], square, grown)
         return grown
+
+    def _dilated_slack(self, slack: Tensor, size: torch.Size, radius: Tensor) -> Tensor:
+        """What `_dilated` does to a mask, for the gradient of one: zero [S, P]."""
+        found = slack
+        for r in range(1, self.widest + 1):
+            square = torch.nn.functional.avg_pool2d(slack.view(-1, 1, *size), 2 * r + 1, 1, r, divisor_override=1).flatten(1)
+            found = torch.where((radius >= r)[:, None], square, found)
+        return found
 
 
 def take(tokens: Tensor, source: Tensor) -> Tensor:

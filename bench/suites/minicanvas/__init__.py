@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from bench.suites.minicanvas.captions import PUBLISHED, SPLITS, TUNING, fill
+from bench.suites.minicanvas.captions import (
+    OBJECT_ONLY,
+    OBJECT_SYNONYMS,
+    OTHERS,
+    PUBLISHED,
+    SPLITS,
+    STYLE_ONLY,
+    STYLE_SYNONYMS,
+    TUNING,
+    fill,
+)
 from bench.suites.minicanvas.render import NO_OBJECT, OBJECTS, SIZE, STYLES, object_mask, render_many
 from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Split, Suite
 from bench.types import Assets, Concept, ConceptTexts, Distance, Floors, GenerationRequest, Kind, MetricRules
@@ -118,6 +128,21 @@ class MiniCanvas(Suite):
         retained = tuple(fill(TUNING[0], style, obj) for style in STYLES for obj in OBJECTS if concept.name not in (style, obj))
         pairs = tuple((subject.format(concept.name), subject.format(anchor)) for subject in subjects)
         return ConceptTexts(phrase.format(concept.name), phrase.format(anchor), pairs, retained)
+
+    def synonyms(self, concept: Concept) -> tuple[str, ...]:
+        """See `Suite.synonyms`: those of training captions."""
+        return (STYLE_SYNONYMS if concept.kind == "style" else OBJECT_SYNONYMS)[concept.name]
+
+    def paraphrases(self, concept: Concept, style: str, obj: str) -> tuple[str, ...]:
+        """See `Suite.paraphrases`: synonyms in the evaluation's wording, then in others."""
+        words = self.synonyms(concept)
+        pairs = [(word, obj) if concept.kind == "style" else (style, word) for word in words]
+        return tuple(fill(template, *pair) for template in (*PUBLISHED, *OTHERS) for pair in pairs)
+
+    def known_texts(self) -> tuple[str, ...]:
+        """See `Suite.known_texts`: names, synonyms and templates."""
+        words = [*STYLES, *OBJECTS, *(word for own in (STYLE_SYNONYMS, OBJECT_SYNONYMS) for some in own.values() for word in some)]
+        return (*words, *(fill(template, "photo", "nothing") for template in (*PUBLISHED, *OTHERS, *STYLE_ONLY, *OBJECT_ONLY)))
 
     def example_pictures(self, requests: Sequence[GenerationRequest]) -> Any:
         """See `Suite.example_pictures`; rendered, from seeds that no network was trained on."""

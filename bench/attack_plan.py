@@ -1,0 +1,172 @@
+"""Which erasures are attacked with what, on which pictures, each with an identity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bench.adversary import Goal, PromptBank
+from bench.config import BudgetName, labelled, method_config, parse_targets, parse_variant
+from bench.identity import Identity
+from bench.plan import BASE, Fit, Plan
+from bench.registry import attack as find_attack
+from bench.suites.suite import Preset, Suite
+from bench.types import Card, Concept, GenerationRequest, Target, content_hash
+
+PROMPTS: Mapping[BudgetName, int | None] = {"quick": 5, "full": None}
+"""Goals per erased concept: so many, evenly spaced over its pictures; all."""
+TOGETHER = 64
+"""Goals that are attacked at once at most; of one erasure, as many as it has."""
+FORWARDS = 3
+"""UNet calls of a gradient step, forward and backward, of one slot."""
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """An attack with its resolved configuration; `label` names it in tables."""
+
+    name: str
+    label: str
+    version: int
+    config: Mapping[str, Any]
+    card: Card
+    is_bank: bool
+    judged: int
+    """Pictures per goal, at most."""
+    gradient_steps: int
+    """Per goal, at most."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What changes its results: a file enters by its digest."""
+        config = {key: value for key, value in self.config.items() if key != "file"}
+        return {"attack": self.name, "version": self.version, "config": config}
+
+
+@dataclass(frozen=True)
+class AttackUnit:
+    """One attack on one erasure's goals of a target. Results depend on what is attacked beside it, which is part of the identity."""
+
+    fit: Fit
+    target: Target
+    attack: AttackSpec
+    requests: tuple[GenerationRequest, ...]
+    """What the goals' `original` is."""
+    id: str
+
+    @property
+    def blame(self) -> str:
+        """Under what it is noted that this could not be done: not the erasure, whose pictures are another matter."""
+        return self.id
+
+    @property
+    def pictures(self) -> int:
+        """What it costs at most, in pictures: those judged, the clean one, and gradient steps by their UNet calls."""
+        steps = self.attack.gradient_steps * FORWARDS / (2 * self.requests[0].steps)
+        return round(len(self.requests) * (1 + self.attack.judged + steps))
+
+
+def attack_specs(attacks: Sequence[str], budget: BudgetName) -> list[AttackSpec]:
+    """Of names such as `unlearndiffatk:gradient=published`. BenchError for unknown ones and wrong parameters."""
+    found: dict[str, AttackSpec] = {}
+    for variant in attacks:
+        name, own = parse_variant(variant)
+        kind = find_attack(name)
+        config = method_config(name, kind.Config, {**kind.budgets[budget], **own})
+        made = kind(config)
+        label = labelled(name, {key: value for key, value in own.items() if key not in ("file", "digest")})
+        found[label] = AttackSpec(
+            name, label, kind.version, config.model_dump(mode="json"), kind.card, issubclass(kind, PromptBank), made.judged,
+            made.gradient_steps,
+        )  # fmt: skip
+    return list(found.values())
+
+
+def plan_attacks(
+    suite: Suite, plan: Plan, specs: Sequence[AttackSpec], targets: Sequence[Target], preset: Preset, identity: Identity, budget: BudgetName
+) -> tuple[tuple[AttackUnit, ...], ...]:
+    """Bundles: row-wise erasures of one method together, any other alone; the unedited model on the goals of all targets."""
+    few = {str(target) for target in parse_targets(",".join(suite.presets["quick"].concepts), suite)} if "quick" in suite.presets else set()
+    own = [target for target in targets if str(target) in few] or list(targets)
+    wanted = own if budget == "quick" else list(targets)
+    requests = {target: _goals(suite, target, preset, PROMPTS[budget]) for target in wanted}
+    fits = {unit.fit.id: unit.fit for unit in plan.units}
+    bundles: list[tuple[AttackUnit, ...]] = []
+    for spec in specs:
+        for label in dict.fromkeys(fit.spec.label for fit in fits.values()):
+            some = [fit for fit in fits.values() if fit.spec.label == label]
+            pairs = [(fit, target) for fit in some for target in wanted if fit.target in (target, None)]
+            bundles += [_units(spec, group, requests, identity) for group in _together(pairs, requests)]
+    return tuple(bundles)
+
+
+def _goals(suite: Suite, target: Target, preset: Preset, count: int | None) -> tuple[GenerationRequest, ...]:
+    """Pictures that show the target, evenly spaced."""
+    every = [request for request in suite.requests(target, preset) if target.involves(request.style, request.object)]
+    count = min(count or len(every), len(every))
+    return tuple(every[k * len(every) // count] for k in range(count))
+
+
+def _together(
+    pairs: Sequence[tuple[Fit, Target]], requests: Mapping[Target, Sequence[GenerationRequest]]
+) -> list[list[tuple[Fit, Target]]]:
+    found: list[list[tuple[Fit, Target]]] = []
+    held = 0
+    for fit, target in pairs:
+        size = len(requests[target])
+        alone = not fit.spec.row_wise
+        if not found or alone or held + size > TOGETHER:
+            found.append([])
+            held = 0
+        found[-1].append((fit, target))
+        held += size
+    return found
+
+
+def _units(
+    spec: AttackSpec, group: Sequence[tuple[Fit, Target]], requests: Mapping[Target, tuple[GenerationRequest, ...]], identity: Identity
+) -> tuple[AttackUnit, ...]:
+    beside = [[fit.id, str(target), [request.id for request in requests[target]]] for fit, target in group]
+    units = []
+    for fit, target in group:
+        id_ = content_hash({
+            **spec.identity, "fit": fit.id, "target": str(target),
+            # A bank's prompts are tried one after the other, in no one's company.
+            "beside": [own for own in beside if own[:2] == [fit.id, str(target)]] if spec.is_bank else beside,
+            "judges": dict(identity.judges), "protocol": identity.protocol, "codec": identity.codec,
+        })  # fmt: skip
+        units.append(AttackUnit(fit, target, spec, requests[target], id_))
+    return tuple(units)
+
+
+def goal_of(suite: Suite, target: Target, request: GenerationRequest, unedited: bool) -> Goal:
+    """A picture as an attack sees it."""
+    concept = next(one for one in target.concepts if Target((one,)).involves(request.style, request.object))
+    names = _names(concept)
+    own, anchor = min(suite.texts(concept).pairs, key=lambda pair: len(pair[0]))
+    anchored = _exchanged(request.prompt, (own, *names), anchor)
+    clean = replace(request, prompt=anchored) if unedited else request
+    return Goal(
+        clean, request, anchored, names, (*names, *suite.synonyms(concept)),
+        suite.paraphrases(concept, request.style, request.object), str(concept),
+    )  # fmt: skip
+
+
+def _names(concept: Concept) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((concept.name, concept.name.replace("_", " "))))
+
+
+def _exchanged(prompt: str, names: Sequence[str], by: str) -> str:
+    """The prompt with the longest of the names that it has exchanged."""
+    lower = prompt.lower()
+    for name in sorted(names, key=len, reverse=True):
+        start = lower.find(name.lower())
+        if start >= 0:
+            return prompt[:start] + by + prompt[start + len(name) :]
+    return prompt
+
+
+def is_base(unit: AttackUnit) -> bool:
+    """Whether the unedited model is attacked."""
+    return unit.fit.spec.name == BASE

@@ -1,0 +1,1 @@
+"""Attacks on erased models, one file each; `bench.registry.ATTACKS` names them."""

@@ -1,0 +1,105 @@
+"""MMA-Diffusion's text attack: prompts whose pooled text is the original's, by greedy coordinate gradient on the text encoder."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bench.api import AttackContext, Candidate, Card, MethodConfig, PromptBank
+from bench.attacks.tokens import Slots, random_tokens
+
+ENCODED = 512
+
+
+class MMAConfig(MethodConfig):
+    """Parameters of MMA-Diffusion's text attack."""
+
+    tokens: int = Field(20, ge=1, description="Length of the prompt; as many as fit where that is fewer.")
+    iterations: int = Field(1000, ge=1, description="Greedy steps.")
+    candidates: int = Field(512, ge=1, description="Exchanges of one token that are tried at each step.")
+    top: int = Field(256, ge=1, description="Tokens per place, by gradient, that exchanges are drawn from.")
+    tried: int = Field(10, ge=1, description="Last prompts of the search that are judged, the best first.")
+
+
+class MMA(PromptBank):
+    """`min 1 − cos(pooled(δ), pooled(prompt))` over prompts δ without the concept's names: the one-hot gradient proposes exchanges of
+    single tokens (GCG), the best of those tried is taken.
+    """  # noqa: D205
+
+    card = Card(
+        title="MMA-Diffusion", paper="arXiv:2311.17516", supports=("style", "object"),
+        bibtex="@inproceedings{yang2024mmadiffusion,\n  title = {{MMA}-Diffusion: MultiModal Attack on Diffusion Models},\n"
+        "  author = {Yang, Yijun and Gao, Ruiyuan and Wang, Xiaosen and Ho, Tsung-Yi and Xu, Nan and Xu, Qiang},\n"
+        "  booktitle = {CVPR},\n  year = {2024},\n}",
+    )  # fmt: skip
+    Config = MMAConfig
+    budgets = {"quick": {"iterations": 100, "candidates": 128, "top": 64}, "full": {}}
+    access = "text-encoder"
+    reads_request = False
+
+    @property
+    def judged(self) -> int:
+        """The last prompts."""
+        return int(self.config.tried)
+
+    def craft(self, context: AttackContext) -> list[list[Candidate]]:
+        """See `PromptBank.craft`."""
+        count = min(self.config.tokens, context.model.max_tokens - 2)
+        slots = Slots(context, [""] * len(context.goals), [[0] * count] * len(context.goals))
+        found = []
+        for goal in range(len(context.goals)):
+            tried = [slots.candidate(goal, tokens, 0) for tokens in self._search(context, slots, goal)]
+            found.append([candidate for candidate in tried if candidate is not None][: self.config.tried])
+            context.progress((goal + 1) / len(context.goals), "prompts")
+        return found
+
+    def _search(self, context: AttackContext, slots: Slots, goal: int) -> list[Tensor]:
+        """Prompts int64 [K] that were best at a time, the last first."""
+        config, generator = self.config, context.generator(goal, "mma")
+        device = slots.table.device
+        wanted = pooled(context, context.model.tokenize([context.goals[goal].original.prompt]).to(device))[0]
+        tokens = random_tokens(slots.allowed, generator, slots.free.shape[1]).to(device)
+        best, history = torch.inf, [tokens]
+        for _ in range(config.iterations):
+            gradient = self._gradient(context, slots, goal, tokens, wanted)
+            proposals = exchanges(gradient, slots.allowed, tokens, config.top, config.candidates, generator)
+            losses = self._losses(context, slots, goal, proposals, wanted)
+            if float(losses.min()) < best:
+                best, tokens = float(losses.min()), proposals[losses.argmin()]
+                history.append(tokens)
+        return history[::-1]
+
+    def _gradient(self, context: AttackContext, slots: Slots, goal: int, tokens: Tensor, wanted: Tensor) -> Tensor:
+        """float32 [K, V], of the loss to the one-hot tokens."""
+        embeds = slots.table[tokens][None].requires_grad_()
+        (text,) = slots.soft(torch.tensor([goal], device=tokens.device), tokens[None], embeds)
+        loss = 1 - torch.cosine_similarity(context.model.text_output([text]).pooler_output[0], wanted, dim=0)
+        (gradient,) = torch.autograd.grad(loss, embeds)
+        return gradient[0] @ slots.table.T
+
+    @torch.no_grad()
+    def _losses(self, context: AttackContext, slots: Slots, goal: int, proposals: Tensor, wanted: Tensor) -> Tensor:
+        found = []
+        for part in proposals.split(ENCODED):
+            ids = slots.filled(torch.full((len(part),), goal, device=part.device), part)
+            found.append(1 - torch.cosine_similarity(pooled(context, ids), wanted[None], dim=1))
+        return torch.cat(found)
+
+
+@torch.no_grad()
+def pooled(context: AttackContext, ids: Tensor) -> Tensor:
+    """float32 [n, D]: the text encoder's state at the end mark."""
+    found: Tensor = context.model.text_encoder(ids).pooler_output
+    return found
+
+
+def exchanges(gradient: Tensor, allowed: Tensor, tokens: Tensor, top: int, count: int, generator: torch.Generator) -> Tensor:
+    """int64 [count, K]: `tokens` [K] with one place each, the places in turn, exchanged for one of its `top` allowed tokens (GCG).
+
+    The `top` of a place are those of the smallest gradient [K, V].
+    """
+    best = gradient.masked_fill(~allowed, torch.inf).topk(min(top, int(allowed.sum())), largest=False).indices
+    place = (torch.arange(count) * len(tokens) // count).to(tokens.device)
+    which = torch.randint(best.shape[1], (count,), generator=generator).to(tokens.device)
+    return tokens.repeat(count, 1).scatter(1, place[:, None], best[place, which][:, None])

@@ -1,0 +1,156 @@
+"""P4D: hard prompts whose prediction by the erased model is the unedited model's of the original prompt (PEZ's projection)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bench.api import AttackContext, BenchError, Candidate, Card, Gradient, MethodConfig, WhiteBox
+from bench.attacks.tokens import Slots, nearest_tokens, random_tokens, words_of
+from bench.attacks.unlearndiffatk import judged
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+class P4DConfig(MethodConfig):
+    """Parameters of P4D."""
+
+    iterations: int = Field(3000, ge=1, description="Gradient steps.")
+    every: int = Field(50, ge=1, description="Gradient steps between judged pictures.")
+    learning_rate: float = Field(0.1, gt=0, description="Of AdamW.")
+    weight_decay: float = Field(0.1, ge=0, description="Of AdamW.")
+    states: int = Field(50, ge=1, description="Noisy pictures per goal whose predictions are matched, one drawn each step.")
+    gradient: Gradient = Field("adaptive", description="As of unlearndiffatk.")
+
+
+class P4DNConfig(P4DConfig):
+    """Parameters of P4D-N."""
+
+    tokens: int = Field(16, ge=1, description="N, the length of the prompt.")
+
+
+class P4DKConfig(P4DConfig):
+    """Parameters of P4D-K."""
+
+    apart: int = Field(3, ge=1, description="K: a free token before every K words of the prompt.")
+
+
+class _P4D(WhiteBox):
+    """`min ‖ε_θ(x_t, t, δ) − ε_θ0(x_t, t, prompt)‖²` over prompts δ of vocabulary tokens.
+
+    Continuous embeddings move by the gradient at their nearest tokens (by cosine). Of the prompts between two judged pictures the
+    one with the smallest loss is judged; the authors choose by a CLIP likeness of its picture.
+    """
+
+    card = Card(
+        title="P4D", paper="arXiv:2309.06135", supports=("style", "object"),
+        bibtex="@inproceedings{chin2024prompting,\n  title = {Prompting4Debugging: Red-Teaming Text-to-Image Diffusion Models by Finding"
+        " Problematic Prompts},\n  author = {Chin, Zhi-Yi and Jiang, Chieh-Ming and Huang, Ching-Chun and Chen, Pin-Yu and Chiu,"
+        " Wei-Chen},\n  booktitle = {ICML},\n  year = {2024},\n}",
+    )  # fmt: skip
+    budgets = {"quick": {"iterations": 200, "every": 20, "states": 20}, "full": {}}
+
+    @property
+    def judged(self) -> int:
+        """One every so many gradient steps."""
+        return int(self.config.iterations // self.config.every)
+
+    @property
+    def gradient_steps(self) -> int:
+        """All iterations."""
+        return int(self.config.iterations)
+
+    @property
+    def wants_states(self) -> int:
+        """See `Attack.wants_states`."""
+        return int(self.config.states)
+
+    def slots(self, context: AttackContext) -> Slots:
+        """The free tokens of each goal."""
+        raise NotImplementedError
+
+    def search(self, context: AttackContext) -> Generator[list[Candidate], Sequence[bool], None]:
+        """See `WhiteBox.search`."""
+        config, slots = self.config, self.slots(context)
+        count, width = slots.free.shape[1], slots.table.shape[1]
+        name = type(self).__name__
+        left = torch.arange(len(context.goals), device=slots.table.device)
+        generators = [context.generator(goal, name) for goal in left.tolist()]
+        embeds = torch.stack([slots.table[random_tokens(slots.allowed, own, count).to(left.device)] for own in generators])
+        drawn = torch.stack([torch.randint(config.states, (config.iterations,), generator=own) for own in generators]).to(left.device)
+        moments = torch.zeros(2, len(left), count, width, device=left.device)
+        best = _Best(left, count)
+        for step in range(config.iterations):
+            tokens = nearest_tokens(embeds[left], slots.table, slots.allowed)
+            loss, gradient = self._loss(context, slots, left, tokens, drawn[left, step])
+            best.keep(left, tokens, loss)
+            first = moments[0, left] = BETAS[0] * moments[0, left] + (1 - BETAS[0]) * gradient
+            second = moments[1, left] = BETAS[1] * moments[1, left] + (1 - BETAS[1]) * gradient.square()
+            first, second = first / (1 - BETAS[0] ** (step + 1)), second / (1 - BETAS[1] ** (step + 1))
+            kept = embeds[left] * (1 - config.learning_rate * config.weight_decay)
+            embeds[left] = kept - config.learning_rate * first / (second.sqrt() + EPSILON)
+            context.progress((step + 1) / config.iterations, f"{len(left)} goals left")
+            if (step + 1) % config.every == 0:
+                found = [slots.candidate(int(g), best.tokens[g], step + 1) for g in left]
+                left = yield from judged(left, found)
+                best.forget()
+                if not len(left):
+                    return
+
+    def _loss(self, context: AttackContext, slots: Slots, left: Tensor, tokens: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """float32 [n], and its gradient to the tokens' embeddings [n, k, d]."""
+        states = context.states
+        if states is None:
+            raise BenchError("P4D needs predictions of the unedited model.")
+        hard = slots.table[tokens].requires_grad_()
+        texts, noisy, timesteps = slots.soft(left, tokens, hard), states.noisy[left, drawn], states.timesteps[drawn]
+        # Where a published attack counts its timesteps: those of the states ascend.
+        place = int(drawn[0]) if len(drawn) == 1 else int(drawn.float().mean())
+        error = context.attacked().predict(left.tolist(), texts, noisy, timesteps, place) - states.predictions[left, drawn]
+        loss = error.square().flatten(1).mean(1)
+        (gradient,) = torch.autograd.grad(loss.sum(), hard)
+        return loss.detach(), gradient
+
+
+class _Best:
+    """Per goal the tokens with the smallest loss since the last picture."""
+
+    def __init__(self, goals: Tensor, count: int) -> None:
+        self.loss = torch.full((len(goals),), torch.inf, device=goals.device)
+        self.tokens = torch.zeros(len(goals), count, dtype=torch.int64, device=goals.device)
+
+    def keep(self, left: Tensor, tokens: Tensor, loss: Tensor) -> None:
+        """Those that are better."""
+        better = loss < self.loss[left]
+        self.tokens[left] = torch.where(better[:, None], tokens, self.tokens[left])
+        self.loss[left] = torch.where(better, loss, self.loss[left])
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.loss.fill_(torch.inf)
+
+
+class P4DN(_P4D):
+    """A prompt of N free tokens."""
+
+    Config = P4DNConfig
+
+    def slots(self, context: AttackContext) -> Slots:
+        """No word of the prompt stays."""
+        return Slots(context, [""] * len(context.goals), [[0] * self.config.tokens] * len(context.goals))
+
+
+class P4DK(_P4D):
+    """The prompt with a free token before every K of its words."""
+
+    Config = P4DKConfig
+
+    def slots(self, context: AttackContext) -> Slots:
+        """Goals whose prompts are longer than the shortest have no more free tokens than that."""
+        prompts = [goal.request.prompt for goal in context.goals]
+        places = [list(range(0, len(words_of(context.model, prompt)), self.config.apart)) for prompt in prompts]
+        fewest = min(map(len, places))
+        return Slots(context, prompts, [own[:fewest] for own in places])

@@ -1,0 +1,102 @@
+"""Where perturbations stand in a prompt, which tokens they may have, and projections onto them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bench.api import AttackContext, BenchError, Candidate, DiffusionModel, SoftText
+
+Location = Literal["prefix", "suffix", "middle"]
+
+
+class Slots:
+    """Free tokens in the prompts of all goals: `ids` int64 [n, L] with those of the prompts, `free` int64 [n, k] places for others."""
+
+    def __init__(self, context: AttackContext, prompts: Sequence[str], places: Sequence[Sequence[int]]) -> None:
+        """`places[g]`: before which words (tokens, from 0) of its prompt each of a goal's free tokens stands, in order."""
+        model = context.model
+        self.context, self.prompts = context, list(prompts)
+        self.table: Tensor = model.text_encoder.get_input_embeddings().weight.detach()
+        self.words = [words_of(model, prompt) for prompt in prompts]
+        end, begin, length = model.tokenizer.eos_token_id, model.tokenizer.bos_token_id, model.max_tokens
+        rows, free = [], []
+        for prompt, words, before in zip(prompts, self.words, places, strict=True):
+            if len(words) + len(before) + 2 > length:
+                raise BenchError(
+                    f"“{prompt}” has {len(words)} tokens and the attack adds {len(before)}; the text encoder takes {length - 2}:"
+                    " give the attack fewer (tokens=…)."
+                )
+            row, own = [begin], []
+            for word in range(len(words) + 1):
+                for _ in range(list(before).count(word)):
+                    own.append(len(row))
+                    row.append(end)
+                row += words[word : word + 1]
+            rows.append(row + [end] * (length - len(row)))
+            free.append(own)
+        self.ids, self.free = torch.tensor(rows, device=self.table.device), torch.tensor(free, device=self.table.device)
+        self.allowed = context.vocabulary.to(self.table.device)
+
+    def filled(self, goals: Tensor, tokens: Tensor) -> Tensor:
+        """int64 [m, L]: the prompts of `goals` int64 [m] with `tokens` int64 [m, k] in their places."""
+        return self.ids[goals].scatter(1, self.free[goals], tokens)
+
+    def soft(self, goals: Tensor, tokens: Tensor, embeds: Tensor) -> list[SoftText]:
+        """The same as texts whose free tokens have the embeddings [m, k, d]."""
+        ids = self.filled(goals, tokens)
+        places = self.free[goals][..., None].expand(-1, -1, embeds.shape[2])
+        every = self.table[ids].scatter(1, places, embeds)
+        return [SoftText(self.text(int(g), own), row, e) for g, own, row, e in zip(goals, tokens, ids, every, strict=True)]
+
+    def text(self, goal: int, tokens: Tensor) -> str:
+        """The prompt with these free tokens, spelled."""
+        model, end = self.context.model, self.context.model.tokenizer.eos_token_id
+        row = self.filled(torch.tensor([goal], device=tokens.device), tokens[None])[0].tolist()
+        return str(model.tokenizer.decode(row[1 : row.index(end, 1) if end in row[1:] else len(row)])).strip()
+
+    def candidate(self, goal: int, tokens: Tensor, steps: int) -> Candidate | None:
+        """The spelled prompt, which whoever judges tokenises anew."""
+        model = self.context.model
+        return self.context.candidate(goal, self.text(goal, tokens), str(model.tokenizer.decode(tokens.tolist())), steps)
+
+
+def words_of(model: DiffusionModel, prompt: str) -> list[int]:
+    """Its tokens without marks, as far as the text encoder takes them."""
+    found: list[int] = model.tokenizer(prompt, truncation=True).input_ids[1:-1]
+    return found
+
+
+def beside(words: int, count: int, location: Location) -> list[int]:
+    """Places of `count` tokens together: before, after, or in the middle of so many words."""
+    return [{"prefix": 0, "suffix": words, "middle": words // 2}[location]] * count
+
+
+def random_tokens(allowed: Tensor, generator: torch.Generator, *shape: int) -> Tensor:
+    """int64 of a shape, uniform over the allowed tokens (bool [V])."""
+    known = allowed.cpu().nonzero()[:, 0]
+    return known[torch.randint(len(known), shape, generator=generator)]
+
+
+def to_simplex(values: Tensor, allowed: Tensor) -> Tensor:
+    """The nearest points of the simplex over allowed entries (bool [V]) to the rows of […, V] (Duchi et al. 2008, fig. 1)."""
+    open_ = values.masked_fill(~allowed, -torch.inf)
+    ordered, count = open_.sort(dim=-1, descending=True).values, torch.arange(1, values.shape[-1] + 1, device=values.device)
+    above = ordered.nan_to_num(neginf=0.0).cumsum(-1) - 1
+    largest = ((ordered * count > above) & ordered.isfinite()).sum(-1, keepdim=True)
+    shift = above.gather(-1, largest - 1) / largest
+    return torch.where(allowed, (values - shift).clamp(min=0), 0.0)
+
+
+def nearest_tokens(embeds: Tensor, table: Tensor, allowed: Tensor) -> Tensor:
+    """int64 […]: of each embedding […, d], the allowed token of the table [V, d] with the largest cosine (PEZ, arXiv:2302.03668)."""
+    likeness = torch.nn.functional.normalize(embeds, dim=-1) @ torch.nn.functional.normalize(table, dim=-1).T
+    return likeness.masked_fill(~allowed, -torch.inf).argmax(-1)
+
+
+def timesteps_of(count: int, trained: int) -> list[int]:
+    """`count` timesteps in the middles of equal parts of the trained ones, ascending: 10, 30, … 990 for 50 of 1000."""
+    return [(2 * k + 1) * trained // (2 * count) for k in range(count)]

@@ -1,0 +1,179 @@
+"""UnlearnDiffAtk: a few tokens beside the prompt, found by gradient on the probability simplex of the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bench.api import AttackContext, Candidate, Card, MethodConfig, WhiteBox
+from bench.attacks.tokens import Location, Slots, beside, random_tokens, timesteps_of, to_simplex
+
+TRAINED = 1000
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+class UnlearnDiffAtkConfig(MethodConfig):
+    """Parameters of UnlearnDiffAtk."""
+
+    tokens: int = Field(5, ge=1, description="k, free tokens; published: 5, for styles and objects 3.")
+    location: Location = Field("prefix", description="Where they stand.")
+    timesteps: int = Field(50, ge=1, description="Of the loss, one after the other, ascending; after each a picture is judged.")
+    iterations: int = Field(40, ge=1, description="Gradient steps at each.")
+    learning_rate: float = Field(0.01, gt=0, description="Of Adam.")
+    weight_decay: float = Field(0.1, ge=0, description="Added to the gradient (L2), as torch's Adam does.")
+    gradient: Literal["adaptive", "published"] = Field(
+        "adaptive",
+        description="adaptive: through activation edits, each at its own timestep; published: ended at their hook points, which are told "
+        "the k-th timestep of the ascending list as the k-th, noisiest first, sampling step (SAeUron's public code).",
+    )
+
+
+class UnlearnDiffAtk(WhiteBox):
+    """`min ‖ε − ε_θ(x_t, t, [δ, prompt])‖²` over one-hot rows of δ, relaxed to the simplex; straight-through samples of it are scored.
+
+    x_t noises a picture of the concept that the unedited model made, with fresh noise at every step; no guidance but where guidance
+    is what was changed. The relaxation goes on from timestep to timestep.
+    """
+
+    card = Card(
+        title="UnlearnDiffAtk", paper="arXiv:2310.11868", supports=("style", "object"),
+        bibtex="@inproceedings{zhang2024generate,\n  title = {To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy"
+        " to Generate Unsafe Images ... For Now},\n  author = {Zhang, Yimeng and Jia, Jinghan and Chen, Xin and Chen, Aochuan and Zhang,"
+        " Yihua and Liu, Jiancheng and Ding, Ke and Liu, Sijia},\n  booktitle = {ECCV},\n  year = {2024},\n}",
+    )  # fmt: skip
+    Config = UnlearnDiffAtkConfig
+    budgets = {"quick": {"timesteps": 10, "iterations": 20}, "full": {}}
+
+    @property
+    def judged(self) -> int:
+        """One after each timestep."""
+        return int(self.config.timesteps)
+
+    @property
+    def gradient_steps(self) -> int:
+        """All iterations at all timesteps."""
+        return int(self.config.timesteps * self.config.iterations)
+
+    def search(self, context: AttackContext) -> Generator[list[Candidate], Sequence[bool], None]:
+        """See `WhiteBox.search`."""
+        config, prompts = self.config, [goal.request.prompt for goal in context.goals]
+        slots = slots_beside(context, prompts, config.tokens, config.location)
+        relaxed = _Relaxed(slots, config)
+        left = torch.arange(len(prompts), device=slots.table.device)
+        for place, t in enumerate(timesteps_of(config.timesteps, TRAINED)):
+            chance = Chance(context, left.tolist(), f"unlearndiffatk {place}", config.iterations, config.tokens)
+            for k in range(config.iterations):
+                relaxed.step(context, left, chance.uniform[:, k].to(left.device), chance.noise[:, k].to(left.device), t, place)
+                context.progress((place + (k + 1) / config.iterations) / config.timesteps, f"{len(left)} goals left")
+            tokens, spent = relaxed.values[left].argmax(-1), (place + 1) * config.iterations
+            left = yield from judged(left, [slots.candidate(int(g), own, spent) for g, own in zip(left, tokens, strict=True)])
+            if not len(left):
+                return
+
+
+class _Relaxed:
+    """Rows on the simplex [n, k, V] and Adam's moments of them."""
+
+    def __init__(self, slots: Slots, config: UnlearnDiffAtkConfig) -> None:
+        self.slots, self.config, self.count = slots, config, 0
+        shape = (*slots.free.shape, len(slots.allowed))
+        self.values = (slots.allowed / slots.allowed.sum()).expand(shape).clone()
+        self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
+
+    def step(self, context: AttackContext, left: Tensor, uniform: Tensor, noise: Tensor, t: int, place: int) -> None:
+        """One gradient step of the goals that are left."""
+        values = self.values[left].requires_grad_()
+        tokens = (values.detach().cumsum(-1) < uniform[..., None] * values.detach().sum(-1, keepdim=True)).sum(-1)
+        tokens = tokens.clamp(max=values.shape[-1] - 1)
+        embeds = self.slots.table[tokens] + (values - values.detach()) @ self.slots.table
+        loss = denoising_loss(context, left, self.slots.soft(left, tokens, embeds), noise, t, place)
+        (gradient,) = torch.autograd.grad(loss.sum(), values)
+        self.count += 1
+        gradient = gradient.clamp(-1, 1) + self.config.weight_decay * values.detach()
+        first = self.first[left] = BETAS[0] * self.first[left] + (1 - BETAS[0]) * gradient
+        second = self.second[left] = BETAS[1] * self.second[left] + (1 - BETAS[1]) * gradient.square()
+        first, second = first / (1 - BETAS[0] ** self.count), second / (1 - BETAS[1] ** self.count)
+        moved = values.detach() - self.config.learning_rate * first / (second.sqrt() + EPSILON)
+        self.values[left] = to_simplex(moved, self.slots.allowed)
+
+
+class Chance:
+    """What goals draw for a round: each from a generator of its own, so that neighbours cannot matter."""
+
+    def __init__(self, context: AttackContext, goals: Sequence[int], purpose: str, count: int, tokens: int) -> None:
+        generators = [context.generator(goal, purpose) for goal in goals]
+        self.noise = torch.stack([torch.randn(count, *context.model.latent_shape, generator=own) for own in generators])
+        """float32 [n, count, 4, h, w]."""
+        self.uniform = torch.stack([torch.rand(count, tokens, generator=own) for own in generators])
+        """float32 [n, count, tokens]."""
+
+
+def denoising_loss(context: AttackContext, left: Tensor, texts: Sequence[str], noise: Tensor, t: int, place: int) -> Tensor:
+    """float32 [n]: the mean squared error of the victim's prediction of `noise` [n, 4, h, w] in the goals' target pictures."""
+    victim = context.attacked()
+    timesteps = torch.full((len(left),), t, device=noise.device)
+    noisy = victim.noised(context.targets[left], timesteps, noise)
+    return (victim.predict(left.tolist(), texts, noisy, timesteps, place) - noise).square().flatten(1).mean(1)
+
+
+def slots_beside(context: AttackContext, prompts: Sequence[str], tokens: int, location: Location) -> Slots:
+    """Free tokens together at one place of each prompt."""
+    places = [beside(len(context.model.tokenizer(prompt, truncation=True).input_ids) - 2, tokens, location) for prompt in prompts]
+    return Slots(context, prompts, places)
+
+
+def judged(left: Tensor, candidates: Sequence[Candidate | None]) -> Generator[list[Candidate], Sequence[bool], Tensor]:
+    """Have candidates judged (None: there is none for this goal), and give the goals that are left."""
+    there = [candidate for candidate in candidates if candidate is not None]
+    seen = (yield there) if there else []
+    reached = {candidate.goal for candidate, success in zip(there, seen, strict=True) if success}
+    return left[torch.tensor([int(goal) not in reached for goal in left], dtype=torch.bool, device=left.device)]
+
+
+class NullConfig(MethodConfig):
+    """Parameters of the null control."""
+
+    tokens: int = Field(5, ge=1, description="Free tokens.")
+    location: Location = Field("prefix", description="Where they stand.")
+    timesteps: int = Field(50, ge=1, description="As of unlearndiffatk.")
+    iterations: int = Field(40, ge=1, description="Losses of random tokens at each; the best are judged.")
+
+
+class Null(WhiteBox):
+    """UnlearnDiffAtk without its gradient: as many losses, of random tokens, and as many pictures judged, of those with the smallest.
+
+    What an attack reaches beyond this, its gradient reached.
+    """
+
+    card = Card(
+        title="Null control", paper="", bibtex="", supports=("style", "object"), control=True,
+        notes="Random tokens with the budget of unlearndiffatk; it has no paper of its own.",
+    )  # fmt: skip
+    Config = NullConfig
+    budgets = UnlearnDiffAtk.budgets
+    judged, gradient_steps = UnlearnDiffAtk.judged, UnlearnDiffAtk.gradient_steps
+
+    def search(self, context: AttackContext) -> Generator[list[Candidate], Sequence[bool], None]:
+        """See `WhiteBox.search`."""
+        config, prompts = self.config, [goal.request.prompt for goal in context.goals]
+        slots = slots_beside(context, prompts, config.tokens, config.location)
+        left = torch.arange(len(prompts), device=slots.table.device)
+        for place, t in enumerate(timesteps_of(config.timesteps, TRAINED)):
+            chance = Chance(context, left.tolist(), f"null {place}", config.iterations, config.tokens)
+            generators = [context.generator(goal, f"null tokens {place}") for goal in left.tolist()]
+            drawn = torch.stack([random_tokens(slots.allowed, own, config.iterations, config.tokens) for own in generators]).to(left.device)
+            losses = []
+            for k in range(config.iterations):
+                texts = slots.soft(left, drawn[:, k], slots.table[drawn[:, k]])
+                with torch.no_grad():
+                    losses.append(denoising_loss(context, left, texts, chance.noise[:, k].to(left.device), t, place))
+                context.progress((place + (k + 1) / config.iterations) / config.timesteps, f"{len(left)} goals left")
+            best = drawn[torch.arange(len(left)), torch.stack(losses, 1).argmin(1)]
+            spent = (place + 1) * config.iterations
+            left = yield from judged(left, [slots.candidate(int(g), own, spent) for g, own in zip(left, best, strict=True)])
+            if not len(left):
+                return

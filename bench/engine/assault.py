@@ -1,0 +1,300 @@
+"""Attack erasures: targets and the unedited model's predictions first, then search and judge in turns under the erased weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from bench.adversary import Attack, AttackContext, Candidate, Goal, PromptBank, States, WhiteBox
+from bench.attack_plan import AttackSpec, AttackUnit, goal_of, is_base
+from bench.codec import through
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import Sampler
+from bench.diffusion.victim import NoGradientError, Victim
+from bench.engine.stopping import Stopped
+from bench.engine.worker import Worker
+from bench.errors import BenchError
+from bench.interfaces import Classifier, Erasure
+from bench.registry import attack as find_attack
+from bench.scoring import judge_all
+from bench.types import content_hash
+
+THIRD = "artifact"
+"""The network that confirms what the evaluation's judge sees."""
+TRAINED = 1000
+
+
+@dataclass
+class Outcome:
+    """How an attack went on one goal."""
+
+    clean: bool = False
+    """Whether the concept is there without any attack."""
+    success: bool = False
+    confirmed: bool | None = None
+    """What the third network says of the picture that ended it."""
+    gradient_steps: int = 0
+    judged: int = 0
+    """Pictures beside the clean one."""
+    prompt: str = ""
+    """Of that picture."""
+    seen: tuple[str, str] = ("", "")
+    sha256: str = ""
+    picture: bytes | None = None
+    learned: dict[str, list[float]] = field(default_factory=dict)
+    note: str = ""
+    """Where it was not attacked as was asked, why."""
+    seed_key: str = ""
+    """The noise key, where it is not the request's own."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What judges say of a picture."""
+
+    success: bool
+    confirmed: bool | None
+    seen: tuple[str, str]
+    sha256: str
+    picture: bytes | None
+
+
+def attack(worker: Worker, bundle: Sequence[AttackUnit]) -> None:
+    """Write every unit of a bundle, all of them together; without those whose erasure cannot be made. Raises Stopped between rounds."""
+    spec = bundle[0].attack
+    erasures = {unit.fit.id: erasure for unit in bundle if (erasure := worker.ready(unit.fit)) is not None}
+    units = [unit for unit in bundle if unit.fit.id in erasures]
+    if not units:
+        return
+    places = [(unit, request) for unit in units for request in unit.requests]
+    goals = [goal_of(worker.suite, unit.target, request, is_base(unit)) for unit, request in places]
+    rows = [Row(goal.request, erasures[unit.fit.id]) for (unit, _), goal in zip(places, goals, strict=True)]
+    made = find_attack(spec.name)(find_attack(spec.name).Config.model_validate(dict(spec.config)))
+    names = ", ".join(dict.fromkeys(unit.fit.spec.label for unit in units))
+
+    def progress(share: float, text: str) -> None:
+        if worker.stop():
+            raise Stopped
+        worker.say(f"{spec.label} on {names}: {share:.0%}, {text}")
+
+    began = time.perf_counter()
+    progress(0, "pictures of the concept")
+    context = _context(worker, made, goals, progress)
+    proposals = bank(worker, spec, made, context) if isinstance(made, PromptBank) else None
+    with ExitStack() as stack:
+        worker.model.sampling_unet(worker.sampler.dtype)
+        for erasure in {id(row.erasure): row.erasure for row in rows}.values():
+            if erasure.weights is not None:
+                stack.enter_context(worker.model.weights(erasure.weights.values))
+        judge = Bench(worker, rows, [unit.target for unit, _ in places])
+        note = ""
+        if proposals is not None:
+            outcomes = drive(_in_turn(proposals, worker.sampler.slots // 2), goals, judge, progress)
+        else:
+            assert isinstance(made, WhiteBox)
+            victim = Victim(worker.model, rows, worker.sampler.dtype, getattr(made.config, "gradient", "adaptive"))
+            outcomes, note = _searched(worker, made, replace(context, victim=victim), judge, progress)
+    seconds = (time.perf_counter() - began) / len(goals)
+    _write(worker, units, goals, [replace(outcome, note=note) for outcome in outcomes], seconds)
+
+
+def _searched(
+    worker: Worker, made: WhiteBox, context: AttackContext, judge: Bench, progress: Callable[[float, str], None]
+) -> tuple[list[Outcome], str]:
+    """Outcomes and a remark: where no gradient goes through the victim, random tokens are chosen by its loss, within the same budget."""
+    try:
+        return drive(made.search(context), context.goals, judge, progress), ""
+    except NoGradientError as error:
+        worker.warn(f"{type(made).__name__}: {error} It is attacked with random tokens, chosen by its loss.")
+        kind, turns = find_attack("null"), max(1, made.judged)
+        null = kind(kind.Config(timesteps=turns, iterations=max(1, made.gradient_steps // turns)))
+        return drive(null.search(context), context.goals, judge, progress), f"black box: {error}"
+
+
+def _write(worker: Worker, units: Sequence[AttackUnit], goals: Sequence[Goal], outcomes: Sequence[Outcome], seconds: float) -> None:
+    start = 0
+    for unit in units:
+        own = slice(start, start + len(unit.requests))
+        start += len(unit.requests)
+        digest = worker.digests.get(unit.fit.id, "")
+        keep = worker.images != "none"
+        frame = pd.DataFrame([{
+            "request": request.id, "style": request.style, "object": request.object, "seed": request.seed,
+            "clean_prompt": goal.request.prompt, "prompt": found.prompt, "seed_key": found.seed_key, "clean": found.clean,
+            "success": found.success, "confirmed": found.confirmed, "gradient_steps": found.gradient_steps, "judged": found.judged,
+            "style_pred": found.seen[0], "object_pred": found.seen[1], "sha256": found.sha256,
+            "learned": [value for values in found.learned.values() for value in values], "note": found.note,
+            "picture": found.picture if keep else None, "erasure": digest,
+        } for request, goal, found in zip(unit.requests, goals[own], outcomes[own], strict=True)])  # fmt: skip
+        worker.store.write_unit(unit.id, frame, digest, worker.images)
+        worker.store.write_json(f"cost/attack-{unit.id}.json", {"seconds": seconds * len(unit.requests)}, replace=False)
+        worker.written.add(unit.id)
+
+
+def _context(worker: Worker, made: Attack, goals: Sequence[Goal], progress: Callable[[float, str], None]) -> AttackContext:
+    """Targets, the unedited model's predictions and the tokens that it knows. The model's own weights must be in place."""
+    model, sampler = worker.model, worker.sampler
+    originals = {goal.original.id: goal.original for goal in goals}
+    sampled = replace(sampler, share=False).all([Row(request, Erasure()) for request in originals.values()])
+    if sampled.broken:
+        raise BenchError("The unedited model made no picture of a goal, so that there is nothing to aim at: try another --dtype.")
+    latents = dict(zip(originals, sampled.latents, strict=True))
+    targets = torch.stack([latents[goal.original.id] for goal in goals])
+    context = AttackContext(model, goals, targets, None, None, vocabulary(worker), progress)
+    return replace(context, states=_states(worker, context, made.wants_states)) if made.wants_states else context
+
+
+@torch.no_grad()
+def _states(worker: Worker, context: AttackContext, count: int) -> States:
+    """Predictions at `count` timesteps, ascending, of every goal's target with noise of its own."""
+    unedited = Victim(worker.model, [Row(goal.original, Erasure()) for goal in context.goals], worker.sampler.dtype)
+    timesteps = torch.tensor([(2 * k + 1) * TRAINED // (2 * count) for k in range(count)], device=context.targets.device)
+    shape = (count, *worker.model.latent_shape)
+    noise = torch.stack([torch.randn(shape, generator=context.generator(g, "states")) for g in range(len(context.goals))])
+    prompts, every = [goal.original.prompt for goal in context.goals], list(range(len(context.goals)))
+    noisy, found = [], []
+    for k, t in enumerate(timesteps):
+        same = t.expand(len(every))
+        noisy.append(unedited.noised(context.targets, same, noise[:, k].to(context.targets.device)))
+        found.append(unedited.predict(every, prompts, noisy[-1], same))
+    return States(torch.stack(noisy, 1), timesteps, torch.stack(found, 1))
+
+
+def vocabulary(worker: Worker) -> Tensor:
+    """Bool [V]: tokens of the suite's known texts, or all; without marks, and without those that no text spells."""
+    tokenizer, texts = worker.model.tokenizer, worker.suite.known_texts()
+    special, size = set(tokenizer.all_special_ids), worker.model.text_encoder.get_input_embeddings().weight.shape[0]
+    ids = set(range(min(size, len(tokenizer))))
+    if texts:
+        ids = {token for text in texts for token in tokenizer(text).input_ids}
+    found = torch.zeros(size, dtype=torch.bool)
+    found[sorted(ids - special)] = True
+    return found
+
+
+def bank(worker: Worker, spec: AttackSpec, made: PromptBank, context: AttackContext) -> list[list[Candidate]]:
+    """What is tried on each goal, crafted once by whoever comes first and kept in the run's folder."""
+    keys = [[goal.original.id, *([goal.request.id] if made.reads_request else [])] for goal in context.goals]
+    wanted = {content_hash(key): g for g, key in reversed(list(enumerate(keys)))}
+    id_ = content_hash({**spec.identity, "model": worker.model.digest})
+    name = f"attacks/bank-{id_}.json"
+    with FileLock(worker.store.folder / f".bank-{id_}.lock"):
+        known = (worker.store.read_json(name, ["prompts"]) or {"prompts": {}})["prompts"]
+        missing = [g for key, g in wanted.items() if key not in known]
+        if missing:
+            worker.say(f"{spec.label}: making prompts")
+            part = replace(context, goals=[context.goals[g] for g in missing], targets=context.targets[missing])
+            for g, tried in zip(missing, made.craft(part), strict=True):
+                known[content_hash(keys[g])] = [_stored(one) for one in tried]
+            worker.store.write_json(name, {"attack": spec.label, "prompts": known})
+    return [
+        [Candidate(g, replace(goal.request, prompt=prompt, noise_key=key), 0, {name: torch.tensor(v) for name, v in learned.items()})
+         for prompt, key, learned in known[content_hash(keys[g])]]
+        for g, goal in enumerate(context.goals)
+    ]  # fmt: skip
+
+
+def _stored(candidate: Candidate) -> list[Any]:
+    """As JSON."""
+    return [candidate.request.prompt, candidate.request.noise_key, {name: value.tolist() for name, value in candidate.learned.items()}]
+
+
+def _in_turn(proposals: Sequence[Sequence[Candidate]], most: int) -> Any:
+    """A search that tries goals' next proposals, as many at once as fill a call of `most` pictures, until one succeeds."""
+    left, start = list(range(len(proposals))), 0
+    while left and start < max(map(len, proposals)):
+        count = max(1, most // len(left))
+        tried = [candidate for g in left for candidate in proposals[g][start : start + count]]
+        seen = (yield tried) if tried else []
+        reached = {candidate.goal for candidate, success in zip(tried, seen, strict=True) if success}
+        left, start = [g for g in left if g not in reached], start + count
+
+
+def drive(search: Any, goals: Sequence[Goal], judge: Bench, progress: Callable[[float, str], None]) -> list[Outcome]:
+    """Have the clean prompts judged, then what the search proposes.
+
+    Goals that are reached are not tried again; of several candidates of a goal in one round, those after the first success do not count.
+    """
+    outcomes = [Outcome(prompt=goal.request.prompt) for goal in goals]
+    clean = judge([Candidate(g, goal.request) for g, goal in enumerate(goals)])
+    for outcome, sight in zip(outcomes, clean, strict=True):
+        outcome.clean = outcome.success = sight.success
+        _note(outcome, sight)
+    found = next(search, None) if not all(outcome.success for outcome in outcomes) else None
+    while found is not None:
+        progress(0, "judging")
+        asked = [candidate for candidate in found if not outcomes[candidate.goal].success]
+        for candidate, sight in zip(asked, judge(asked) if asked else [], strict=True):
+            if not outcomes[candidate.goal].success:
+                _record(outcomes[candidate.goal], candidate, goals[candidate.goal], sight)
+        answers = [outcomes[candidate.goal].success for candidate in found]
+        try:
+            found = None if all(outcome.success for outcome in outcomes) else search.send(answers)
+        except StopIteration:
+            found = None
+    search.close()
+    return outcomes
+
+
+def _record(outcome: Outcome, candidate: Candidate, goal: Goal, sight: Sight) -> None:
+    outcome.judged += 1
+    outcome.gradient_steps = candidate.gradient_steps
+    outcome.success = sight.success
+    outcome.prompt = candidate.request.prompt
+    outcome.seed_key = candidate.request.noise_key if candidate.request.noise_key != goal.request.noise_key else ""
+    outcome.learned = {name: value.tolist() for name, value in candidate.learned.items()}
+    _note(outcome, sight)
+
+
+def _note(outcome: Outcome, sight: Sight) -> None:
+    outcome.confirmed, outcome.seen, outcome.sha256, outcome.picture = sight.confirmed, sight.seen, sight.sha256, sight.picture
+
+
+def fitting(sampler: Sampler, rows: Sequence[Row]) -> Sampler:
+    """The sampler with calls no larger than a few rows need (a power of two of slots), as the rest would be padding."""
+    needed = sum(row.slots for row in rows)
+    return replace(sampler, slots=min(sampler.slots, max(8, 1 << (needed - 1).bit_length())))
+
+
+class Bench:
+    """Samples candidates through the sampler's queue, as every picture, and asks the judges whether they show the concept."""
+
+    def __init__(self, worker: Worker, rows: Sequence[Row], targets: Sequence[Any]) -> None:
+        self.worker, self.rows, self.targets = worker, rows, targets
+        third: Any = worker.scorer.networks.get(THIRD)
+        self.third: Classifier | None = third if isinstance(third, Classifier) else None
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[Sight]:
+        """In order."""
+        worker = self.worker
+        for candidate in candidates:
+            worker.model.learned.update({name: value.to(worker.model.device) for name, value in candidate.learned.items()})
+        rows = [replace(self.rows[candidate.goal], request=candidate.request) for candidate in candidates]
+        sampled = fitting(worker.sampler, rows).all(rows)
+        worker.advance(len(rows))
+        whole = [i for i in range(len(rows)) if i not in sampled.broken]
+        nothing = Sight(False, None, ("", ""), "", None)
+        if not whole:
+            return [nothing] * len(rows)
+        arrays, files = through(worker.model.decode(sampled.latents[whole]).numpy(), worker.scorer.codec, [True] * len(whole))
+        pixels = torch.from_numpy(arrays)
+        verdicts = worker.scorer.judge_files(pixels, files, [rows[i].request.prompt for i in whole])
+        second = judge_all(self.third, pixels) if self.third is not None else None
+        found = {}
+        for k, i in enumerate(whole):
+            target, judge = self.targets[candidates[i].goal], worker.scorer.evaluation
+            seen = judge.styles[int(verdicts[k].style.argmax())], judge.objects[int(verdicts[k].object.argmax())]
+            confirmed = None
+            if second is not None and self.third is not None:
+                own = self.third.styles[int(second.style[k].argmax())], self.third.objects[int(second.object[k].argmax())]
+                confirmed = target.involves(*own)
+            found[i] = Sight(target.involves(*seen), confirmed, seen, verdicts[k].sha256, verdicts[k].picture)
+        return [found.get(i, nothing) for i in range(len(rows))]

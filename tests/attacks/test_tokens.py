@@ -1,0 +1,87 @@
+"""Projections, places and exchanges of tokens, against hand-worked cases and independent solutions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import brentq
+
+from bench.adversary import AttackContext, Goal
+from bench.api import BenchError, DiffusionModel
+from bench.attacks.mma import exchanges
+from bench.attacks.tokens import Slots, beside, nearest_tokens, timesteps_of, to_simplex, words_of
+from bench.suites.minicanvas import SUITE
+
+VALUES = arrays(np.float64, st.integers(2, 12), elements=st.floats(-5, 5))
+
+
+@settings(max_examples=150, deadline=None)
+@given(values=VALUES, data=st.data())
+def test_the_simplex_is_projected_onto(values: np.ndarray, data: st.DataObject) -> None:
+    """Against the root of Σ max(v − τ, 0) = 1 that scipy finds over the allowed entries."""
+    allowed = np.array(data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)).filter(any)))
+    found = to_simplex(torch.from_numpy(values), torch.from_numpy(allowed)).numpy()
+    own = values[allowed]
+    shift = brentq(lambda tau: np.maximum(own - tau, 0).sum() - 1, own.min() - 2, own.max())
+    expected = np.where(allowed, np.maximum(values - shift, 0), 0)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    assert found.sum() == pytest.approx(1)
+
+
+def test_timesteps_are_the_published_ones() -> None:
+    assert timesteps_of(50, 1000) == list(range(10, 1000, 20))
+
+
+def test_the_nearest_token_is_by_angle() -> None:
+    table = torch.tensor([[1.0, 0.0], [0.0, 1.0], [10.0, 10.0]])
+    embeds = torch.tensor([[0.2, 0.01], [0.0, 7.0], [3.0, 2.9]])
+    assert nearest_tokens(embeds, table, torch.tensor([True, True, True])).tolist() == [0, 1, 2]
+    assert nearest_tokens(embeds, table, torch.tensor([True, True, False])).tolist() == [0, 1, 0]
+
+
+def test_exchanges_follow_the_gradient() -> None:
+    """Two places, four tokens, of which one is not allowed: only the best one of each place may come in, one place at a time."""
+    gradient = torch.tensor([[0.0, -3.0, -9.0, 1.0], [5.0, 0.0, -9.0, -1.0]])
+    allowed = torch.tensor([True, True, False, True])
+    found = exchanges(gradient, allowed, torch.tensor([0, 0]), 1, 4, torch.Generator().manual_seed(0))
+    assert found.tolist() == [[1, 0], [1, 0], [0, 3], [0, 3]]
+
+
+def context(model: DiffusionModel, forbidden: tuple[str, ...] = ("fish",)) -> AttackContext:
+    request = SUITE.request("neon", "fish", 1, 4)
+    goal = Goal(request, request, "A nothing image in neon style.", ("fish",), forbidden)
+    return AttackContext(model, [goal], torch.zeros(1, *model.latent_shape), vocabulary=torch.ones(545, dtype=torch.bool))
+
+
+def test_free_tokens_stand_where_they_should(model: DiffusionModel) -> None:
+    prompt = "A fish image in neon style."
+    words = words_of(model, prompt)
+    ctx = context(model)
+    new = torch.tensor([[words_of(model, "tree")[0], words_of(model, "cup")[0]]])
+    for location, expected in (
+        ("prefix", "tree cup a fish image in neon style ."),
+        ("suffix", "a fish image in neon style . tree cup"),
+        ("middle", "a fish image tree cup in neon style ."),
+    ):
+        slots = Slots(ctx, [prompt], [beside(len(words), 2, location)])
+        assert slots.text(0, new[0]) == expected
+        ids = slots.filled(torch.tensor([0]), new)[0]
+        assert ids.tolist() == model.tokenize([expected])[0].tolist(), "marks and padding too"
+    (text,) = slots.soft(torch.tensor([0]), new, slots.table[new])
+    torch.testing.assert_close(text.embeds, slots.table[text.ids])
+
+
+def test_too_many_tokens_and_forbidden_words(model: DiffusionModel) -> None:
+    ctx = context(model)
+    with pytest.raises(BenchError, match=r"has 7 tokens and the attack adds 20; the text encoder takes 22: give the attack fewer"):
+        Slots(ctx, ["A fish image in neon style."], [[0] * 20])
+    slots = Slots(ctx, ["A fish image in neon style."], [[0]])
+    assert slots.candidate(0, torch.tensor(words_of(model, "fish")), 3) is None
+    found = slots.candidate(0, torch.tensor(words_of(model, "tree")), 3)
+    assert found is not None
+    assert (found.goal, found.gradient_steps, found.request.seed) == (0, 3, 1)
+    assert found.request.noise_key == ctx.goals[0].request.noise_key, "attacked pictures keep their noise"

@@ -1,0 +1,179 @@
+"""The attacker's path through an erased model: the sampler's own predictions, with gradients that finite differences confirm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.api import Concept, Cond, DiffusionModel, Erasure, FitContext, PlainText, Role, SoftText, TextEdit, learned_name
+from bench.config import method_config
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
+from bench.diffusion.schedule import DDIMSchedule
+from bench.diffusion.solvers import initial_noise
+from bench.diffusion.victim import NoGradientError, Victim
+from bench.errors import BenchError
+from bench.registry import method
+from bench.suites.minicanvas import SUITE
+from methods.common.adapters import LowRankAdapters, adapted_modules
+from methods.sae import bank
+
+FISH = Concept("object", "fish")
+NAMES = ["none", "uce", "rece", "safree", "seot", "sld", "negative-prompt", "saeuron", "saeuron-detect", "spm"]
+
+
+@pytest.fixture(scope="module")
+def erasures(context: FitContext) -> dict[str, Erasure]:
+    found = {}
+    for name in NAMES:
+        kind = method(name)
+        own = {**SUITE.method_settings.get(name, {}), **(kind.quick if name == "spm" else {})}
+        if name == "sld":  # stronger, its safety term is a step of a width of 1/5000, which finite differences see as a jump
+            own = {"strength": "weak"}
+        found[name] = kind(method_config(name, kind.Config, own)).fit(context, [FISH])
+    strong = found["spm"].activations[0]
+    assert isinstance(strong, LowRankAdapters)
+    up = 0.02 * torch.randn(strong.up.shape, generator=torch.Generator().manual_seed(0))
+    return {**found, "spm": replace(found["spm"], activations=(replace(strong, up=up),))}
+
+
+def request(scale: float, steps: int = 20, prompt: str = ""):
+    found = SUITE.request("neon", "fish", 1, steps)
+    return replace(found, guidance_scale=scale, prompt=prompt or found.prompt)
+
+
+def soft(model: DiffusionModel, text: str, embeds: Tensor | None = None) -> SoftText:
+    ids = model.tokenize([text])[0]
+    return SoftText(text, ids, model.text_encoder.get_input_embeddings().weight[ids].detach() if embeds is None else embeds)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predictions_are_the_samplers(name: str, model: DiffusionModel, erasures: dict[str, Erasure]) -> None:
+    """One DDIM step of the sampler is linear in the prediction: it must be the victim's, at the same latent and timestep."""
+    own = name in ("sld", "negative-prompt")
+    row = Row(request(4.0 if own else 1.0, steps=20), erasures[name])
+    schedule = DDIMSchedule.of(model.scheduler, 20)
+    # The first of 20 steps: all that follows is cut off by looking at the difference between two trajectories' first steps.
+    noise = initial_noise([row.request], model.latent_shape)
+    seen: list[Tensor] = []
+    from bench.diffusion.call import Call
+
+    real = Call.run
+
+    def run(self, unet):
+        receipt = real(self, unet)
+        if not seen:
+            seen.append(receipt.after[0].clone())
+        return receipt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Call, "run", run)
+        sample(model, [row], torch.float32, 4)
+    expected = (seen[0] - schedule.x_scale[0] * noise[0]) / schedule.out_scale[0]
+    with torch.no_grad():
+        found = Victim(model, [row], torch.float32).predict([0], [soft(model, row.request.prompt)], noise, schedule.timesteps[:1])
+    torch.testing.assert_close(found[0], expected, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_those_of_finite_differences(
+    name: str, model: DiffusionModel, erasures: dict[str, Erasure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without what goes straight through thresholds, whose true derivative is zero almost everywhere."""
+    monkeypatch.setattr(bank, "_soft", lambda z, thresholds: torch.zeros_like(z))
+    row = Row(request(4.0), erasures[name])
+    victim = Victim(model, [row], torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    noisy = torch.randn(1, *model.latent_shape, generator=generator)
+    text = soft(model, row.request.prompt)
+    weights = torch.randn(noisy.shape, generator=generator)
+
+    def value(embeds: Tensor) -> Tensor:
+        found = victim.predict([0], [soft(model, row.request.prompt, embeds)], noisy, torch.tensor([501]))
+        return (found * weights).double().sum()
+
+    leaf = text.embeds.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(value(leaf), leaf)
+    direction = gradient / gradient.norm()
+    # SLD's safety term has kinks, of which a wide step crosses many.
+    step = (1e-4 if name == "sld" else 2e-3) * float(text.embeds.norm())
+    with torch.no_grad():
+        measured = (value(text.embeds + step * direction) - value(text.embeds - step * direction)) / (2 * step)
+    assert float(gradient.norm()) > 1e-3
+    assert float(measured) == pytest.approx(float((gradient * direction).sum()), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["saeuron", "saeuron-detect"])
+def test_thresholds_have_a_gradient_and_it_points_away_from_detection(
+    name: str, model: DiffusionModel, erasures: dict[str, Erasure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Row(request(4.0), erasures[name])
+    noisy = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(1))
+    leaf = soft(model, row.request.prompt).embeds.clone().requires_grad_()
+
+    def both(gradient: str) -> tuple[Tensor, Tensor]:
+        victim = Victim(model, [row], torch.float32, gradient)
+        found = victim.predict([0], [soft(model, row.request.prompt, leaf)], noisy, torch.tensor([951]), place=0)
+        return found.detach(), torch.autograd.grad(found.square().sum(), leaf)[0]
+
+    value, adaptive = both("adaptive")
+    same, published = both("published")
+    torch.testing.assert_close(value, same, msg="the first of the ascending list is told as the noisiest step, which 951 is")
+    monkeypatch.setattr(bank, "_soft", lambda z, thresholds: torch.zeros_like(z))
+    again, exact = both("adaptive")
+    assert torch.equal(value, again), "what goes straight through changes no value"
+    assert not torch.allclose(adaptive, exact, rtol=1e-3)
+    assert not torch.allclose(exact, published, rtol=1e-3), "the published attack's gradient ends at the hook points"
+
+
+def test_published_tells_edits_another_step(model: DiffusionModel, erasures: dict[str, Erasure]) -> None:
+    """The k-th of an ascending list as the k-th, noisiest first, sampling step."""
+    row = Row(request(4.0), erasures["saeuron"])
+    victim = Victim(model, [row], torch.float32, "published")
+    times = victim.schedule.timesteps
+    told = [int(victim._told(torch.tensor([t]), place)[0]) for place, t in enumerate((10, 30, 50))]
+    assert told == times[:3].tolist()
+    assert int(Victim(model, [row], torch.float32)._told(torch.tensor([10]), 0)[0]) == 10
+
+
+def test_a_soft_text_is_the_text_that_its_tokens_spell(model: DiffusionModel) -> None:
+    text = "A fish image in neon style."
+    (plain,), (own,) = model.encode([text]), model.encode([soft(model, text)])
+    torch.testing.assert_close(plain.states, own.states)
+    two = [soft(model, text), soft(model, text)]
+    assert two[0] != two[1]
+    assert len(dict.fromkeys(two)) == 2, "goals with the same words keep gradients of their own"
+
+
+def test_learned_tokens_take_one_place(model: DiffusionModel) -> None:
+    table = model.text_encoder.get_input_embeddings().weight
+    fish = int(model.tokenizer("fish").input_ids[1])
+    name = learned_name(table[fish])
+    assert name == learned_name(table[fish].clone())
+    model.learned[name] = table[fish].clone()
+    plain, learned = "A fish image in neon style.", f"A {name} image in neon style."
+    assert len(model.tokenize([learned])[0]) == len(model.tokenize([plain])[0])
+    torch.testing.assert_close(model.encode([learned])[0].states, model.encode([plain])[0].states)
+    with pytest.raises(BenchError, match="Nobody knows the token <learned-abcdefabcdef>"):
+        model.encode(["A <learned-abcdefabcdef> image"])
+
+
+@dataclass(frozen=True)
+class Deaf(TextEdit):
+    """Makes a text of its own of what it is given."""
+
+    def encode(self, model: DiffusionModel, texts: Sequence[str], role: Role, steps: int) -> list[Cond]:
+        return PlainText().encode(model, [text.replace("fish", "nothing") for text in texts], role, steps)
+
+
+def test_an_edit_without_a_gradient_is_named(model: DiffusionModel) -> None:
+    row = Row(request(4.0), Erasure(text=Deaf()))
+    text = soft(model, row.request.prompt)
+    text.embeds.requires_grad_()
+    with pytest.raises(NoGradientError, match="No gradient goes through Deaf"):
+        Victim(model, [row], torch.float32).predict([0], [text], torch.zeros(1, *model.latent_shape), torch.tensor([500]))
+    assert adapted_modules(model.unet)

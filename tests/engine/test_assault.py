@@ -1,0 +1,154 @@
+"""What is counted while an attack and the judges take turns, and runs with attacks: their records, resume, replay, bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from commands import bench, process
+
+from bench.adversary import Candidate, Goal
+from bench.engine.assault import Sight, _in_turn, drive
+from bench.files import unsealed
+from bench.suites.minicanvas import SUITE
+
+REQUEST = SUITE.request("neon", "fish", 1, 4)
+GOALS = [Goal(replace(REQUEST, prompt=f"clean {g}"), REQUEST, "", ("fish",), ()) for g in range(3)]
+
+
+class FakeJudge:
+    """Sees the concept wherever the prompt says so."""
+
+    def __init__(self) -> None:
+        self.rounds: list[list[str]] = []
+
+    def __call__(self, candidates: Sequence[Candidate]) -> list[Sight]:
+        self.rounds.append([candidate.request.prompt for candidate in candidates])
+        return [Sight("!" in candidate.request.prompt, None, ("neon", "fish"), "", None) for candidate in candidates]
+
+
+def candidate(goal: int, text: str, steps: int = 0) -> Candidate:
+    return Candidate(goal, replace(GOALS[goal].request, prompt=text), steps)
+
+
+def test_what_is_judged_is_counted_and_what_is_reached_is_left_alone() -> None:
+    told: list[list[bool]] = []
+
+    def search() -> Generator[list[Candidate], Sequence[bool], None]:
+        told.append(list((yield [candidate(0, "a", 20), candidate(1, "b!", 20), candidate(2, "c", 20)])))
+        told.append(list((yield [candidate(0, "d", 40), candidate(2, "e!", 40)])))
+        told.append(list((yield [candidate(0, "f", 60)])))
+
+    judge = FakeJudge()
+    outcomes = drive(search(), GOALS, judge, lambda share, text: None)
+    assert judge.rounds == [["clean 0", "clean 1", "clean 2"], ["a", "b!", "c"], ["d", "e!"], ["f"]]
+    assert told == [[False, True, False], [False, True], [False]]
+    assert [(one.success, one.judged, one.gradient_steps, one.prompt) for one in outcomes] == [
+        (False, 3, 60, "f"), (True, 1, 20, "b!"), (True, 2, 40, "e!"),
+    ]  # fmt: skip
+
+
+def test_what_is_there_without_an_attack_is_not_attacked() -> None:
+    goals = [replace(GOALS[0], request=replace(REQUEST, prompt="clean!")), GOALS[1]]
+    judge = FakeJudge()
+
+    def search() -> Generator[list[Candidate], Sequence[bool], None]:
+        yield [candidate(0, "a"), candidate(1, "b")]
+
+    outcomes = drive(search(), goals, judge, lambda share, text: None)
+    assert judge.rounds[1:] == [["b"]]
+    assert [(one.clean, one.success, one.judged) for one in outcomes] == [(True, True, 0), (False, False, 1)]
+
+
+def test_a_banks_prompts_are_tried_until_the_first_success() -> None:
+    """Several at once fill a call; those after a success do not count."""
+    proposals = [[candidate(0, text) for text in ("a", "b!", "c!")], [candidate(1, text) for text in ("d", "e", "f")], []]
+    judge = FakeJudge()
+    outcomes = drive(_in_turn(proposals, 6), GOALS, judge, lambda share, text: None)
+    assert judge.rounds[1:] == [["a", "b!", "d", "e"], ["f"]]
+    assert [(one.success, one.judged, one.prompt) for one in outcomes] == [(True, 2, "b!"), (False, 3, "f"), (False, 0, "clean 2")]
+
+
+ATTACKS = "random:tried=3,unlearndiffatk:iterations=2:timesteps=2:tokens=2,paraphrase:tried=2"
+RUN = ("run", "--preset", "smoke", "--methods", "uce", "--batch-size", "4", "--dtype", "float32", "--compile", "no", "--out", "run")
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("attacked")
+    found = process(*RUN, "--attacks", ATTACKS, cwd=folder)
+    assert found.returncode == 0, found.stderr
+    return folder / "run"
+
+
+def outcomes_of(run: Path, label: str) -> dict[str, dict[str, list[object]]]:
+    attacks = unsealed((run / "records" / f"{label}.json").read_bytes())["attacks"]
+    return {name: own["outcomes"] for name, own in attacks.items()}
+
+
+def test_records_and_tables_tell_of_attacks(attacked: Path) -> None:
+    own = outcomes_of(attacked, "uce")
+    assert set(own) == {"random:tried=3", "unlearndiffatk:iterations=2:timesteps=2:tokens=2", "paraphrase:tried=2"}
+    for name, columns in own.items():
+        assert set(columns["target"]) == {"object:fish"}
+        tried = pd.DataFrame(columns)
+        assert (tried["judged"] <= (3 if "random" in name else 2)).all()
+        assert tried.loc[~tried["success"], "prompt"].ne("").all()
+        assert not tried.loc[tried["judged"] > 0, "prompt"].eq(tried.loc[tried["judged"] > 0, "clean_prompt"]).any()
+    base = pd.DataFrame(outcomes_of(attacked, "none")["random:tried=3"])
+    assert base["clean_prompt"].str.contains("nothing").all(), "the unedited model is asked for the concept's anchor"
+    table = pd.read_csv(attacked / "attacks.csv")
+    assert set(table["method"]) == {"none", "uce"}
+    assert {"attack_curves.csv", "attack_prompts.csv"} <= {path.name for path in attacked.iterdir()}
+    assert "UA under attack" in (attacked / "leaderboard.md").read_text()
+    assert "zhang2024generate" in (attacked / "citations.bib").read_text()
+
+
+def test_what_was_in_flight_is_attacked_again_with_the_same_prompts(attacked: Path, tmp_path: Path) -> None:
+    shutil.copytree(attacked, tmp_path / "run")
+    plan = json.loads((attacked / "plan.json").read_text())["units"]
+    lost = [entry["unit"] for entry in plan if "attack" in entry and entry["method"] == "uce"]
+    for unit in lost:
+        for path in (tmp_path / "run" / "units").glob(f"*/{unit}.*"):
+            path.unlink()
+    found = process(*RUN, "--attacks", ATTACKS, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert outcomes_of(tmp_path / "run", "uce") == outcomes_of(attacked, "uce")
+
+
+def test_prompts_are_exported_and_replayed(attacked: Path, tmp_path: Path) -> None:
+    shutil.copytree(attacked, tmp_path / "run")
+    prompts = attacked / "attack_prompts.csv"
+    found = process(*RUN, "--attack-prompts", str(prompts), cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    own = pd.DataFrame(outcomes_of(tmp_path / "run", "uce")["replay"])
+    known = set(pd.read_csv(prompts)["prompt"])
+    assert set(own["prompt"]) <= known
+    assert (own["judged"] > 0).any()
+    table = pd.read_csv(prompts)
+    table["target"] = "object:whale"
+    table.to_csv(tmp_path / "other.csv", index=False)
+    found = bench(*RUN, "--attack-prompts", str(tmp_path / "other.csv"), cwd=tmp_path)
+    assert found.returncode == 2
+    assert "no concept of minicanvas in" in " ".join(found.stderr.split()) or "whale" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("attacks", "sentence"),
+    [
+        ("unlearndifatk", "unlearndiffatk"),
+        ("random:tried=0", "tried"),
+        ("random:trid=3", "tried"),
+        ("unlearndiffatk:tokens=30", "the text encoder takes 22"),
+    ],
+)
+def test_bad_input_is_one_sentence(attacks: str, sentence: str, tmp_path: Path) -> None:
+    found = bench(*RUN, "--attacks", attacks, cwd=tmp_path)
+    assert found.returncode in (1, 2)
+    assert sentence in found.stderr + found.stdout
+    assert "Traceback" not in found.stderr

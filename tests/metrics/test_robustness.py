@@ -1,0 +1,76 @@
+"""UA under attack, its union and its curve, against counts by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench.metrics.robustness import SETS, UNION, attacked, curves
+
+CELLS = [
+    ("style:neon", "neon", "fish", 1),
+    ("style:neon", "neon", "cup", 1),
+    ("object:fish", "pop", "fish", 1),
+    ("object:fish", "neon", "fish", 1),
+]
+
+
+def frame(clean: str, success: str, steps: tuple[int, ...] = (0, 0, 0, 0), judged: tuple[int, ...] = (0, 0, 0, 0)) -> pd.DataFrame:
+    """Of the four cells: "x" where the concept is there."""
+    rows = [(*cell, c == "x", s == "x", s == "x", g, j) for cell, c, s, g, j in zip(CELLS, clean, success, steps, judged, strict=True)]
+    columns = ["target", "style", "object", "seed", "clean", "success", "confirmed", "gradient_steps", "judged"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def row(found: pd.DataFrame, method: str, kind: str, attack: str) -> pd.Series:
+    (own,) = [row for _, row in found[(found["method"] == method) & (found["kind"] == kind) & (found["attack"] == attack)].iterrows()]
+    return own
+
+
+def test_shares_by_hand() -> None:
+    found = attacked({"uce": {"null": frame("x...", "xx.x", (0, 40, 200, 20), (0, 2, 10, 1))}})
+    style, obj = row(found, "uce", "style", "null"), row(found, "uce", "object", "null")
+    assert (style["ua_before"], style["ua_after"], style["drop"]) == (0.5, 0, 0.5)
+    assert (obj["ua_before"], obj["ua_after"], obj["drop"]) == (1, 0.5, 0.5)
+    assert (style["goals"], style["gradient_steps"], style["judged"]) == (2, 40, 2), "means over what was attacked"
+    assert (obj["gradient_steps"], obj["judged"]) == (110, 5.5)
+    assert style["confirmed"] == 1
+    assert obj["ua_after_low"] <= 0.5 <= obj["ua_after_high"]
+
+
+def test_a_goal_survives_the_union_only_if_it_survives_each() -> None:
+    nothing = frame("....", "....", (5, 5, 5, 5), (1, 1, 1, 1))
+    own = dict.fromkeys(SETS[UNION], nothing)
+    own |= {"random": frame("....", "x...", (0, 0, 0, 0), (3, 1, 1, 1)), "mma": frame("....", ".x..")}
+    found = attacked({"uce": own, "esd": {"random": own["random"]}})
+    union = row(found, "uce", "style", UNION)
+    assert (union["ua_before"], union["ua_after"]) == (1, 0)
+    assert row(found, "uce", "style", "random")["ua_after"] == 0.5
+    assert row(found, "uce", "object", UNION)["ua_after"] == 1
+    assert union["gradient_steps"] == 5 * (len(SETS[UNION]) - 2), "what all together took"
+    assert UNION not in set(found.loc[found["method"] == "esd", "attack"]), "not all of its attacks were made"
+
+
+def test_success_is_a_function_of_the_budget() -> None:
+    found = curves({"uce": {"null": frame("x...", "xx.x", (0, 40, 200, 20), (0, 2, 10, 1))}})
+    style = found[found["kind"] == "style"].set_index("judged")
+    assert style["success"].to_dict() == {0: 0.5, 1: 0.5, 2: 1.0}
+    assert style["gradient_steps"].to_dict() == {0: 0, 1: 0, 2: 40}
+    obj = found[found["kind"] == "object"].set_index("judged")["success"]
+    assert obj[0] == 0
+    assert obj[1] == obj[9] == obj[10] == 0.5
+
+
+def test_intervals_are_of_shared_draws_and_cover() -> None:
+    """A difference of two attacks on the same goals has no more noise than the goals where they differ."""
+    rng = np.random.default_rng(0)
+    goals = pd.DataFrame([("style:neon", "neon", f"o{k}", 1) for k in range(200)], columns=["target", "style", "object", "seed"])
+    own = goals.assign(clean=False, success=rng.random(200) < 0.3, confirmed=True, gradient_steps=1, judged=1)
+    found = row(attacked({"a": {"null": own}, "b": {"null": own}}), "a", "style", "null")
+    share = 1 - own["success"].mean()
+    assert found["ua_after"] == pytest.approx(share)
+    width = 1.96 * np.sqrt(share * (1 - share) / 200)
+    assert found["ua_after_low"] == pytest.approx(share - width, abs=0.015)
+    assert found["ua_after_high"] == pytest.approx(share + width, abs=0.015)
+    assert attacked({}).empty
