@@ -139,16 +139,16 @@ def test_prompts_are_exported_and_replayed(attacked: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("attacks", "sentence"),
+    ("attacks", "sentence", "status"),
     [
-        ("unlearndifatk", "unlearndiffatk"),
-        ("random:tried=0", "tried"),
-        ("random:trid=3", "tried"),
-        ("unlearndiffatk:tokens=30", "the text encoder takes 22"),
+        ("unlearndifatk", "unlearndiffatk", 2),
+        ("random:tried=0", "tried", 2),
+        ("random:trid=3", "tried", 2),
+        ("unlearndiffatk:tokens=30", "the text encoder takes 22", 0),  # a hole in the table, with its reason
     ],
 )
-def test_bad_input_is_one_sentence(attacks: str, sentence: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_sentence(attacks: str, sentence: str, status: int, tmp_path: Path) -> None:
     found = bench(*RUN, "--attacks", attacks, cwd=tmp_path)
-    assert found.returncode in (1, 2)
+    assert found.returncode == status
     assert sentence in found.stderr + found.stdout
     assert "Traceback" not in found.stderr
