@@ -18,7 +18,7 @@ Size = Literal["suite", "sd15"]
 def perf(
     size: Annotated[Size, typer.Option(help="The suite's own model, or SD 1.5's architecture with random weights.")] = "suite",
     suite: SuiteName = "minicanvas",
-    parts: Annotated[str | None, typer.Option(help="Some of unet, harness, sharing, process, store, engines; others stay.")] = None,
+    parts: Annotated[str | None, typer.Option(help="Of unet, harness, sharing, process, store, engines, attacks; others stay.")] = None,
     images: Annotated[int, typer.Option(min=1, max=100_000, help="Pictures of a timed run.")] = 64,
     steps: Annotated[int | None, typer.Option(min=2, max=1000, help="Sampling steps. Default: 20, of sd15 100.")] = None,
     pairs: Annotated[int, typer.Option(min=1, max=1_000, help="Turns of each comparison.")] = 10,

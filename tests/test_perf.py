@@ -80,6 +80,9 @@ def test_perf_measures_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert set(found["edits"]) == {"1 erasure", "2 erasures in the bank", "dense hook"}
     assert calibrated["timed"]["rows"] < published["timed"]["rows"]
     assert set(calibrated["macro_ua"]) == {"saeuron-detect, objects"}
+    assert found["attacks"]["goals"] == 30
+    assert found["attacks"]["steps_a_second"]["median"] > 1
+    assert 0 <= found["attacks"]["equal"] <= 1
     assert set(found["unet"]["share_of_peak"]) == {"eager"}
     assert 0 < found["unet"]["share_of_peak"]["eager"] < 2
     assert list(found["harness"]["peak_memory_mb"]) == ["2", "8", "32"]

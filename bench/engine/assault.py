@@ -16,6 +16,7 @@ from torch import Tensor
 from bench.adversary import Attack, AttackContext, Candidate, Goal, PromptBank, States, WhiteBox
 from bench.attack_plan import AttackSpec, AttackUnit, goal_of, is_base
 from bench.codec import through
+from bench.diffusion.model import DiffusionModel
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler
 from bench.diffusion.victim import NoGradientError, Victim
@@ -25,6 +26,7 @@ from bench.errors import BenchError
 from bench.interfaces import Classifier, Erasure
 from bench.registry import attack as find_attack
 from bench.scoring import judge_all
+from bench.suites.suite import Suite
 from bench.types import content_hash
 
 THIRD = "artifact"
@@ -148,7 +150,7 @@ def _context(worker: Worker, made: Attack, goals: Sequence[Goal], progress: Call
         raise BenchError("The unedited model made no picture of a goal, so that there is nothing to aim at: try another --dtype.")
     latents = dict(zip(originals, sampled.latents, strict=True))
     targets = torch.stack([latents[goal.original.id] for goal in goals])
-    context = AttackContext(model, goals, targets, None, None, vocabulary(worker), progress)
+    context = AttackContext(model, goals, targets, None, None, vocabulary(model, worker.suite), progress)
     return replace(context, states=_states(worker, context, made.wants_states)) if made.wants_states else context
 
 
@@ -168,10 +170,10 @@ def _states(worker: Worker, context: AttackContext, count: int) -> States:
     return States(torch.stack(noisy, 1), timesteps, torch.stack(found, 1))
 
 
-def vocabulary(worker: Worker) -> Tensor:
+def vocabulary(model: DiffusionModel, suite: Suite) -> Tensor:
     """Bool [V]: tokens of the suite's known texts, or all; without marks, and without those that no text spells."""
-    tokenizer, texts = worker.model.tokenizer, worker.suite.known_texts()
-    special, size = set(tokenizer.all_special_ids), worker.model.text_encoder.get_input_embeddings().weight.shape[0]
+    tokenizer, texts = model.tokenizer, suite.known_texts()
+    special, size = set(tokenizer.all_special_ids), model.text_encoder.get_input_embeddings().weight.shape[0]
     ids = set(range(min(size, len(tokenizer))))
     if texts:
         ids = {token for text in texts for token in tokenizer(text).input_ids}

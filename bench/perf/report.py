@@ -20,6 +20,7 @@ from bench.diffusion.numerics import USUAL_SLOTS, describe, invariant_slots, pic
 from bench.diffusion.sampler import Sampler
 from bench.errors import BenchError
 from bench.files import write_atomic
+from bench.perf.attacks import GOALS, attack_ratio
 from bench.perf.edits import edit_cost
 from bench.perf.engines import engine_ratio
 from bench.perf.harness import harness_ratio
@@ -38,7 +39,8 @@ TIMED = 8
 
 
 PARTS: dict[str, tuple[str, ...]] = {
-    "suite": ("unet", "harness", "sharing", "process", "store", "engines"), "sd15": ("unet", "harness"),
+    "suite": ("unet", "harness", "sharing", "process", "store", "engines", "attacks"),
+    "sd15": ("unet", "harness", "attacks"),
 }  # fmt: skip
 """What there is to measure, by size."""
 
@@ -86,6 +88,7 @@ def measure(
             "unet": lambda: _unet(world, sampler, scope, say), "harness": lambda: _harness(suite, world, sampler, scope, say),
             "sharing": lambda: {"sharing": _sharing(world, sampler, scope, say)}, "process": lambda: _process(suite, device, say),
             "store": lambda: {"store": store_seconds(suite, say)},
+            "attacks": lambda: {"attacks": _attacks(world, sampler, scope, say)},
             "engines": lambda: {"engines": engine_ratio(suite, device, dtype, scope.steps // 4, scope.pairs, say)},
         }  # fmt: skip
         for part in scope.parts:
@@ -115,6 +118,11 @@ def _unet(world: World, sampler: Sampler, scope: Scope, say: Callable[[str], Non
 def _harness(suite: Suite, world: World, sampler: Sampler, scope: Scope, say: Callable[[str], None]) -> dict[str, Any]:
     scorer = Scorer.load(suite, sampler.model.device)
     return {"harness": harness_ratio(suite, sampler, scorer, _spread(world, scope.images), scope.pairs, scope.compiled, say)}
+
+
+def _attacks(world: World, sampler: Sampler, scope: Scope, say: Callable[[str], None]) -> dict[str, Any]:
+    goals = GOALS if scope.size != "sd15" else min(GOALS, scope.images)
+    return attack_ratio(world, world.edits(), sampler.dtype, scope.pairs, goals, say)
 
 
 def _process(suite: Suite, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
@@ -221,9 +229,20 @@ def _engine_rows(found: dict[str, Any]) -> Lines:
     return [(f"seconds, Ray ÷ local, {own['workers']} workers, {own['pictures']} pictures of {own['steps']} steps", _range(own["seconds"]))]
 
 
+def _attack_rows(found: dict[str, Any]) -> Lines:
+    own = found["attacks"]
+    same = f"the same prompts: in float32 {own['equal']:.0%}, as timed {own['equal_as_timed']:.0%}"
+    about = f"{own['goals']} goals, each another erasure of SAeUron's; {same}"
+    memory = f"; {own['peak_memory_mb']:,.0f} MB above the loaded" if own["peak_memory_mb"] is not None else ""
+    return [
+        (f"gradient steps a second of UnlearnDiffAtk, together ÷ one at a time ({about})", _range(own["steps_a_second"])),
+        ("gradient steps a second, together", f"{own['best_steps_a_second']:.0f}{memory}"),
+    ]
+
+
 ROWS: dict[str, Callable[[dict[str, Any]], Lines]] = {
     "unet": _unet_rows, "harness": _harness_rows, "sharing": _sharing_rows, "process": _process_rows, "store": _store_rows,
-    "engines": _engine_rows,
+    "engines": _engine_rows, "attacks": _attack_rows,
 }  # fmt: skip
 
 
