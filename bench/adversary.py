@@ -82,12 +82,22 @@ class AttackContext:
     states: States | None = None
     vocabulary: Tensor = field(default_factory=lambda: torch.ones(0, dtype=torch.bool))
     """bool [V]: tokens that the model knows and that are no marks."""
+    spelled: Sequence[str] = ()
+    """What each token spells, [V]."""
     progress: Callable[[float, str], None] = lambda share, text: None
 
     def generator(self, goal: int, purpose: str) -> torch.Generator:
         """On the CPU; a function of the goal's picture and the purpose, so that neighbours cannot matter."""
         own = self.goals[goal].original
         return torch.Generator().manual_seed(noise_seed(own.seed, f"{own.noise_key}\nattack {purpose}"))
+
+    def allowed(self) -> Tensor:
+        """Bool [n, V]: of each goal the tokens that its perturbation may have; none that spells a forbidden word by itself."""
+        found = self.vocabulary.repeat(len(self.goals), 1)
+        for g, goal in enumerate(self.goals):
+            words = [word.lower() for word in goal.forbidden]
+            found[g, [k for k, text in enumerate(self.spelled) if any(word in text for word in words)]] = False
+        return found
 
     def attacked(self) -> Victim:
         """The victim. BenchError where there is none."""

@@ -29,7 +29,7 @@ def list_(what: Annotated[Things, typer.Argument(help="What to list.")] = "metho
     broken = registry.refused() if what == "methods" else []
     for name, module in found.items():
         try:
-            text = registry.method_summary(name) if what == "methods" else registry.summary(module)
+            text = _summary(what, name, module)
             out.print(f"[bold]{name:18}[/bold] {text}", highlight=False)
         except BenchError as error:
             broken.append(str(error))
@@ -37,14 +37,24 @@ def list_(what: Annotated[Things, typer.Argument(help="What to list.")] = "metho
         err.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
-def show(name: Annotated[str, typer.Argument(help="A method, path/to/file.py:MyMethod, or a suite.")]) -> None:
-    """Show a method's parameters and citation, or a suite's concepts and presets."""
+def _summary(what: Things, name: str, module: str) -> str:
+    """One line."""
+    if what == "methods":
+        return registry.method_summary(name)
+    return registry.class_summary(module) if what == "attacks" else registry.summary(module)
+
+
+def show(name: Annotated[str, typer.Argument(help="A method, path/to/file.py:MyMethod, an attack, or a suite.")]) -> None:
+    """Show a method's or an attack's parameters and citation, or a suite's concepts and presets."""
     if name.partition("@")[0] in registry.SUITES or name.endswith(".toml"):
         _show_suite(registry.suite(name))
         return
+    if name in registry.ATTACKS:
+        _show_attack(name)
+        return
     known = registry.methods()
     if ".py" not in name and name not in known:
-        raise unknown("method or suite", name, [*known, *registry.SUITES])
+        raise unknown("method, attack or suite", name, [*known, *registry.ATTACKS, *registry.SUITES])
     kind = registry.method(name)
     out.print(f"[bold]{registry.short_name(name)}[/bold] (version {kind.version}): {registry.summary(kind.__module__)}")
     cited = kind.card.paper or (f"cite {kind.card.cite_instead}" if kind.card.cite_instead else "no paper")
@@ -52,16 +62,33 @@ def show(name: Annotated[str, typer.Argument(help="A method, path/to/file.py:MyM
     out.print(inspect.getdoc(kind) or "", markup=False, highlight=False)
     if kind.card.notes:
         out.print(kind.card.notes)
+    _show_parameters(kind)
+    for suite_name in registry.SUITES:
+        here = registry.suite(suite_name).method_settings.get(name)
+        if here:
+            out.print(f"On {suite_name}, unless set: {', '.join(f'{key}={value}' for key, value in here.items())}")
+    if kind.card.bibtex:
+        out.print(kind.card.bibtex, markup=False, highlight=False)
+
+
+def _show_parameters(kind: Any) -> None:
     table = Table("parameter", "type", "default", "meaning")
     for key, field in kind.Config.model_fields.items():
         kind_name = getattr(field.annotation, "__name__", "") if field.annotation in (int, float, str, bool) else str(field.annotation)
         table.add_row(key, kind_name.replace("typing.", ""), str(field.default), field.description or "")
     if kind.Config.model_fields:
         out.print(table)
-    for suite_name in registry.SUITES:
-        here = registry.suite(suite_name).method_settings.get(name)
-        if here:
-            out.print(f"On {suite_name}, unless set: {', '.join(f'{key}={value}' for key, value in here.items())}")
+
+
+def _show_attack(name: str) -> None:
+    kind = registry.attack(name)
+    out.print(f"[bold]{name}[/bold] (version {kind.version}, {kind.access}): {kind.card.title}, {kind.card.paper or 'no paper'}")
+    out.print(inspect.getdoc(kind) or "", markup=False, highlight=False)
+    _show_parameters(kind)
+    for budget, values in kind.budgets.items():
+        made = kind(kind.Config.model_validate(dict(values)))
+        own = ", ".join(f"{key}={value}" for key, value in values.items()) or "the defaults"
+        out.print(f"budget {budget}: {own}; {made.gradient_steps} gradient steps and {made.judged} pictures a goal at most")
     if kind.card.bibtex:
         out.print(kind.card.bibtex, markup=False, highlight=False)
 

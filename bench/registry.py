@@ -209,6 +209,17 @@ def summary(module: str) -> str:
     return _first_line(spec.origin) if spec else ""
 
 
+def class_summary(address: str) -> str:
+    """First line of the docstring of a class "module:name", or of its module where the class has none; read without importing it."""
+    module, _, name = address.partition(":")
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return ""
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    kind = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
+    return ((kind and ast.get_docstring(kind)) or ast.get_docstring(tree) or "").partition("\n")[0]
+
+
 def _first_line(origin: str | None) -> str:
     if origin is None or not origin.endswith(".py"):
         return ""

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import AttackContext, Candidate, Card, Gradient, MethodConfig, SoftText, WhiteBox, learned_name
+from bench.api import AttackContext, Candidate, Card, MethodConfig, SoftText, WhiteBox, learned_name
 from bench.attacks.tokens import timesteps_of
 from bench.attacks.unlearndiffatk import TRAINED, denoising_loss, judged
 
@@ -24,13 +24,13 @@ class CCEConfig(MethodConfig):
     every: int = Field(500, ge=1, description="Gradient steps between judged pictures.")
     learning_rate: float = Field(5e-3, gt=0, description="Of Adam.")
     timesteps: int = Field(50, ge=1, description="Of the loss, one drawn each step.")
-    gradient: Gradient = Field("adaptive", description="As of unlearndiffatk.")
 
 
 class CCE(WhiteBox):
-    """`min ‖ε − ε_θ(x_t, t, prompt with v for the concept)‖²` over one embedding v per concept, on the pictures of all its goals.
+    """A new token in place of the concept's name, learned by the erased model from pictures of the concept.
 
-    It begins as the mean of the vocabulary. Learned tokens are no words: this tells what the model still can, not what users can type.
+    `min ‖ε − ε_θ(x_t, t, prompt with v for the name)‖²` over one embedding v per concept, on the pictures of all its goals. It begins
+    as the mean of the vocabulary. Learned tokens are no words: this tells what the model still can, not what users can type.
     """
 
     card = Card(

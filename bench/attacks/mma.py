@@ -23,9 +23,11 @@ class MMAConfig(MethodConfig):
 
 
 class MMA(PromptBank):
-    """`min 1 − cos(pooled(δ), pooled(prompt))` over prompts δ without the concept's names: the one-hot gradient proposes exchanges of
+    """Prompts whose pooled text is the original's, by greedy coordinate gradient on the text encoder.
+
+    `min 1 − cos(pooled(δ), pooled(prompt))` over prompts δ without the concept's names: the one-hot gradient proposes exchanges of
     single tokens (GCG), the best of those tried is taken.
-    """  # noqa: D205
+    """
 
     card = Card(
         title="MMA-Diffusion", paper="arXiv:2311.17516", supports=("style", "object"),
@@ -59,11 +61,11 @@ class MMA(PromptBank):
         config, generator = self.config, context.generator(goal, "mma")
         device = slots.table.device
         wanted = pooled(context, context.model.tokenize([context.goals[goal].original.prompt]).to(device))[0]
-        tokens = random_tokens(slots.allowed, generator, slots.free.shape[1]).to(device)
+        tokens = random_tokens(slots.allowed[goal], generator, slots.free.shape[1]).to(device)
         best, history = torch.inf, [tokens]
         for _ in range(config.iterations):
             gradient = self._gradient(context, slots, goal, tokens, wanted)
-            proposals = exchanges(gradient, slots.allowed, tokens, config.top, config.candidates, generator)
+            proposals = exchanges(gradient, slots.allowed[goal], tokens, config.top, config.candidates, generator)
             losses = self._losses(context, slots, goal, proposals, wanted)
             if float(losses.min()) < best:
                 best, tokens = float(losses.min()), proposals[losses.argmin()]

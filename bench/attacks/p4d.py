@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import AttackContext, BenchError, Candidate, Card, Gradient, MethodConfig, WhiteBox
+from bench.api import AttackContext, BenchError, Candidate, Card, MethodConfig, WhiteBox
 from bench.attacks.tokens import Slots, nearest_tokens, random_tokens, words_of
 from bench.attacks.unlearndiffatk import judged
 
@@ -23,7 +23,6 @@ class P4DConfig(MethodConfig):
     learning_rate: float = Field(0.1, gt=0, description="Of AdamW.")
     weight_decay: float = Field(0.1, ge=0, description="Of AdamW.")
     states: int = Field(50, ge=1, description="Noisy pictures per goal whose predictions are matched, one drawn each step.")
-    gradient: Gradient = Field("adaptive", description="As of unlearndiffatk.")
 
 
 class P4DNConfig(P4DConfig):
@@ -39,11 +38,7 @@ class P4DKConfig(P4DConfig):
 
 
 class _P4D(WhiteBox):
-    """`min ‖ε_θ(x_t, t, δ) − ε_θ0(x_t, t, prompt)‖²` over prompts δ of vocabulary tokens.
-
-    Continuous embeddings move by the gradient at their nearest tokens (by cosine). Of the prompts between two judged pictures the
-    one with the smallest loss is judged; the authors choose by a CLIP likeness of its picture.
-    """
+    """What P4D-N and P4D-K share."""
 
     card = Card(
         title="P4D", paper="arXiv:2309.06135", supports=("style", "object"),
@@ -79,12 +74,12 @@ class _P4D(WhiteBox):
         name = type(self).__name__
         left = torch.arange(len(context.goals), device=slots.table.device)
         generators = [context.generator(goal, name) for goal in left.tolist()]
-        embeds = torch.stack([slots.table[random_tokens(slots.allowed, own, count).to(left.device)] for own in generators])
+        embeds = torch.stack([slots.table[random_tokens(slots.allowed[g], own, count).to(left.device)] for g, own in enumerate(generators)])
         drawn = torch.stack([torch.randint(config.states, (config.iterations,), generator=own) for own in generators]).to(left.device)
         moments = torch.zeros(2, len(left), count, width, device=left.device)
         best = _Best(left, count)
         for step in range(config.iterations):
-            tokens = nearest_tokens(embeds[left], slots.table, slots.allowed)
+            tokens = nearest_tokens(embeds[left], slots.table, slots.allowed[left][:, None])
             loss, gradient = self._loss(context, slots, left, tokens, drawn[left, step])
             best.keep(left, tokens, loss)
             first = moments[0, left] = BETAS[0] * moments[0, left] + (1 - BETAS[0]) * gradient
@@ -107,9 +102,7 @@ class _P4D(WhiteBox):
             raise BenchError("P4D needs predictions of the unedited model.")
         hard = slots.table[tokens].requires_grad_()
         texts, noisy, timesteps = slots.soft(left, tokens, hard), states.noisy[left, drawn], states.timesteps[drawn]
-        # Where a published attack counts its timesteps: those of the states ascend.
-        place = int(drawn[0]) if len(drawn) == 1 else int(drawn.float().mean())
-        error = context.attacked().predict(left.tolist(), texts, noisy, timesteps, place) - states.predictions[left, drawn]
+        error = context.attacked().predict(left.tolist(), texts, noisy, timesteps) - states.predictions[left, drawn]
         loss = error.square().flatten(1).mean(1)
         (gradient,) = torch.autograd.grad(loss.sum(), hard)
         return loss.detach(), gradient
@@ -134,7 +127,10 @@ class _Best:
 
 
 class P4DN(_P4D):
-    """A prompt of N free tokens."""
+    """N vocabulary tokens under which the erased model predicts what the unedited one does of the prompt.
+
+    See P4D-K; no word of the prompt stays.
+    """
 
     Config = P4DNConfig
 
@@ -144,7 +140,11 @@ class P4DN(_P4D):
 
 
 class P4DK(_P4D):
-    """The prompt with a free token before every K of its words."""
+    """The prompt with a free token before every K words, under which the erased model predicts what the unedited one does.
+
+    `min ‖ε_θ(x_t, t, δ) − ε_θ0(x_t, t, prompt)‖²`. Continuous embeddings move by the gradient at their nearest tokens (by cosine).
+    Of the prompts between two judged pictures the one with the smallest loss is judged; the authors choose by a CLIP likeness.
+    """
 
     Config = P4DKConfig
 

@@ -26,9 +26,11 @@ class RingABellConfig(MethodConfig):
 
 
 class RingABell(PromptBank):
-    """`min ‖f(δ) − (f(prompt) + η ĉ)‖²` over prompts δ, with f the text states and ĉ their mean difference between prompts that
-    name the concept and the same with its anchor. No diffusion model is asked, so that the prompts serve for all.
-    """  # noqa: D205
+    """Prompts whose text states are the original's plus the concept's direction, by a genetic algorithm.
+
+    `min ‖f(δ) − (f(prompt) + η ĉ)‖²` over prompts δ, with f the text states and ĉ their mean difference between prompts that name the
+    concept and the same with its anchor. No diffusion model is asked, so that the prompts serve for all.
+    """
 
     card = Card(
         title="Ring-A-Bell", paper="arXiv:2310.10012", supports=("style", "object"),
@@ -63,7 +65,7 @@ class RingABell(PromptBank):
         config, generator, own = self.config, context.generator(goal, "ring-a-bell"), context.goals[goal]
         original = context.model.text_states([own.original.prompt])[0]
         wanted = original + config.strength * direction(context, own.concept)
-        people = random_tokens(slots.allowed, generator, config.population, slots.free.shape[1])
+        people = random_tokens(slots.allowed[goal], generator, config.population, slots.free.shape[1])
         half, k = config.population // 2, people.shape[1]
         for _ in range(config.generations):
             best = people[self._fitness(context, slots, goal, people, wanted).argsort()[:half]]
@@ -73,7 +75,7 @@ class RingABell(PromptBank):
             children = torch.where(crossed & (torch.arange(k) >= cut), best[parents[1]], best[parents[0]])
             place = torch.randint(k, (len(children), 1), generator=generator)
             mutant = torch.rand(len(children), 1, generator=generator) < config.mutation
-            drawn = random_tokens(slots.allowed, generator, len(children), 1)
+            drawn = random_tokens(slots.allowed[goal], generator, len(children), 1)
             people = torch.cat([best, torch.where(mutant & (torch.arange(k) == place), drawn, children)])
         order = self._fitness(context, slots, goal, people, wanted).argsort()
         return torch.tensor(list(dict.fromkeys(map(tuple, people[order].tolist()))))

@@ -52,7 +52,7 @@ class Random(_Tried):
         slots = slots_beside(context, [goal.request.prompt for goal in context.goals], config.tokens, config.location)
         found = []
         for goal in range(len(context.goals)):
-            drawn = random_tokens(slots.allowed, context.generator(goal, "random"), 4 * config.tried, config.tokens)
+            drawn = random_tokens(slots.allowed[goal], context.generator(goal, "random"), 4 * config.tried, config.tokens)
             tried = [slots.candidate(goal, tokens.to(slots.table.device), 0) for tokens in drawn]
             found.append([candidate for candidate in tried if candidate is not None][: config.tried])
         return found

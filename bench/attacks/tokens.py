@@ -39,7 +39,8 @@ class Slots:
             rows.append(row + [end] * (length - len(row)))
             free.append(own)
         self.ids, self.free = torch.tensor(rows, device=self.table.device), torch.tensor(free, device=self.table.device)
-        self.allowed = context.vocabulary.to(self.table.device)
+        self.allowed = context.allowed().to(self.table.device)
+        """bool [n, V]."""
 
     def filled(self, goals: Tensor, tokens: Tensor) -> Tensor:
         """int64 [m, L]: the prompts of `goals` int64 [m] with `tokens` int64 [m, k] in their places."""
@@ -82,7 +83,7 @@ def random_tokens(allowed: Tensor, generator: torch.Generator, *shape: int) -> T
 
 
 def to_simplex(values: Tensor, allowed: Tensor) -> Tensor:
-    """The nearest points of the simplex over allowed entries (bool [V]) to the rows of […, V] (Duchi et al. 2008, fig. 1)."""
+    """The nearest points of the simplex over allowed entries (bool […, V]) to the rows of […, V] (Duchi et al. 2008, fig. 1)."""
     open_ = values.masked_fill(~allowed, -torch.inf)
     ordered, count = open_.sort(dim=-1, descending=True).values, torch.arange(1, values.shape[-1] + 1, device=values.device)
     above = ordered.nan_to_num(neginf=0.0).cumsum(-1) - 1
@@ -92,7 +93,7 @@ def to_simplex(values: Tensor, allowed: Tensor) -> Tensor:
 
 
 def nearest_tokens(embeds: Tensor, table: Tensor, allowed: Tensor) -> Tensor:
-    """int64 […]: of each embedding […, d], the allowed token of the table [V, d] with the largest cosine (PEZ, arXiv:2302.03668)."""
+    """int64 […]: of each embedding […, d], the allowed (bool […, V]) token of the table [V, d] with the largest cosine (PEZ)."""
     likeness = torch.nn.functional.normalize(embeds, dim=-1) @ torch.nn.functional.normalize(table, dim=-1).T
     return likeness.masked_fill(~allowed, -torch.inf).argmax(-1)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import AttackContext, Candidate, Card, MethodConfig, WhiteBox
+from bench.api import AttackContext, Candidate, Card, Gradient, MethodConfig, WhiteBox
 from bench.attacks.tokens import Location, Slots, beside, random_tokens, timesteps_of, to_simplex
 
 TRAINED = 1000
@@ -25,7 +24,7 @@ class UnlearnDiffAtkConfig(MethodConfig):
     iterations: int = Field(40, ge=1, description="Gradient steps at each.")
     learning_rate: float = Field(0.01, gt=0, description="Of Adam.")
     weight_decay: float = Field(0.1, ge=0, description="Added to the gradient (L2), as torch's Adam does.")
-    gradient: Literal["adaptive", "published"] = Field(
+    gradient: Gradient = Field(
         "adaptive",
         description="adaptive: through activation edits, each at its own timestep; published: ended at their hook points, which are told "
         "the k-th timestep of the ascending list as the k-th, noisiest first, sampling step (SAeUron's public code).",
@@ -33,7 +32,9 @@ class UnlearnDiffAtkConfig(MethodConfig):
 
 
 class UnlearnDiffAtk(WhiteBox):
-    """`min ‖ε − ε_θ(x_t, t, [δ, prompt])‖²` over one-hot rows of δ, relaxed to the simplex; straight-through samples of it are scored.
+    """A few tokens beside the prompt, found by gradient on the probability simplex of the vocabulary.
+
+    `min ‖ε − ε_θ(x_t, t, [δ, prompt])‖²` over one-hot rows of δ, relaxed to the simplex; straight-through samples of it are scored.
 
     x_t noises a picture of the concept that the unedited model made, with fresh noise at every step; no guidance but where guidance
     is what was changed. The relaxation goes on from timestep to timestep.
@@ -80,8 +81,8 @@ class _Relaxed:
 
     def __init__(self, slots: Slots, config: UnlearnDiffAtkConfig) -> None:
         self.slots, self.config, self.count = slots, config, 0
-        shape = (*slots.free.shape, len(slots.allowed))
-        self.values = (slots.allowed / slots.allowed.sum()).expand(shape).clone()
+        even = slots.allowed / slots.allowed.sum(1, keepdim=True)
+        self.values = even[:, None].repeat(1, slots.free.shape[1], 1)
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
 
     def step(self, context: AttackContext, left: Tensor, uniform: Tensor, noise: Tensor, t: int, place: int) -> None:
@@ -98,7 +99,7 @@ class _Relaxed:
         second = self.second[left] = BETAS[1] * self.second[left] + (1 - BETAS[1]) * gradient.square()
         first, second = first / (1 - BETAS[0] ** self.count), second / (1 - BETAS[1] ** self.count)
         moved = values.detach() - self.config.learning_rate * first / (second.sqrt() + EPSILON)
-        self.values[left] = to_simplex(moved, self.slots.allowed)
+        self.values[left] = to_simplex(moved, self.slots.allowed[left][:, None])
 
 
 class Chance:
@@ -144,7 +145,7 @@ class NullConfig(MethodConfig):
 
 
 class Null(WhiteBox):
-    """UnlearnDiffAtk without its gradient: as many losses, of random tokens, and as many pictures judged, of those with the smallest.
+    """Control: unlearndiffatk without its gradient; as many losses, of random tokens, and as many pictures, of the smallest ones.
 
     What an attack reaches beyond this, its gradient reached.
     """
@@ -165,7 +166,9 @@ class Null(WhiteBox):
         for place, t in enumerate(timesteps_of(config.timesteps, TRAINED)):
             chance = Chance(context, left.tolist(), f"null {place}", config.iterations, config.tokens)
             generators = [context.generator(goal, f"null tokens {place}") for goal in left.tolist()]
-            drawn = torch.stack([random_tokens(slots.allowed, own, config.iterations, config.tokens) for own in generators]).to(left.device)
+            shape = config.iterations, config.tokens
+            drawn = torch.stack([random_tokens(slots.allowed[g], own, *shape) for g, own in zip(left, generators, strict=True)])
+            drawn = drawn.to(left.device)
             losses = []
             for k in range(config.iterations):
                 texts = slots.soft(left, drawn[:, k], slots.table[drawn[:, k]])

@@ -150,7 +150,7 @@ def _context(worker: Worker, made: Attack, goals: Sequence[Goal], progress: Call
         raise BenchError("The unedited model made no picture of a goal, so that there is nothing to aim at: try another --dtype.")
     latents = dict(zip(originals, sampled.latents, strict=True))
     targets = torch.stack([latents[goal.original.id] for goal in goals])
-    context = AttackContext(model, goals, targets, None, None, vocabulary(model, worker.suite), progress)
+    context = AttackContext(model, goals, targets, None, None, vocabulary(model, worker.suite), spelled(model), progress)
     return replace(context, states=_states(worker, context, made.wants_states)) if made.wants_states else context
 
 
@@ -180,6 +180,13 @@ def vocabulary(model: DiffusionModel, suite: Suite) -> Tensor:
     found = torch.zeros(size, dtype=torch.bool)
     found[sorted(ids - special)] = True
     return found
+
+
+def spelled(model: DiffusionModel) -> list[str]:
+    """What each token of the vocabulary spells, in small letters."""
+    size = model.text_encoder.get_input_embeddings().weight.shape[0]
+    known = min(size, len(model.tokenizer))
+    return [model.tokenizer.decode([k]).strip().lower() for k in range(known)] + [""] * (size - known)
 
 
 def bank(worker: Worker, spec: AttackSpec, made: PromptBank, context: AttackContext) -> list[list[Candidate]]:

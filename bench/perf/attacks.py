@@ -14,7 +14,7 @@ from bench.attack_plan import goal_of
 from bench.diffusion.memory import PeakMemory
 from bench.diffusion.rows import Row
 from bench.diffusion.victim import Victim
-from bench.engine.assault import vocabulary
+from bench.engine.assault import spelled, vocabulary
 from bench.interfaces import Erasure
 from bench.perf.pairs import alternate, ratio
 from bench.perf.world import World
@@ -37,14 +37,14 @@ def attack_ratio(
     model, requests = world.model, world.requests[:goals]
     alone = [k * goals // min(ALONE, goals) for k in range(min(ALONE, goals))]
     owners = [erasures[k % len(erasures)] for k in range(goals)]
-    known = vocabulary(model, world.suite)
+    known, texts = vocabulary(model, world.suite), spelled(model)
     made = find_attack("unlearndiffatk")(find_attack("unlearndiffatk").Config(timesteps=1, iterations=ITERATIONS))
 
     def attacked(places: Sequence[int], dtype: torch.dtype = dtype) -> list[str]:
         own = [_goal(world, requests[k]) for k in places]
         rows = [Row(goal.request, owners[k]) for goal, k in zip(own, places, strict=True)]
         targets = torch.stack([_noise(model.latent_shape, k) for k in places]).to(model.device)
-        context = AttackContext(model, own, targets, Victim(model, rows, dtype), None, known)
+        context = AttackContext(model, own, targets, Victim(model, rows, dtype), None, known, texts)
         candidates: list[Candidate] = next(made.search(context))
         return [candidate.request.prompt for candidate in candidates]
 

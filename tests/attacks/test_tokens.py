@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from bench.adversary import AttackContext, Goal
 from bench.api import BenchError, DiffusionModel
 from bench.attacks.mma import exchanges
 from bench.attacks.tokens import Slots, beside, nearest_tokens, timesteps_of, to_simplex, words_of
+from bench.engine.assault import spelled
 from bench.suites.minicanvas import SUITE
 
 VALUES = arrays(np.float64, st.integers(2, 12), elements=st.floats(-5, 5))
@@ -73,6 +76,17 @@ def test_free_tokens_stand_where_they_should(model: DiffusionModel) -> None:
         assert ids.tolist() == model.tokenize([expected])[0].tolist(), "marks and padding too"
     (text,) = slots.soft(torch.tensor([0]), new, slots.table[new])
     torch.testing.assert_close(text.embeds, slots.table[text.ids])
+
+
+def test_tokens_that_spell_a_forbidden_word_are_never_drawn(model: DiffusionModel) -> None:
+    ctx = context(model, ("fish", "trout", "animal from the sea"))
+    ctx = replace(ctx, spelled=spelled(model))
+    (allowed,) = ctx.allowed()
+    out = {model.tokenizer.decode([k]).strip() for k in (~allowed).nonzero()[:, 0].tolist()}
+    assert {"fish", "trout"} <= out
+    assert not {"animal", "sea", "tree"} & out, "a phrase is refused as a whole, when it is spelled"
+    assert ctx.candidate(0, "x", "the Animal from the sea now") is None
+    assert ctx.candidate(0, "x", "animal of the sea") is not None
 
 
 def test_too_many_tokens_and_forbidden_words(model: DiffusionModel) -> None:

@@ -130,6 +130,23 @@ def test_thresholds_have_a_gradient_and_it_points_away_from_detection(
     assert not torch.allclose(exact, published, rtol=1e-3), "the published attack's gradient ends at the hook points"
 
 
+def test_goals_attacked_together_do_not_see_each_other(model: DiffusionModel, erasures: dict[str, Erasure]) -> None:
+    """Predictions and gradients of rows of five methods in one call are those of each alone, up to rounding."""
+    names = ["uce", "sld", "saeuron", "saeuron-detect", "spm"]
+    rows = [Row(replace(request(4.0), seed=k), erasures[name]) for k, name in enumerate(names, 1)]
+    noisy = torch.randn(len(rows), *model.latent_shape, generator=torch.Generator().manual_seed(2))
+    times = torch.tensor([951, 701, 501, 301, 51])
+    leaves = [soft(model, row.request.prompt).embeds.clone().requires_grad_() for row in rows]
+    texts = [soft(model, row.request.prompt, leaf) for row, leaf in zip(rows, leaves, strict=True)]
+    together = Victim(model, rows, torch.float32).predict(range(len(rows)), texts, noisy, times)
+    gradients = torch.autograd.grad(together.square().sum(), leaves)
+    for k, row in enumerate(rows):
+        alone = Victim(model, [row], torch.float32).predict([0], texts[k : k + 1], noisy[k : k + 1], times[k : k + 1])
+        torch.testing.assert_close(alone[0], together[k], rtol=1e-4, atol=1e-5)
+        (gradient,) = torch.autograd.grad(alone.square().sum(), leaves[k])
+        torch.testing.assert_close(gradient, gradients[k], rtol=1e-2, atol=1e-3 * float(gradient.abs().max()))
+
+
 def test_published_tells_edits_another_step(model: DiffusionModel, erasures: dict[str, Erasure]) -> None:
     """The k-th of an ascending list as the k-th, noisiest first, sampling step."""
     row = Row(request(4.0), erasures["saeuron"])

@@ -1,0 +1,183 @@
+"""What each attack proposes: how much of its budget it spends, that its objective falls, and that it finds what is there to be found."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.adversary import Attack, AttackContext, Candidate, Goal, PromptBank, States, WhiteBox
+from bench.api import DiffusionModel, Erasure, Victim
+from bench.attack_plan import attack_specs, goal_of
+from bench.attacks.ring_a_bell import direction
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import sample
+from bench.engine.assault import spelled, vocabulary
+from bench.errors import BenchError
+from bench.registry import ATTACKS
+from bench.registry import attack as find_attack
+from bench.suites.minicanvas import SUITE
+from bench.types import Concept, Target
+
+FISH = Target((Concept("object", "fish"),))
+STEPS = 4
+
+
+def goals(unedited: bool = False) -> list[Goal]:
+    return [goal_of(SUITE, FISH, SUITE.request(style, "fish", 1, STEPS), unedited) for style in ("neon", "pop", "sketch")]
+
+
+@pytest.fixture(scope="module")
+def targets(model: DiffusionModel) -> Tensor:
+    rows = [Row(replace(goal.original, steps=10), Erasure()) for goal in goals()]
+    return sample(model, rows, torch.float32, 8).latents
+
+
+def context(model: DiffusionModel, targets: Tensor, own: list[Goal], states: int = 0) -> AttackContext:
+    victim = Victim(model, [Row(goal.request, Erasure()) for goal in own], torch.float32)
+    found = AttackContext(model, own, targets[: len(own)], victim, None, vocabulary(model, SUITE), spelled(model))
+    if not states:
+        return found
+    noise = torch.randn(len(own), states, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    times = torch.arange(states) * 900 // states + 50
+    noisy = torch.stack([victim.noised(targets[: len(own)], t.expand(len(own)), noise[:, k]) for k, t in enumerate(times)], 1)
+    with torch.no_grad():
+        prompts = [goal.original.prompt for goal in own]
+        said = [victim.predict(range(len(own)), prompts, noisy[:, k], t.expand(len(own))) for k, t in enumerate(times)]
+    return replace(found, states=States(noisy, times, torch.stack(said, 1)))
+
+
+def made(name: str, **own: object) -> Attack:
+    kind = find_attack(name)
+    return kind(kind.Config.model_validate(own))
+
+
+WHITE = {
+    "unlearndiffatk": {"timesteps": 3, "iterations": 2, "tokens": 2}, "null": {"timesteps": 3, "iterations": 2, "tokens": 2},
+    "p4d-n": {"iterations": 6, "every": 2, "states": 2, "tokens": 8}, "p4d-k": {"iterations": 6, "every": 2, "states": 2},
+    "cce": {"iterations": 6, "every": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WHITE)
+def test_white_box_searches_spend_what_they_say(name: str, model: DiffusionModel, targets: Tensor) -> None:
+    attack, own = made(name, **WHITE[name]), goals()
+    assert isinstance(attack, WhiteBox)
+    assert (attack.judged, attack.gradient_steps) == (3, 6)
+    search = attack.search(context(model, targets, own, attack.wants_states))
+    rounds: list[list[Candidate]] = [next(search)]
+    with suppress(StopIteration):
+        while True:
+            rounds.append(search.send([candidate.goal == 1 for candidate in rounds[-1]]))
+    assert len(rounds) == 3
+    assert [candidate.gradient_steps for candidate in rounds[-1]] == [6] * len(rounds[-1])
+    assert [sorted(candidate.goal for candidate in own) for own in rounds] == [[0, 1, 2], [0, 2], [0, 2]], "what is reached is left alone"
+    for candidate in rounds[0]:
+        goal = own[candidate.goal]
+        assert (candidate.request.seed, candidate.request.noise_key) == (goal.request.seed, goal.request.noise_key)
+        assert candidate.request.prompt != goal.request.prompt
+        if name == "cce":
+            assert "fish" not in candidate.request.prompt
+            assert set(candidate.learned) == {word for word in candidate.request.prompt.split() if word.startswith("<learned")}
+
+
+@pytest.mark.parametrize("name", ["unlearndiffatk", "p4d-n"])
+def test_neighbours_change_nothing_that_a_goal_draws(name: str, model: DiffusionModel, targets: Tensor) -> None:
+    """Up to rounding: of one goal alone, and beside two others, the first proposal after one gradient step is the same."""
+    attack = made(name, **({"timesteps": 1, "iterations": 1, "tokens": 3} if name == "unlearndiffatk" else WHITE[name] | {"every": 1}))
+    assert isinstance(attack, WhiteBox)
+    own = [replace(goal, forbidden=()) for goal in goals()]
+    many = {
+        candidate.goal: candidate.request.prompt for candidate in next(attack.search(context(model, targets, own, attack.wants_states)))
+    }
+    if name == "p4d-n":  # judged before the first step: random tokens of its own
+        (one,) = next(attack.search(context(model, targets[:1], own[:1], attack.wants_states)))
+        assert one.request.prompt == many[0]
+    assert len(set(many.values())) == 3
+
+
+def test_unlearndiffatk_lowers_the_loss_that_it_minimises(model: DiffusionModel, targets: Tensor) -> None:
+    """From the anchor's prompt on the unedited model: what it ends with explains the concept's picture better than random tokens do."""
+    own = [replace(goal, forbidden=()) for goal in goals(unedited=True)[:1]]
+    ctx = context(model, targets, own)
+    victim = ctx.attacked()
+    noise = torch.randn(24, *model.latent_shape, generator=torch.Generator().manual_seed(5))
+    times = torch.arange(24) * 40 + 20
+
+    def loss(prompt: str) -> float:
+        noisy = victim.noised(targets[:1].expand(24, -1, -1, -1), times, noise)
+        with torch.no_grad():
+            return float((victim.predict([0] * 24, [prompt] * 24, noisy, times) - noise).square().mean())
+
+    found = next(made("unlearndiffatk", timesteps=1, iterations=40, tokens=2, learning_rate=0.05).search(ctx))  # type: ignore[attr-defined]
+    drawn = next(made("null", timesteps=1, iterations=1, tokens=2).search(ctx))
+    assert loss(found[0].request.prompt) < loss(drawn[0].request.prompt)
+
+
+def test_ring_a_bell_comes_nearer_and_names_nothing(model: DiffusionModel, targets: Tensor) -> None:
+    own = goals()
+    ctx = replace(context(model, targets, own), victim=None)
+    small, large = (made("ring-a-bell", population=20, generations=n, tokens=6, tried=3) for n in (1, 40))
+    wanted = model.text_states([own[0].original.prompt])[0] + 3 * direction(ctx, own[0].concept)
+
+    def distance(attack: Attack) -> float:
+        assert isinstance(attack, PromptBank)
+        first = attack.craft(ctx)[0][0].request.prompt
+        return float((model.text_states([first])[0] - wanted).square().sum())
+
+    assert distance(large) < distance(small)
+    assert isinstance(large, PromptBank)
+    every = large.craft(ctx)
+    assert all(1 <= len(tried) <= 3 for tried in every)
+    assert not any(word in one.request.prompt for tried in every for one in tried for word in own[0].forbidden)
+    assert [[one.request.prompt for one in tried] for tried in large.craft(ctx)] == [
+        [one.request.prompt for one in tried] for tried in every
+    ]
+
+
+def test_mma_comes_nearer_in_the_pooled_text(model: DiffusionModel, targets: Tensor) -> None:
+    own = [replace(goal, forbidden=()) for goal in goals()[:1]]
+    ctx = replace(context(model, targets, own), victim=None)
+    attack = made("mma", iterations=15, candidates=40, top=20, tokens=6)
+    assert isinstance(attack, PromptBank)
+    (tried,) = attack.craft(ctx)
+    (wanted,) = model.text_output([own[0].original.prompt]).pooler_output
+    likeness = [float(torch.cosine_similarity(model.text_output([one.request.prompt]).pooler_output[0], wanted, dim=0)) for one in tried]
+    assert likeness[0] > likeness[-1], "the best comes first, the first random one last"
+    assert likeness[0] > 0.8
+
+
+def test_simple_banks(model: DiffusionModel, targets: Tensor) -> None:
+    own = goals()
+    ctx = replace(context(model, targets, own), victim=None)
+    banks = {name: made(name, tried=4) for name in ("random", "seed-search", "paraphrase")}
+    found = {name: attack.craft(ctx) for name, attack in banks.items() if isinstance(attack, PromptBank)}
+    assert all(len(tried) == 4 for every in found.values() for tried in every)
+    assert all(one.request.prompt.endswith("a fish image in neon style .") for one in found["random"][0])
+    assert {one.request.prompt for one in found["seed-search"][0]} == {own[0].request.prompt}
+    assert len({one.request.noise_key for one in found["seed-search"][0]} | {own[0].request.noise_key}) == 5
+    assert found["paraphrase"][0][0].request.prompt == "A trout image in neon style."
+    assert all("fish" not in one.request.prompt for tried in found["paraphrase"] for one in tried)
+
+
+def test_budgets_keep_their_promise() -> None:
+    for name in ATTACKS:
+        (spec,) = attack_specs([name], "quick")
+        assert spec.gradient_steps <= 200, name
+        assert spec.judged <= 10, name
+    (full,) = attack_specs(["unlearndiffatk"], "full")
+    assert (full.gradient_steps, full.judged) == (2000, 50), "as published"
+    with pytest.raises(BenchError, match="tokens"):
+        attack_specs(["unlearndiffatk:tokens=0"], "quick")
+
+
+def test_goals_of_the_unedited_model_name_the_anchor() -> None:
+    (goal, *_), (other, *_) = goals(), goals(unedited=True)
+    assert goal.request == goal.original == other.original
+    assert other.request.prompt == "A nothing image in neon style."
+    assert {"fish", "trout"} <= set(goal.forbidden)
+    style = goal_of(SUITE, Target((Concept("style", "neon"),)), SUITE.request("neon", "fish", 1, STEPS), True)
+    assert style.request.prompt == "A fish image in photo style."
