@@ -36,6 +36,7 @@ from bench.interfaces import Slots as Slots
 from bench.interfaces import TextEdit as TextEdit
 from bench.interfaces import UnlearningMethod as UnlearningMethod
 from bench.interfaces import Weights as Weights
+from bench.prompts import read_prompts as read_prompts
 from bench.types import Assets as Assets
 from bench.types import Card as Card
 from bench.types import Concept as Concept

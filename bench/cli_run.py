@@ -134,7 +134,7 @@ def _attack_names(text: str | None, prompts: Path | None, suite: Suite) -> tuple
     for name in names:
         registry.require_attack(parse_variant(name)[0], SETS)
     if prompts is not None:
-        from bench.attacks.replay import read_prompts
+        from bench.prompts import read_prompts
 
         known = set(map(str, suite.concepts))
         for target in sorted({key[0] for key in read_prompts(prompts)}):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bench.attack_grid import draw_attacks
 from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.grid import draw_grid
@@ -30,6 +31,7 @@ def write_tables(leaderboard: Leaderboard, store: Store, folder: Path) -> None:
     """Every file that is made of records and units."""
     write_all(leaderboard, folder)
     draw_grid(store, folder)
+    draw_attacks(store, folder)
     order = store.config().get("sequential")
     if order:
         table = sequence(store.records(), order, find_suite(store.config()["suite"]).rules)
@@ -89,6 +91,6 @@ def _leaderboard(records: Sequence[Record], suite_name: str, preset: str, source
 
 def publish(store: Store, folder: Path) -> None:
     """Copy what is small and citable out of a run: tables, records, picture."""
-    for pattern in ("*.csv", "leaderboard.*", "sequential.md", "citations.bib", "grid.png", "records/*.json"):
+    for pattern in ("*.csv", "leaderboard.*", "sequential.md", "citations.bib", "grid.png", "attacks.png", "records/*.json"):
         for path in sorted(store.folder.glob(pattern)):
             write_atomic(folder / path.relative_to(store.folder), path.read_bytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,7 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from bench.api import AttackContext, BenchError, Candidate, Card, MethodConfig, PromptBank
-
-NEEDED = ("target", "style", "object", "seed", "prompt")
+from bench.api import AttackContext, Candidate, Card, MethodConfig, PromptBank, read_prompts
 
 
 class ReplayConfig(MethodConfig):
@@ -48,21 +45,3 @@ class Replay(PromptBank):
                 own.setdefault(row["prompt"], Candidate(g, replace(goal.request, prompt=row["prompt"]), 0, learned))
             found.append(list(own.values())[: self.config.tried])
         return found
-
-
-def read_prompts(path: Path | None) -> dict[tuple[str, str, str, str], list[dict[str, str]]]:
-    """Rows by (target, style, object, seed). BenchError for a file that is none."""
-    if path is None:
-        raise BenchError("replay needs a file: --attack-prompts FILE, such as a run's attack_prompts.csv.")
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BenchError(f"{path} cannot be read ({error}): give a CSV file such as a run's attack_prompts.csv.") from error
-    lacking = [name for name in NEEDED if not rows or name not in rows[0]]
-    if lacking:
-        raise BenchError(f"{path} lacks {', '.join(lacking)}: give a CSV file such as a run's attack_prompts.csv.")
-    found: dict[tuple[str, str, str, str], list[dict[str, str]]] = {}
-    for row in rows:
-        found.setdefault((row["target"], row["style"], row["object"], row["seed"]), []).append(row)
-    return found

@@ -106,6 +106,7 @@ def attack(worker: Worker, bundle: Sequence[AttackUnit]) -> None:
             outcomes, note = _searched(worker, made, replace(context, victim=victim), judge, progress)
     seconds = (time.perf_counter() - began) / len(goals)
     _write(worker, units, goals, [replace(outcome, note=note) for outcome in outcomes], seconds)
+    worker.advance(max(0, sum(unit.pictures for unit in units) - judge.sampled))  # what gradient steps count for, and what was not needed
 
 
 def _searched(
@@ -278,6 +279,7 @@ class Bench:
 
     def __init__(self, worker: Worker, rows: Sequence[Row], targets: Sequence[Any]) -> None:
         self.worker, self.rows, self.targets = worker, rows, targets
+        self.sampled = 0
         third: Any = worker.scorer.networks.get(THIRD)
         self.third: Classifier | None = third if isinstance(third, Classifier) else None
 
@@ -289,6 +291,7 @@ class Bench:
         rows = [replace(self.rows[candidate.goal], request=candidate.request) for candidate in candidates]
         sampled = fitting(worker.sampler, rows).all(rows)
         worker.advance(len(rows))
+        self.sampled += len(rows)
         whole = [i for i in range(len(rows)) if i not in sampled.broken]
         nothing = Sight(False, None, ("", ""), "", None)
         if not whole:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench.api import Concept, Cond, DiffusionModel, Erasure, FitContext, PlainText, Role, SoftText, TextEdit, learned_name
 from bench.config import method_config
+from bench.diffusion import victim as victim_module
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import sample
 from bench.diffusion.schedule import DDIMSchedule
@@ -145,6 +146,24 @@ def test_goals_attacked_together_do_not_see_each_other(model: DiffusionModel, er
         torch.testing.assert_close(alone[0], together[k], rtol=1e-4, atol=1e-5)
         (gradient,) = torch.autograd.grad(alone.square().sum(), leaves[k])
         torch.testing.assert_close(gradient, gradients[k], rtol=1e-2, atol=1e-3 * float(gradient.abs().max()))
+
+
+def test_activations_made_again_give_the_same_gradient(
+    model: DiffusionModel, erasures: dict[str, Erasure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of large pictures, whose activations would not fit in memory; an edit whose gate opens must not see it open twice."""
+    row = Row(request(4.0), erasures["saeuron"])
+    noisy = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(1))
+
+    def gradient() -> Tensor:
+        leaf = soft(model, row.request.prompt).embeds.clone().requires_grad_()
+        found = Victim(model, [row], torch.float32).predict([0], [soft(model, row.request.prompt, leaf)], noisy, torch.tensor([951]))
+        return torch.autograd.grad(found.square().sum(), leaf)[0]
+
+    kept = gradient()
+    monkeypatch.setattr(victim_module, "LARGE", 0)
+    torch.testing.assert_close(gradient(), kept)
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in model.unet.modules())
 
 
 def test_published_tells_edits_another_step(model: DiffusionModel, erasures: dict[str, Erasure]) -> None:

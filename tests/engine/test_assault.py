@@ -105,6 +105,8 @@ def test_records_and_tables_tell_of_attacks(attacked: Path) -> None:
     table = pd.read_csv(attacked / "attacks.csv")
     assert set(table["method"]) == {"none", "uce"}
     assert {"attack_curves.csv", "attack_prompts.csv"} <= {path.name for path in attacked.iterdir()}
+    reached = any(any(own["success"]) and not all(own["clean"]) for own in outcomes_of(attacked, "none").values())
+    assert (attacked / "attacks.png").exists() or not reached
     assert "UA under attack" in (attacked / "leaderboard.md").read_text()
     assert "zhang2024generate" in (attacked / "citations.bib").read_text()
 
