@@ -429,7 +429,7 @@ def test_a_run_takes_what_tuning_found(tuned: Tuned, tmp_path: Path, monkeypatch
     assert with_tuning.budget == found.budget
     for key, other in (("method_version", 99), ("untuned", "{}"), ("inputs", "another")):
         stale = replace(found, budget={**found.budget, key: other})
-        monkeypatch.setattr(OwnSuite, "tuned", lambda self, name, stale=stale: stale if name == "fake" else None)
+        monkeypatch.setattr(OwnSuite, "tuned", lambda self, name, shared, stale=stale: stale if name == "fake" else None)
         with pytest.raises(BenchError, match="tune it again"):
             method_specs(config, suite)
         assert len(method_specs(config.model_copy(update={"tuning": "untuned"}), suite)) == 2
