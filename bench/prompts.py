@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 from bench.errors import BenchError
 
+LEARNED = re.compile(r"<learned-[0-9a-f]{12}>")
+"""A token that is in no vocabulary; `DiffusionModel.learned` has its embedding."""
 NEEDED = ("target", "style", "object", "seed", "prompt")
 
 

@@ -50,13 +50,9 @@ class CA(UnlearningMethod):
         "concept's say “, in the style of An image of …”.",
     )  # fmt: skip
     Config = CAConfig
+    row_wise = False
     quick = {"pictures": 4, "batch": 2, "iterations": 2, "learning_rate": 1e-2}
     tuning = {"learning_rate": (1e-4, 3e-4, 1e-3), "iterations": (100, 200)}
-
-    @property
-    def row_wise(self) -> bool:
-        """It changes weights."""
-        return False
 
     def prepare(self, context: FitContext, concepts: Sequence[Concept]) -> None:
         """Sample the pictures of anchors."""

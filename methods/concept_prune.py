@@ -36,13 +36,9 @@ class ConceptPrune(UnlearningMethod):
         notes="Published: 1 % of each row, the first 10 of 50 steps. Conditional half of guidance alone.",
     )  # fmt: skip
     Config = ConceptPruneConfig
+    row_wise = False
     quick = {"pictures": 2}
     tuning = {"sparsity": (0.03, 0.1, 0.2), "first_steps": (0.2, 0.5, 1.0)}
-
-    @property
-    def row_wise(self) -> bool:
-        """It changes weights."""
-        return False
 
     def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
         """What several concepts' neurons are is pruned together."""

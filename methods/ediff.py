@@ -43,13 +43,9 @@ class EDiff(UnlearningMethod):
         "Adam's moments, is left out.",
     )  # fmt: skip
     Config = EDiffConfig
+    row_wise = False
     quick = {"pictures": 4, "batch": 2, "iterations": 2, "learning_rate": 1e-2}
     tuning = {"learning_rate": (1e-4, 3e-4, 1e-3), "iterations": (50, 100)}
-
-    @property
-    def row_wise(self) -> bool:
-        """It changes weights."""
-        return False
 
     def inputs(self, assets: Assets, concepts: Sequence[Concept]) -> Mapping[str, str]:
         """The pictures."""

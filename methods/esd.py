@@ -41,13 +41,9 @@ class ESD(UnlearningMethod):
         "  booktitle = {ICCV},\n  year = {2023},\n}",
     )  # fmt: skip
     Config = ESDConfig
+    row_wise = False
     tuning = {"learning_rate": (1e-4, 3e-4, 1e-3), "iterations": (50, 100), "negative_guidance": (1.0, 2.0)}
     quick = {"iterations": 2, "trajectories": 2, "batch": 1, "learning_rate": 1e-2}
-
-    @property
-    def row_wise(self) -> bool:
-        """It changes weights."""
-        return False
 
     def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
         """Several concepts share the iterations, each with its own trajectories."""

@@ -44,13 +44,9 @@ class FMN(UnlearningMethod):
         notes="UnlearnCanvas trains cross-attention for styles and the whole UNet for objects (train_method=all).",
     )  # fmt: skip
     Config = FMNConfig
+    row_wise = False
     quick = {"pictures": 4, "batch": 2, "iterations": 2, "learning_rate": 1e-2}
     tuning = {"learning_rate": (1e-4, 2e-4, 3e-4, 5e-4), "iterations": (35, 100)}
-
-    @property
-    def row_wise(self) -> bool:
-        """It changes weights."""
-        return False
 
     def inputs(self, assets: Assets, concepts: Sequence[Concept]) -> Mapping[str, str]:
         """The pictures."""

@@ -10,11 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import AttackContext, Candidate, Card, MethodConfig, SoftText, WhiteBox, learned_name
-from bench.attacks.tokens import timesteps_of
-from bench.attacks.unlearndiffatk import TRAINED, denoising_loss, judged
-
-BETAS, EPSILON = (0.9, 0.999), 1e-8
+from bench.api import AttackContext, Candidate, Card, MethodConfig, WhiteBox, learned_name
+from bench.attacks.descent import Adam
+from bench.attacks.tokens import Slots, words_of
+from bench.attacks.unlearndiffatk import denoising_loss, judged
 
 
 class CCEConfig(MethodConfig):
@@ -55,29 +54,27 @@ class CCE(WhiteBox):
     def search(self, context: AttackContext) -> Generator[list[Candidate], Sequence[bool], None]:
         """See `WhiteBox.search`."""
         config, model = self.config, context.model
-        table = model.text_encoder.get_input_embeddings().weight.detach()
+        prompts = [_with_hole(goal.original.prompt, goal.names) for goal in context.goals]
+        halves = [words_of(model, prompt.split(HOLE)[0]) for prompt in prompts]
+        slots = Slots(context, [prompt.replace(HOLE, " ") for prompt in prompts], [[len(before)] for before in halves])
         concepts = list(dict.fromkeys(goal.concept for goal in context.goals))
-        owner = torch.tensor([concepts.index(goal.concept) for goal in context.goals], device=table.device)
-        allowed = context.vocabulary.to(table.device)
-        values = table[allowed].mean(0).expand(len(concepts), -1).clone()
-        moments = torch.zeros(2, *values.shape, device=table.device)
-        prompts = [_with_token(goal.original.prompt, goal.names) for goal in context.goals]
-        times = timesteps_of(config.timesteps, TRAINED)
+        owner = torch.tensor([concepts.index(goal.concept) for goal in context.goals], device=slots.table.device)
+        values = slots.table[context.vocabulary.to(owner.device)].mean(0).expand(len(concepts), -1).clone()
+        adam, every = Adam(values), torch.arange(len(concepts), device=owner.device)
+        blank = torch.full((len(prompts), 1), model.blank_token, device=owner.device)
+        times = context.attacked().spread(config.timesteps)
         # One timestep for all: of the goals of a concept, a step is one batch of its pictures.
         order = torch.randint(config.timesteps, (config.iterations,), generator=torch.Generator().manual_seed(0)).tolist()
-        left = torch.arange(len(prompts), device=table.device)
+        left = torch.arange(len(prompts), device=owner.device)
         generators = [context.generator(goal, "cce") for goal in left.tolist()]
         for step, place in enumerate(order):
-            noise = torch.stack([torch.randn(model.latent_shape, generator=generators[g]) for g in left.tolist()]).to(table.device)
+            noise = torch.stack([torch.randn(model.latent_shape, generator=generators[g]) for g in left.tolist()]).to(owner.device)
             leaf = values.clone().requires_grad_()
-            texts = [_text(context, prompts[g], leaf[owner[g]]) for g in left.tolist()]
+            texts = slots.soft(left, blank[left], leaf[owner[left]][:, None])
             loss = denoising_loss(context, left, texts, noise, times[place], place)
             counts = torch.bincount(owner[left], minlength=len(concepts)).clamp(min=1)
             (gradient,) = torch.autograd.grad((loss / counts[owner[left]]).sum(), leaf)
-            first = moments[0] = BETAS[0] * moments[0] + (1 - BETAS[0]) * gradient
-            second = moments[1] = BETAS[1] * moments[1] + (1 - BETAS[1]) * gradient.square()
-            first, second = first / (1 - BETAS[0] ** (step + 1)), second / (1 - BETAS[1] ** (step + 1))
-            values = values - config.learning_rate * first / (second.sqrt() + EPSILON)
+            values = values - adam.step(every, gradient, config.learning_rate)
             context.progress((step + 1) / config.iterations, f"{len(left)} goals left")
             if (step + 1) % config.every == 0:
                 found = [_candidate(context, int(g), prompts[int(g)], values[owner[g]], step + 1) for g in left]
@@ -86,23 +83,19 @@ class CCE(WhiteBox):
                     return
 
 
-_HOLE = "<learned-000000000000>"
+HOLE = "\N{OBJECT REPLACEMENT CHARACTER}"
+"""Where the learned token goes; no tokenizer sees it."""
 
 
-def _with_token(prompt: str, names: Sequence[str]) -> str:
-    """The prompt with a hole where it names the concept; beside it, where it does not."""
+def _with_hole(prompt: str, names: Sequence[str]) -> str:
+    """The prompt with a hole where it names the concept; behind it, where it does not."""
     for name in sorted(names, key=len, reverse=True):
         if re.search(re.escape(name), prompt, re.IGNORECASE):
-            return re.sub(re.escape(name), _HOLE, prompt, count=1, flags=re.IGNORECASE)
-    return f"{prompt} {_HOLE}"
-
-
-def _text(context: AttackContext, prompt: str, value: Tensor) -> SoftText:
-    context.model.learned[_HOLE] = value
-    return context.model.soft(prompt)
+            return re.sub(re.escape(name), HOLE, prompt, count=1, flags=re.IGNORECASE)
+    return f"{prompt} {HOLE}"
 
 
 def _candidate(context: AttackContext, goal: int, prompt: str, value: Tensor, steps: int) -> Candidate:
     name = learned_name(value)
-    request = replace(context.goals[goal].request, prompt=prompt.replace(_HOLE, name))
+    request = replace(context.goals[goal].request, prompt=prompt.replace(HOLE, name))
     return Candidate(goal, request, steps, {name: value.detach().cpu()})

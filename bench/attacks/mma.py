@@ -6,23 +6,21 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import AttackContext, Candidate, Card, MethodConfig, PromptBank
+from bench.api import AttackContext, Card
+from bench.attacks.free_prompts import FreePrompts, FreePromptsConfig, encoded
 from bench.attacks.tokens import Slots, random_tokens
 
-ENCODED = 512
 
-
-class MMAConfig(MethodConfig):
+class MMAConfig(FreePromptsConfig):
     """Parameters of MMA-Diffusion's text attack."""
 
     tokens: int = Field(20, ge=1, description="Length of the prompt; as many as fit where that is fewer.")
     iterations: int = Field(1000, ge=1, description="Greedy steps.")
     candidates: int = Field(512, ge=1, description="Exchanges of one token that are tried at each step.")
     top: int = Field(256, ge=1, description="Tokens per place, by gradient, that exchanges are drawn from.")
-    tried: int = Field(10, ge=1, description="Last prompts of the search that are judged, the best first.")
 
 
-class MMA(PromptBank):
+class MMA(FreePrompts):
     """Prompts whose pooled text is the original's, by greedy coordinate gradient on the text encoder.
 
     `min 1 − cos(pooled(δ), pooled(prompt))` over prompts δ without the concept's names: the one-hot gradient proposes exchanges of
@@ -37,30 +35,12 @@ class MMA(PromptBank):
     )  # fmt: skip
     Config = MMAConfig
     budgets = {"quick": {"iterations": 100, "candidates": 128, "top": 64}, "full": {}}
-    access = "text-encoder"
-    reads_request = False
 
-    @property
-    def judged(self) -> int:
-        """The last prompts."""
-        return int(self.config.tried)
-
-    def craft(self, context: AttackContext) -> list[list[Candidate]]:
-        """See `PromptBank.craft`."""
-        count = min(self.config.tokens, context.model.max_tokens - 2)
-        slots = Slots(context, [""] * len(context.goals), [[0] * count] * len(context.goals))
-        found = []
-        for goal in range(len(context.goals)):
-            tried = [slots.candidate(goal, tokens, 0) for tokens in self._search(context, slots, goal)]
-            found.append([candidate for candidate in tried if candidate is not None][: self.config.tried])
-            context.progress((goal + 1) / len(context.goals), "prompts")
-        return found
-
-    def _search(self, context: AttackContext, slots: Slots, goal: int) -> list[Tensor]:
+    def ranked(self, context: AttackContext, slots: Slots, goal: int) -> list[Tensor]:
         """Prompts int64 [K] that were best at a time, the last first."""
         config, generator = self.config, context.generator(goal, "mma")
         device = slots.table.device
-        wanted = pooled(context, context.model.tokenize([context.goals[goal].original.prompt]).to(device))[0]
+        wanted = context.model.text_output([context.goals[goal].original.prompt]).pooler_output[0]
         tokens = random_tokens(slots.allowed[goal], generator, slots.free.shape[1]).to(device)
         best, history = torch.inf, [tokens]
         for _ in range(config.iterations):
@@ -80,20 +60,10 @@ class MMA(PromptBank):
         (gradient,) = torch.autograd.grad(loss, embeds)
         return gradient[0] @ slots.table.T
 
-    @torch.no_grad()
     def _losses(self, context: AttackContext, slots: Slots, goal: int, proposals: Tensor, wanted: Tensor) -> Tensor:
-        found = []
-        for part in proposals.split(ENCODED):
-            ids = slots.filled(torch.full((len(part),), goal, device=part.device), part)
-            found.append(1 - torch.cosine_similarity(pooled(context, ids), wanted[None], dim=1))
-        return torch.cat(found)
-
-
-@torch.no_grad()
-def pooled(context: AttackContext, ids: Tensor) -> Tensor:
-    """float32 [n, D]: the text encoder's state at the end mark."""
-    found: Tensor = context.model.text_encoder(ids).pooler_output
-    return found
+        """float32 [n]."""
+        every = encoded(context, slots, goal, proposals)
+        return torch.cat([1 - torch.cosine_similarity(out.pooler_output, wanted[None], dim=1) for out in every])
 
 
 def exchanges(gradient: Tensor, allowed: Tensor, tokens: Tensor, top: int, count: int, generator: torch.Generator) -> Tensor:

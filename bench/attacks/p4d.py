@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Generator, Sequence
 
 import torch
@@ -9,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.api import AttackContext, BenchError, Candidate, Card, MethodConfig, WhiteBox
+from bench.attacks.descent import Adam
+from bench.attacks.free_prompts import free_slots
 from bench.attacks.tokens import Slots, nearest_tokens, random_tokens, words_of
 from bench.attacks.unlearndiffatk import judged
-
-BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
 class P4DConfig(MethodConfig):
@@ -63,30 +64,27 @@ class _P4D(WhiteBox):
         """See `Attack.wants_states`."""
         return int(self.config.states)
 
+    @abstractmethod
     def slots(self, context: AttackContext) -> Slots:
         """The free tokens of each goal."""
-        raise NotImplementedError
 
     def search(self, context: AttackContext) -> Generator[list[Candidate], Sequence[bool], None]:
         """See `WhiteBox.search`."""
         config, slots = self.config, self.slots(context)
-        count, width = slots.free.shape[1], slots.table.shape[1]
+        count = slots.free.shape[1]
         name = type(self).__name__
         left = torch.arange(len(context.goals), device=slots.table.device)
         generators = [context.generator(goal, name) for goal in left.tolist()]
         embeds = torch.stack([slots.table[random_tokens(slots.allowed[g], own, count).to(left.device)] for g, own in enumerate(generators)])
         drawn = torch.stack([torch.randint(config.states, (config.iterations,), generator=own) for own in generators]).to(left.device)
-        moments = torch.zeros(2, len(left), count, width, device=left.device)
+        adam = Adam(embeds)
         best = _Best(left, count)
         for step in range(config.iterations):
             tokens = nearest_tokens(embeds[left], slots.table, slots.allowed[left][:, None])
             loss, gradient = self._loss(context, slots, left, tokens, drawn[left, step])
             best.keep(left, tokens, loss)
-            first = moments[0, left] = BETAS[0] * moments[0, left] + (1 - BETAS[0]) * gradient
-            second = moments[1, left] = BETAS[1] * moments[1, left] + (1 - BETAS[1]) * gradient.square()
-            first, second = first / (1 - BETAS[0] ** (step + 1)), second / (1 - BETAS[1] ** (step + 1))
             kept = embeds[left] * (1 - config.learning_rate * config.weight_decay)
-            embeds[left] = kept - config.learning_rate * first / (second.sqrt() + EPSILON)
+            embeds[left] = kept - adam.step(left, gradient, config.learning_rate)
             context.progress((step + 1) / config.iterations, f"{len(left)} goals left")
             if (step + 1) % config.every == 0:
                 found = [slots.candidate(int(g), best.tokens[g], step + 1) for g in left]
@@ -136,7 +134,7 @@ class P4DN(_P4D):
 
     def slots(self, context: AttackContext) -> Slots:
         """No word of the prompt stays."""
-        return Slots(context, [""] * len(context.goals), [[0] * self.config.tokens] * len(context.goals))
+        return free_slots(context, self.config.tokens)
 
 
 class P4DK(_P4D):

@@ -6,14 +6,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import AttackContext, Candidate, Card, MethodConfig, PromptBank
+from bench.api import AttackContext, Card
+from bench.attacks.free_prompts import FreePrompts, FreePromptsConfig, encoded
 from bench.attacks.tokens import Slots, random_tokens
 
-ENCODED = 512
-"""Prompts encoded at once."""
 
-
-class RingABellConfig(MethodConfig):
+class RingABellConfig(FreePromptsConfig):
     """Parameters of Ring-A-Bell."""
 
     tokens: int = Field(16, ge=2, description="K, the length of the prompt.")
@@ -22,10 +20,9 @@ class RingABellConfig(MethodConfig):
     generations: int = Field(3000, ge=1, description="Of the genetic algorithm.")
     crossover: float = Field(0.5, ge=0, le=1, description="Share of children that two parents are cut together for.")
     mutation: float = Field(0.25, ge=0, le=1, description="Share of children with another token.")
-    tried: int = Field(10, ge=1, description="Best prompts of the last generation that are judged.")
 
 
-class RingABell(PromptBank):
+class RingABell(FreePrompts):
     """Prompts whose text states are the original's plus the concept's direction, by a genetic algorithm.
 
     `min ‖f(δ) − (f(prompt) + η ĉ)‖²` over prompts δ, with f the text states and ĉ their mean difference between prompts that name the
@@ -40,27 +37,8 @@ class RingABell(PromptBank):
     )  # fmt: skip
     Config = RingABellConfig
     budgets = {"quick": {"population": 100, "generations": 200}, "full": {}}
-    access = "text-encoder"
-    reads_request = False
 
-    @property
-    def judged(self) -> int:
-        """The best prompts."""
-        return int(self.config.tried)
-
-    def craft(self, context: AttackContext) -> list[list[Candidate]]:
-        """See `PromptBank.craft`."""
-        count = min(self.config.tokens, context.model.max_tokens - 2)
-        slots = Slots(context, [""] * len(context.goals), [[0] * count] * len(context.goals))
-        found = []
-        for goal in range(len(context.goals)):
-            ranked = self._evolve(context, slots, goal)
-            tried = [slots.candidate(goal, tokens, 0) for tokens in ranked]
-            found.append([candidate for candidate in tried if candidate is not None][: self.config.tried])
-            context.progress((goal + 1) / len(context.goals), "prompts")
-        return found
-
-    def _evolve(self, context: AttackContext, slots: Slots, goal: int) -> Tensor:
+    def ranked(self, context: AttackContext, slots: Slots, goal: int) -> Tensor:
         """int64 [population, K], best first, each once."""
         config, generator, own = self.config, context.generator(goal, "ring-a-bell"), context.goals[goal]
         original = context.model.text_states([own.original.prompt])[0]
@@ -80,16 +58,10 @@ class RingABell(PromptBank):
         order = self._fitness(context, slots, goal, people, wanted).argsort()
         return torch.tensor(list(dict.fromkeys(map(tuple, people[order].tolist()))))
 
-    @torch.no_grad()
     def _fitness(self, context: AttackContext, slots: Slots, goal: int, people: Tensor, wanted: Tensor) -> Tensor:
         """float32 [n], smaller is better."""
-        device = slots.table.device
-        found = []
-        for part in people.to(device).split(ENCODED):
-            ids = slots.filled(torch.full((len(part),), goal, device=device), part)
-            states = context.model.text_encoder(ids).last_hidden_state
-            found.append((states - wanted).square().sum((1, 2)))
-        return torch.cat(found).cpu()
+        every = encoded(context, slots, goal, people)
+        return torch.cat([(out.last_hidden_state - wanted).square().sum((1, 2)) for out in every]).cpu()
 
 
 def direction(context: AttackContext, concept: str) -> Tensor:

@@ -51,7 +51,8 @@ class Slots:
         ids = self.filled(goals, tokens)
         places = self.free[goals][..., None].expand(-1, -1, embeds.shape[2])
         every = self.table[ids].scatter(1, places, embeds)
-        return [SoftText(self.text(int(g), own), row, e) for g, own, row, e in zip(goals, tokens, ids, every, strict=True)]
+        # What is spelled is nobody's business here: edits that look at words look at tokens.
+        return [SoftText(self.prompts[int(g)], row, e) for g, row, e in zip(goals, ids, every, strict=True)]
 
     def text(self, goal: int, tokens: Tensor) -> str:
         """The prompt with these free tokens, spelled."""
@@ -96,8 +97,3 @@ def nearest_tokens(embeds: Tensor, table: Tensor, allowed: Tensor) -> Tensor:
     """int64 […]: of each embedding […, d], the allowed (bool […, V]) token of the table [V, d] with the largest cosine (PEZ)."""
     likeness = torch.nn.functional.normalize(embeds, dim=-1) @ torch.nn.functional.normalize(table, dim=-1).T
     return likeness.masked_fill(~allowed, -torch.inf).argmax(-1)
-
-
-def timesteps_of(count: int, trained: int) -> list[int]:
-    """`count` timesteps in the middles of equal parts of the trained ones, ascending: 10, 30, … 990 for 50 of 1000."""
-    return [(2 * k + 1) * trained // (2 * count) for k in range(count)]

@@ -9,19 +9,22 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.api import AttackContext, Candidate, Card, Gradient, MethodConfig, WhiteBox
-from bench.attacks.tokens import Location, Slots, beside, random_tokens, timesteps_of, to_simplex
-
-TRAINED = 1000
-BETAS, EPSILON = (0.9, 0.999), 1e-8
+from bench.attacks.descent import Adam
+from bench.attacks.tokens import Location, Slots, beside, random_tokens, to_simplex
 
 
-class UnlearnDiffAtkConfig(MethodConfig):
-    """Parameters of UnlearnDiffAtk."""
+class NullConfig(MethodConfig):
+    """Free tokens and budget."""
 
     tokens: int = Field(5, ge=1, description="k, free tokens; published: 5, for styles and objects 3.")
     location: Location = Field("prefix", description="Where they stand.")
     timesteps: int = Field(50, ge=1, description="Of the loss, one after the other, ascending; after each a picture is judged.")
-    iterations: int = Field(40, ge=1, description="Gradient steps at each.")
+    iterations: int = Field(40, ge=1, description="Losses at each: gradient steps, or of random tokens, of which the best are judged.")
+
+
+class UnlearnDiffAtkConfig(NullConfig):
+    """Parameters of UnlearnDiffAtk."""
+
     learning_rate: float = Field(0.01, gt=0, description="Of Adam.")
     weight_decay: float = Field(0.1, ge=0, description="Added to the gradient (L2), as torch's Adam does.")
     gradient: Gradient = Field(
@@ -65,7 +68,7 @@ class UnlearnDiffAtk(WhiteBox):
         slots = slots_beside(context, prompts, config.tokens, config.location)
         relaxed = _Relaxed(slots, config)
         left = torch.arange(len(prompts), device=slots.table.device)
-        for place, t in enumerate(timesteps_of(config.timesteps, TRAINED)):
+        for place, t in enumerate(context.attacked().spread(config.timesteps)):
             chance = Chance(context, left.tolist(), f"unlearndiffatk {place}", config.iterations, config.tokens)
             for k in range(config.iterations):
                 relaxed.step(context, left, chance.uniform[:, k].to(left.device), chance.noise[:, k].to(left.device), t, place)
@@ -77,13 +80,13 @@ class UnlearnDiffAtk(WhiteBox):
 
 
 class _Relaxed:
-    """Rows on the simplex [n, k, V] and Adam's moments of them."""
+    """Rows on the simplex [n, k, V]."""
 
     def __init__(self, slots: Slots, config: UnlearnDiffAtkConfig) -> None:
-        self.slots, self.config, self.count = slots, config, 0
+        self.slots, self.config = slots, config
         even = slots.allowed / slots.allowed.sum(1, keepdim=True)
         self.values = even[:, None].repeat(1, slots.free.shape[1], 1)
-        self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
+        self.adam = Adam(self.values)
 
     def step(self, context: AttackContext, left: Tensor, uniform: Tensor, noise: Tensor, t: int, place: int) -> None:
         """One gradient step of the goals that are left."""
@@ -93,12 +96,8 @@ class _Relaxed:
         embeds = self.slots.table[tokens] + (values - values.detach()) @ self.slots.table
         loss = denoising_loss(context, left, self.slots.soft(left, tokens, embeds), noise, t, place)
         (gradient,) = torch.autograd.grad(loss.sum(), values)
-        self.count += 1
         gradient = gradient.clamp(-1, 1) + self.config.weight_decay * values.detach()
-        first = self.first[left] = BETAS[0] * self.first[left] + (1 - BETAS[0]) * gradient
-        second = self.second[left] = BETAS[1] * self.second[left] + (1 - BETAS[1]) * gradient.square()
-        first, second = first / (1 - BETAS[0] ** self.count), second / (1 - BETAS[1] ** self.count)
-        moved = values.detach() - self.config.learning_rate * first / (second.sqrt() + EPSILON)
+        moved = values.detach() - self.adam.step(left, gradient, self.config.learning_rate)
         self.values[left] = to_simplex(moved, self.slots.allowed[left][:, None])
 
 
@@ -135,15 +134,6 @@ def judged(left: Tensor, candidates: Sequence[Candidate | None]) -> Generator[li
     return left[torch.tensor([int(goal) not in reached for goal in left], dtype=torch.bool, device=left.device)]
 
 
-class NullConfig(MethodConfig):
-    """Parameters of the null control."""
-
-    tokens: int = Field(5, ge=1, description="Free tokens.")
-    location: Location = Field("prefix", description="Where they stand.")
-    timesteps: int = Field(50, ge=1, description="As of unlearndiffatk.")
-    iterations: int = Field(40, ge=1, description="Losses of random tokens at each; the best are judged.")
-
-
 class Null(WhiteBox):
     """Control: unlearndiffatk without its gradient; as many losses, of random tokens, and as many pictures, of the smallest ones.
 
@@ -163,7 +153,7 @@ class Null(WhiteBox):
         config, prompts = self.config, [goal.request.prompt for goal in context.goals]
         slots = slots_beside(context, prompts, config.tokens, config.location)
         left = torch.arange(len(prompts), device=slots.table.device)
-        for place, t in enumerate(timesteps_of(config.timesteps, TRAINED)):
+        for place, t in enumerate(context.attacked().spread(config.timesteps)):
             chance = Chance(context, left.tolist(), f"null {place}", config.iterations, config.tokens)
             generators = [context.generator(goal, f"null tokens {place}") for goal in left.tolist()]
             shape = config.iterations, config.tokens

@@ -16,8 +16,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from bench.diffusion.attention import use_small_attention
 from bench.diffusion.hooks import CompiledUNet
-from bench.diffusion.soft import LEARNED, SoftText
+from bench.diffusion.soft import SoftText
 from bench.errors import BenchError
+from bench.prompts import LEARNED
 
 DECODED_AT_ONCE = 16 * 1024
 """Positions of latents: 16 pictures of 256 px, 4 of 512."""
@@ -105,18 +106,22 @@ class DiffusionModel:
         words = (self.tokenizer.decode([i]).strip() for i in range(len(self.tokenizer)) if i not in special)
         return next(word for word in words if word.isalnum() and len(self.tokenizer(word).input_ids) == 3)
 
+    @property
+    def blank_token(self) -> int:
+        """What a learned token looks like to whoever looks at tokens."""
+        return int(_ids(self.tokenizer, [self._blank])[0, 1])
+
     def soft(self, text: str) -> SoftText:
         """A text with the embeddings of its tokens. BenchError for a token that nobody has learned here."""
         ids = self.tokenize([text])[0].to(self.device)
         table = self.text_encoder.get_input_embeddings().weight
         embeds = table[ids].detach()
-        blank = int(_ids(self.tokenizer, [self._blank])[0, 1])
         pieces, place = LEARNED.split(text), 1
         for name, before in zip(LEARNED.findall(text), pieces, strict=False):
             if name not in self.learned:
                 raise BenchError(f"Nobody knows the token {name}: give the embedding that it was learned with.")
             place += len(self.tokenizer(LEARNED.sub(self._blank, before)).input_ids) - 2
-            if place < len(ids) and int(ids[place]) == blank:
+            if place < len(ids) and int(ids[place]) == self.blank_token:
                 embeds = embeds.index_copy(0, torch.tensor([place], device=ids.device), self.learned[name].to(embeds)[None])
             place += 1
         return SoftText(text, ids, embeds)

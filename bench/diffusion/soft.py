@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
 
 from torch import Tensor
-
-LEARNED = re.compile(r"<learned-[0-9a-f]{12}>")
-"""A token whose embedding is in `DiffusionModel.learned`."""
 
 
 class SoftText(str):

@@ -56,6 +56,10 @@ class Victim:
         """Of sampling."""
         return len(self.schedule.timesteps)
 
+    def spread(self, count: int) -> list[int]:
+        """`count` timesteps in the middles of equal parts of the trained ones, ascending: 10, 30, … 990 for 50 of 1000."""
+        return [(2 * k + 1) * len(self.alphas) // (2 * count) for k in range(count)]
+
     def noised(self, latents: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
         """`√ᾱ_t x + √(1 − ᾱ_t) ε` of [n, 4, h, w], timesteps int64 [n]."""
         alpha = self.alphas[timesteps][:, None, None, None]

@@ -31,7 +31,6 @@ from bench.types import content_hash
 
 THIRD = "artifact"
 """The network that confirms what the evaluation's judge sees."""
-TRAINED = 1000
 
 
 @dataclass
@@ -159,7 +158,7 @@ def _context(worker: Worker, made: Attack, goals: Sequence[Goal], progress: Call
 def _states(worker: Worker, context: AttackContext, count: int) -> States:
     """Predictions at `count` timesteps, ascending, of every goal's target with noise of its own."""
     unedited = Victim(worker.model, [Row(goal.original, Erasure()) for goal in context.goals], worker.sampler.dtype)
-    timesteps = torch.tensor([(2 * k + 1) * TRAINED // (2 * count) for k in range(count)], device=context.targets.device)
+    timesteps = torch.tensor(unedited.spread(count), device=context.targets.device)
     shape = (count, *worker.model.latent_shape)
     noise = torch.stack([torch.randn(shape, generator=context.generator(g, "states")) for g in range(len(context.goals))])
     prompts, every = [goal.original.prompt for goal in context.goals], list(range(len(context.goals)))
@@ -240,7 +239,7 @@ def drive(search: Any, goals: Sequence[Goal], judge: Bench, progress: Callable[[
         _note(outcome, sight)
     found = next(search, None) if not all(outcome.success for outcome in outcomes) else None
     while found is not None:
-        progress(0, "judging")
+        progress(sum(outcome.success for outcome in outcomes) / len(outcomes), "reached; judging")
         asked = [candidate for candidate in found if not outcomes[candidate.goal].success]
         for candidate, sight in zip(asked, judge(asked) if asked else [], strict=True):
             if not outcomes[candidate.goal].success:

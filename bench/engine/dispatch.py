@@ -88,8 +88,7 @@ class _Queue:
             self.portions[task.bundle] = self.known[task.bundle]
         elif self.deaths[task] == DEATHS:
             self.unfitted.discard(task.fit)
-            portion = self.known.get(task.bundle)
-            fit = task.fit or (portion.blame or portion.units)[task.unit] if portion else task.fit
+            fit = task.fit or self.known[task.bundle].blame[task.unit]
             return {fit: Failure(self.names[fit], f"ended its process {DEATHS} times", f"{self.words(task)} ended its process")}
         elif task.kind == "fit":
             self.fits.insert(0, task.fit)

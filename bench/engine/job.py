@@ -41,8 +41,8 @@ class Portion(NamedTuple):
     """Of each of its units, the id of the fit."""
     weights: str
     """The fit that changes weights, or nothing."""
-    blame: tuple[str, ...] = ()
-    """Of each unit, under what it is noted that it could not be done; none: the fit's id."""
+    blame: tuple[str, ...]
+    """Of each unit, under what it is noted that it could not be done."""
 
 
 class Outline(NamedTuple):

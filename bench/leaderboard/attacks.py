@@ -29,7 +29,9 @@ def attack_cells(found: pd.DataFrame, method: str) -> dict[tuple[str, str], Cell
     cells = {}
     for column in attack_columns(found):
         own = found[(found["method"] == method) & (found["kind"] == column.table.removesuffix(" attacks"))]
-        row = own[own["attack"] == column.key] if column.key not in ("before", "goals") else own
+        # Where an attack has a hole, it has fewer goals than the others.
+        most = own.sort_values("goals", ascending=False, kind="stable")
+        row = own[own["attack"] == column.key] if column.key not in ("before", "goals") else most
         cells[column.table, column.key] = _cell(row.iloc[0], column.key) if len(row) else Cell(None)
     return cells
 

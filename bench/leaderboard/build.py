@@ -19,13 +19,12 @@ from bench.leaderboard.notes import Entry, footnotes_of, kind_of
 from bench.leaderboard.table import COST, DISTANCES, TABLES, Cell, Leaderboard, Row, kind_columns
 from bench.metrics import artifacts, robustness, unlearning
 from bench.metrics.unlearning import CELL, METRICS, NONE
+from bench.prompts import LEARNED
 from bench.types import Floors, MetricRules, Record, Target, content_hash
 
 OUTCOMES = ["target", *CELL, "style_pred", "object_pred"]
 FAR, CLIP = "far", "clip"
 """Columns of outcomes that not all records have."""
-LEARNED = re.compile(r"<learned-[0-9a-f]{12}>")
-"""See `bench.diffusion.soft`."""
 CLIP_NAMES = ("clip_target", "clip_retained", "clip_all")
 
 

@@ -13,9 +13,9 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import brentq
 
 from bench.adversary import AttackContext, Goal
-from bench.api import BenchError, DiffusionModel
+from bench.api import BenchError, DiffusionModel, Erasure, Row, Victim
 from bench.attacks.mma import exchanges
-from bench.attacks.tokens import Slots, beside, nearest_tokens, timesteps_of, to_simplex, words_of
+from bench.attacks.tokens import Slots, beside, nearest_tokens, to_simplex, words_of
 from bench.engine.assault import spelled
 from bench.suites.minicanvas import SUITE
 
@@ -35,8 +35,8 @@ def test_the_simplex_is_projected_onto(values: np.ndarray, data: st.DataObject) 
     assert found.sum() == pytest.approx(1)
 
 
-def test_timesteps_are_the_published_ones() -> None:
-    assert timesteps_of(50, 1000) == list(range(10, 1000, 20))
+def test_timesteps_are_the_published_ones(model: DiffusionModel) -> None:
+    assert Victim(model, [Row(SUITE.request("neon", "fish", 1, 4), Erasure())], torch.float32).spread(50) == list(range(10, 1000, 20))
 
 
 def test_the_nearest_token_is_by_angle() -> None:

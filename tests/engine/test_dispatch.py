@@ -69,9 +69,9 @@ class Pretending:
 
 def outline_of(row_wise: int, weights: Mapping[str, int]) -> Outline:
     """So many bundles that need fits "a" and "b", and so many of each fit that changes weights."""
-    portions = [Portion(index, ("a", "b"), "") for index in range(row_wise)]
+    portions = [Portion(index, ("a", "b"), "", ("a", "b")) for index in range(row_wise)]
     for fit, count in weights.items():
-        portions += [Portion(len(portions) + k, (fit,), fit) for k in range(count)]
+        portions += [Portion(len(portions) + k, (fit,), fit, (fit,)) for k in range(count)]
     fits = (*("ab" if row_wise else ""), *weights)
     return Outline("p", {}, 0, 0, 0, fits, {fit: f"method on {fit}" for fit in fits}, tuple(portions))
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench.leaderboard.attacks import attack_cells
 from bench.metrics.robustness import SETS, UNION, attacked, curves
 
 CELLS = [
@@ -74,3 +75,11 @@ def test_intervals_are_of_shared_draws_and_cover() -> None:
     assert found["ua_after_low"] == pytest.approx(share - width, abs=0.015)
     assert found["ua_after_high"] == pytest.approx(share + width, abs=0.015)
     assert attacked({}).empty
+
+
+def test_the_table_says_how_many_goals_the_fullest_attack_had() -> None:
+    whole = frame("....", "x...")
+    found = attacked({"uce": {"random": whole.iloc[1:], "unlearndiffatk": whole}})
+    assert attack_cells(found, "uce")["style attacks", "goals"].value == 2
+    assert attack_cells(found, "uce")["style attacks", "random"].n == 1
+    assert attack_cells(found, "esd")["style attacks", "goals"].value is None

@@ -1,0 +1,23 @@
+"""Adam (Kingma & Ba 2015) on one tensor of which some rows are done."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+class Adam:
+    """Moments of values [n, …], rows of which leave for good: torch's own would have to be built anew for those that are left."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.first, self.second, self.count = torch.zeros_like(like), torch.zeros_like(like), 0
+
+    def step(self, rows: Tensor, gradient: Tensor, learning_rate: float) -> Tensor:
+        """What to take from rows `rows` int64 [m], whose gradient is [m, …]; every row that is left takes every step."""
+        self.count += 1
+        first = self.first[rows] = BETAS[0] * self.first[rows] + (1 - BETAS[0]) * gradient
+        second = self.second[rows] = BETAS[1] * self.second[rows] + (1 - BETAS[1]) * gradient.square()
+        first, second = first / (1 - BETAS[0] ** self.count), second / (1 - BETAS[1] ** self.count)
+        return learning_rate * first / (second.sqrt() + EPSILON)
