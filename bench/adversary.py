@@ -63,7 +63,7 @@ class States:
     noisy: Tensor
     """float32 [n, P, 4, h, w]."""
     timesteps: Tensor
-    """int64 [P]."""
+    """int64 [P], on the CPU."""
     predictions: Tensor
     """float32 [n, P, 4, h, w], under `Goal.original`'s prompt."""
 

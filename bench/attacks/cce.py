@@ -58,22 +58,22 @@ class CCE(WhiteBox):
         halves = [words_of(model, prompt.split(HOLE)[0]) for prompt in prompts]
         slots = Slots(context, [prompt.replace(HOLE, " ") for prompt in prompts], [[len(before)] for before in halves])
         concepts = list(dict.fromkeys(goal.concept for goal in context.goals))
-        owner = torch.tensor([concepts.index(goal.concept) for goal in context.goals], device=slots.table.device)
-        values = slots.table[context.vocabulary.to(owner.device)].mean(0).expand(len(concepts), -1).clone()
-        adam, every = Adam(values), torch.arange(len(concepts), device=owner.device)
-        blank = torch.full((len(prompts), 1), model.blank_token, device=owner.device)
+        owner, device = torch.tensor([concepts.index(goal.concept) for goal in context.goals]), slots.table.device
+        values = slots.table[context.vocabulary.to(device)].mean(0).expand(len(concepts), -1).clone()
+        adam, every = Adam(values), torch.arange(len(concepts))
+        blank = torch.full((len(prompts), 1), model.blank_token, device=device)
         times = context.attacked().spread(config.timesteps)
         # One timestep for all: of the goals of a concept, a step is one batch of its pictures.
         order = torch.randint(config.timesteps, (config.iterations,), generator=torch.Generator().manual_seed(0)).tolist()
-        left = torch.arange(len(prompts), device=owner.device)
+        left = torch.arange(len(prompts))
         generators = [context.generator(goal, "cce") for goal in left.tolist()]
         for step, place in enumerate(order):
-            noise = torch.stack([torch.randn(model.latent_shape, generator=generators[g]) for g in left.tolist()]).to(owner.device)
+            noise = torch.stack([torch.randn(model.latent_shape, generator=generators[g]) for g in left.tolist()]).to(device)
             leaf = values.clone().requires_grad_()
             texts = slots.soft(left, blank[left], leaf[owner[left]][:, None])
             loss = denoising_loss(context, left, texts, noise, times[place], place)
             counts = torch.bincount(owner[left], minlength=len(concepts)).clamp(min=1)
-            (gradient,) = torch.autograd.grad((loss / counts[owner[left]]).sum(), leaf)
+            (gradient,) = torch.autograd.grad((loss / counts[owner[left]].to(device)).sum(), leaf)
             values = values - adam.step(every, gradient, config.learning_rate)
             context.progress((step + 1) / config.iterations, f"{len(left)} goals left")
             if (step + 1) % config.every == 0:

@@ -73,12 +73,14 @@ class _P4D(WhiteBox):
         config, slots = self.config, self.slots(context)
         count = slots.free.shape[1]
         name = type(self).__name__
-        left = torch.arange(len(context.goals), device=slots.table.device)
+        left = torch.arange(len(context.goals))
         generators = [context.generator(goal, name) for goal in left.tolist()]
-        embeds = torch.stack([slots.table[random_tokens(slots.allowed[g], own, count).to(left.device)] for g, own in enumerate(generators)])
-        drawn = torch.stack([torch.randint(config.states, (config.iterations,), generator=own) for own in generators]).to(left.device)
+        embeds = torch.stack(
+            [slots.table[random_tokens(slots.allowed[g], own, count).to(slots.table.device)] for g, own in enumerate(generators)]
+        )
+        drawn = torch.stack([torch.randint(config.states, (config.iterations,), generator=own) for own in generators])
         adam = Adam(embeds)
-        best = _Best(left, count)
+        best = _Best(len(left), count, embeds.device)
         for step in range(config.iterations):
             tokens = nearest_tokens(embeds[left], slots.table, slots.allowed[left][:, None])
             loss, gradient = self._loss(context, slots, left, tokens, drawn[left, step])
@@ -109,9 +111,9 @@ class _P4D(WhiteBox):
 class _Best:
     """Per goal the tokens with the smallest loss since the last picture."""
 
-    def __init__(self, goals: Tensor, count: int) -> None:
-        self.loss = torch.full((len(goals),), torch.inf, device=goals.device)
-        self.tokens = torch.zeros(len(goals), count, dtype=torch.int64, device=goals.device)
+    def __init__(self, goals: int, count: int, device: torch.device) -> None:
+        self.loss = torch.full((goals,), torch.inf, device=device)
+        self.tokens = torch.zeros(goals, count, dtype=torch.int64, device=device)
 
     def keep(self, left: Tensor, tokens: Tensor, loss: Tensor) -> None:
         """Those that are better."""

@@ -67,11 +67,12 @@ class UnlearnDiffAtk(WhiteBox):
         config, prompts = self.config, [goal.request.prompt for goal in context.goals]
         slots = slots_beside(context, prompts, config.tokens, config.location)
         relaxed = _Relaxed(slots, config)
-        left = torch.arange(len(prompts), device=slots.table.device)
+        left = torch.arange(len(prompts))  # on the CPU, as are all numbers of goals: reading them stalls nothing
         for place, t in enumerate(context.attacked().spread(config.timesteps)):
             chance = Chance(context, left.tolist(), f"unlearndiffatk {place}", config.iterations, config.tokens)
             for k in range(config.iterations):
-                relaxed.step(context, left, chance.uniform[:, k].to(left.device), chance.noise[:, k].to(left.device), t, place)
+                uniform, noise = chance.uniform[:, k].to(slots.table.device), chance.noise[:, k].to(slots.table.device)
+                relaxed.step(context, left, uniform, noise, t, place)
                 context.progress((place + (k + 1) / config.iterations) / config.timesteps, f"{len(left)} goals left")
             tokens, spent = relaxed.values[left].argmax(-1), (place + 1) * config.iterations
             left = yield from judged(left, [slots.candidate(int(g), own, spent) for g, own in zip(left, tokens, strict=True)])
@@ -115,7 +116,7 @@ class Chance:
 def denoising_loss(context: AttackContext, left: Tensor, texts: Sequence[str], noise: Tensor, t: int, place: int) -> Tensor:
     """float32 [n]: the mean squared error of the victim's prediction of `noise` [n, 4, h, w] in the goals' target pictures."""
     victim = context.attacked()
-    timesteps = torch.full((len(left),), t, device=noise.device)
+    timesteps = torch.full((len(left),), t)
     noisy = victim.noised(context.targets[left], timesteps, noise)
     return (victim.predict(left.tolist(), texts, noisy, timesteps, place) - noise).square().flatten(1).mean(1)
 
@@ -131,7 +132,7 @@ def judged(left: Tensor, candidates: Sequence[Candidate | None]) -> Generator[li
     there = [candidate for candidate in candidates if candidate is not None]
     seen = (yield there) if there else []
     reached = {candidate.goal for candidate, success in zip(there, seen, strict=True) if success}
-    return left[torch.tensor([int(goal) not in reached for goal in left], dtype=torch.bool, device=left.device)]
+    return left[torch.tensor([int(goal) not in reached for goal in left], dtype=torch.bool)]
 
 
 class Null(WhiteBox):
@@ -152,20 +153,20 @@ class Null(WhiteBox):
         """See `WhiteBox.search`."""
         config, prompts = self.config, [goal.request.prompt for goal in context.goals]
         slots = slots_beside(context, prompts, config.tokens, config.location)
-        left = torch.arange(len(prompts), device=slots.table.device)
+        left = torch.arange(len(prompts))  # on the CPU, as are all numbers of goals: reading them stalls nothing
         for place, t in enumerate(context.attacked().spread(config.timesteps)):
             chance = Chance(context, left.tolist(), f"null {place}", config.iterations, config.tokens)
             generators = [context.generator(goal, f"null tokens {place}") for goal in left.tolist()]
             shape = config.iterations, config.tokens
             drawn = torch.stack([random_tokens(slots.allowed[g], own, *shape) for g, own in zip(left, generators, strict=True)])
-            drawn = drawn.to(left.device)
+            drawn = drawn.to(slots.table.device)
             losses = []
             for k in range(config.iterations):
                 texts = slots.soft(left, drawn[:, k], slots.table[drawn[:, k]])
                 with torch.no_grad():
-                    losses.append(denoising_loss(context, left, texts, chance.noise[:, k].to(left.device), t, place))
+                    losses.append(denoising_loss(context, left, texts, chance.noise[:, k].to(drawn.device), t, place))
                 context.progress((place + (k + 1) / config.iterations) / config.timesteps, f"{len(left)} goals left")
-            best = drawn[torch.arange(len(left)), torch.stack(losses, 1).argmin(1)]
+            best = drawn[torch.arange(len(left), device=drawn.device), torch.stack(losses, 1).argmin(1)]
             spent = (place + 1) * config.iterations
             left = yield from judged(left, [slots.candidate(int(g), own, spent) for g, own in zip(left, best, strict=True)])
             if not len(left):

@@ -129,12 +129,11 @@ class DiffusionModel:
     def text_output(self, texts: Sequence[str]) -> Any:
         """What the (first) text encoder puts out for texts; of `SoftText` alone with a gradient to their embeddings."""
         texts = [self.soft(text) if LEARNED.search(text) and not isinstance(text, SoftText) else text for text in texts]
-        ids, soft = self.tokenize(texts).to(self.device), [text for text in texts if isinstance(text, SoftText)]
-        if not soft:
+        if not any(isinstance(text, SoftText) for text in texts):
             with torch.no_grad():
-                return self.text_encoder(ids)
-        if len(soft) < len(texts):
-            soft = [text if isinstance(text, SoftText) else self.soft(text) for text in texts]
+                return self.text_encoder(self.tokenize(texts).to(self.device))
+        soft = [text if isinstance(text, SoftText) else self.soft(text) for text in texts]
+        ids = torch.stack([text.ids for text in soft]).to(self.device)
         embeds = torch.stack([text.embeds for text in soft])
         handle = self.text_encoder.get_input_embeddings().register_forward_hook(lambda module, inputs, output: embeds.to(output))
         try:

@@ -23,6 +23,7 @@ from bench.diffusion.noise import noise_seed
 from bench.diffusion.rows import Row
 from bench.diffusion.schedule import DDIMSchedule
 from bench.diffusion.soft import SoftText
+from bench.diffusion.solvers import to_device
 from bench.errors import BenchError
 from bench.interfaces import Cond, Guidance, Slots
 
@@ -61,17 +62,18 @@ class Victim:
         return [(2 * k + 1) * len(self.alphas) // (2 * count) for k in range(count)]
 
     def noised(self, latents: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """`√ᾱ_t x + √(1 − ᾱ_t) ε` of [n, 4, h, w], timesteps int64 [n]."""
-        alpha = self.alphas[timesteps][:, None, None, None]
+        """`√ᾱ_t x + √(1 − ᾱ_t) ε` of [n, 4, h, w], timesteps int64 [n] on the CPU."""
+        alpha = self.alphas[to_device(timesteps, self.device)][:, None, None, None]
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
     def predict(self, which: Sequence[int], texts: Sequence[str], noisy: Tensor, timesteps: Tensor, place: int = 0) -> Tensor:
-        """Noise predictions float32 [n, 4, h, w] of rows `which` with other prompts, at noisy latents and timesteps int64 [n].
+        """Noise predictions float32 [n, 4, h, w] of rows `which` with other prompts, at noisy latents and timesteps int64 [n] on the CPU.
 
         Where a row has guidance of its own, or a changed unconditional text, with the request's guidance scale; else the
         conditional prediction, as UnlearnDiffAtk's loss. `place` is the timestep's in the attack's list (see `Gradient`).
         """
         step = self._nearest(timesteps)
+        timesteps = to_device(timesteps, self.device)
         conditions = self._conditions(which, texts)
         owner = torch.tensor([r for r, own in enumerate(conditions) for _ in own], device=self.device)
         flat = [(r, cond) for r, own in enumerate(conditions) for cond in own]
@@ -86,7 +88,7 @@ class Victim:
 
     def _nearest(self, timesteps: Tensor) -> list[int]:
         """The sampling step of each timestep."""
-        found: list[int] = (self.schedule.timesteps[None] - timesteps.cpu()[:, None]).abs().argmin(1).tolist()
+        found: list[int] = (self.schedule.timesteps[None] - timesteps[:, None]).abs().argmin(1).tolist()
         return found
 
     def _told(self, timesteps: Tensor, place: int) -> Tensor:

@@ -158,7 +158,7 @@ def _context(worker: Worker, made: Attack, goals: Sequence[Goal], progress: Call
 def _states(worker: Worker, context: AttackContext, count: int) -> States:
     """Predictions at `count` timesteps, ascending, of every goal's target with noise of its own."""
     unedited = Victim(worker.model, [Row(goal.original, Erasure()) for goal in context.goals], worker.sampler.dtype)
-    timesteps = torch.tensor(unedited.spread(count), device=context.targets.device)
+    timesteps = torch.tensor(unedited.spread(count))
     shape = (count, *worker.model.latent_shape)
     noise = torch.stack([torch.randn(shape, generator=context.generator(g, "states")) for g in range(len(context.goals))])
     prompts, every = [goal.original.prompt for goal in context.goals], list(range(len(context.goals)))
