@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import miniature
 import pytest
 import torch
+from checkpoints import FISH, NEON, fitted
 from commands import bench
 from conftest import request_of
 from diffusers import UNet2DConditionModel
@@ -26,13 +25,10 @@ from bench.diffusion.sampler import sample
 from bench.erasure import load_erasure, pack
 from bench.errors import BenchError
 from bench.files import sha256_file
-from bench.interfaces import Erasure, FitContext
+from bench.interfaces import Erasure
 from bench.registry import load_object, method
-from bench.suites.minicanvas import SUITE
-from bench.types import Concept
 
 CPU = torch.device("cpu")
-NEON, FISH = Concept("style", "neon"), Concept("object", "fish")
 REQUESTS = [request_of("neon", "fish", steps=2), request_of("pop", "key", steps=2)]
 Tensors = dict[str, Tensor]
 
@@ -60,18 +56,6 @@ def other_text() -> CLIPTextModel:
     with torch.no_grad():
         next(value for name, value in text.named_parameters() if name.endswith("final_layer_norm.bias")).add_(1.0)
     return text
-
-
-def own_context(model: DiffusionModel) -> FitContext:
-    return FitContext(model, SUITE.texts, seed=0, steps=2, guidance_scale=4.0, assets=SUITE.assets)
-
-
-def fitted(model: DiffusionModel, path: Path, *concepts: Concept, **settings: object) -> Erasure:
-    kind = method("checkpoint")
-    made = kind(kind.Config(path=path, **settings))
-    wanted = list(concepts or (NEON,))
-    assert len(made.inputs(SUITE.assets, wanted)["checkpoint"]) == 64
-    return made.fit(own_context(model), wanted)
 
 
 def latents(model: DiffusionModel, erasure: Erasure) -> Tensor:
@@ -286,88 +270,6 @@ def test_a_concept_in_the_path_is_the_one_that_is_removed(tmp_path: Path, mini: 
         fitted(mini, tmp_path / "{concept}.pt", NEON, FISH)
 
 
-# Mistakes
-
-
-class _Evil:
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch {self.place}",)
-
-
-def another_base(path: Path) -> None:
-    parts = miniature.parts()
-    torch.manual_seed(7)
-    torch.save({name: value + torch.randn_like(value) for name, value in parts["unet"].state_dict().items()}, path)
-
-
-def saved(tensors: Mapping[str, object]) -> Callable[[Path], None]:
-    return lambda path: torch.save(dict(tensors), path)
-
-
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (another_base, "is of another base model: .* of its UNet's weights are far"),
-        (lambda path: torch.save(miniature.parts()["unet"].state_dict(), path), "holds the unedited model"),
-        (saved({"layer.weight": torch.ones(2)}), "no weights of a kind that is known .its first name is layer.weight"),
-        (saved({}), "no weights of a kind that is known .it is empty"),
-        (saved({"state_dict": {"model.diffusion_model.x": 3, "first_stage_model.y": torch.ones(2)}}), "no weights of a kind that is known"),
-        (saved({"down_blocks.9.conv.weight": torch.ones(2)}), r'a weight "unet.down_blocks.9.conv.weight" that this model lacks \(1 of 1'),
-        (saved({"unet": {"conv_in.bias": torch.ones(32)}, "modifier_token": {"<new1>": torch.ones(32)}}), '"modifier_token.<new1>"'),
-        (saved({"conv_in.bias": torch.ones(7)}), r'"unet.conv_in.bias" of shape \[7\], this model \[32\]'),
-        (saved({"lora_unet_mid_block_x.lora_down.weight": torch.ones(1, 32)}), "adapts nothing within the transformer blocks"),
-        (saved({"lora_te_text_model_x.lora_down.weight": torch.ones(1, 32)}), "adapts nothing within the transformer blocks"),
-        (saved({"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": torch.ones(1, 32)}), "only one factor"),
-        (saved({"mid.transformer_blocks.0": {"down.weight": torch.ones(8, 32)}}), "an eraser at .*which this UNet lacks"),
-        (saved({"down_blocks.0.attentions.0.transformer_blocks.0": {"down.bias": torch.ones(8)}}), "of shapes .* which do not fit"),
-        (saved({"W_dec": torch.ones(2), "encoder.weight": torch.ones(2)}), "--set saeuron.sae=FOLDER"),
-        (lambda path: path.write_bytes(b"no tensors"), "cannot be read as tensors"),
-        (lambda path: torch.save([torch.ones(2)], path), "it is a list, no dictionary"),
-        (lambda path: None, "There is no file or folder"),
-    ],
-)  # fmt: skip
-def test_a_wrong_file_is_one_sentence(write: Callable[[Path], object], message: str, tmp_path: Path, mini: DiffusionModel) -> None:
-    write(tmp_path / "file.pt")
-    with pytest.raises(BenchError, match=message):
-        fitted(mini, tmp_path / "file.pt")
-
-
-def test_a_file_that_would_run_code_does_not(tmp_path: Path, mini: DiffusionModel) -> None:
-    torch.save({"conv_in.bias": _Evil(tmp_path / "ran")}, tmp_path / "evil.pt")
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps(_Evil(tmp_path / "ran"), protocol=2))
-    for name in ("evil.pt", "plain.pt"):
-        with pytest.raises(BenchError, match="cannot be read as tensors"):
-            fitted(mini, tmp_path / name)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_folders_of_other_things_are_one_sentence(tmp_path: Path, mini: DiffusionModel) -> None:
-    (tmp_path / "sae").mkdir()
-    (tmp_path / "sae" / "cfg.json").write_text("{}")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
-    (tmp_path / "hollow").mkdir()
-    (tmp_path / "hollow" / "config.json").write_text(json.dumps({"architectures": ["CLIPTextModel"]}))
-    for name, message in (("sae", "--set saeuron.sae=FOLDER"), ("other", "no CLIP text encoder"), ("hollow", "holds no weights")):
-        with pytest.raises(BenchError, match=message):
-            fitted(mini, tmp_path / name)
-    with pytest.raises(BenchError, match="needs a file or folder"):
-        method("checkpoint")().fit(own_context(mini), [NEON])
-
-
-def test_another_base_is_taken_when_asked(tmp_path: Path, mini: DiffusionModel) -> None:
-    another_base(tmp_path / "file.pt")
-    erasure = fitted(mini, tmp_path / "file.pt", other_base=True)
-    assert erasure.notes["near_base"] == 0.0
-    assert erasure.notes["changed"] == erasure.notes["weights"]
-
-
-# The command line
-
-
 def test_a_run_of_checkpoints(tmp_path: Path, model: DiffusionModel) -> None:
     tensors, _ = lora(model)
     save_file({name: 0.1 * tensor for name, tensor in tensors.items()}, tmp_path / "spm.safetensors", {"prompts": "fish"})
@@ -386,21 +288,3 @@ def test_a_run_of_checkpoints(tmp_path: Path, model: DiffusionModel) -> None:
     assert named["inputs"]["style:neon"]["checkpoint"] == sha256_file(tmp_path / "neon.safetensors")
     assert named["inputs"]["object:fish"]["checkpoint"] == sha256_file(tmp_path / "fish.safetensors")
     assert not any(record["missing"] for record in records.values())
-
-
-@pytest.mark.parametrize(
-    ("variant", "concepts", "message"),
-    [
-        ("checkpoint:nowhere.pt", "neon", "There is no file or folder"),
-        ("checkpoint", "neon", "needs a file or folder: checkpoint:PATH"),
-        ("checkpoint:damaged.pt", "neon", "cannot be read as tensors"),
-        ("checkpoint:{concept}.pt", "neon+fish", "names one concept, not"),
-        ("checkpoint:damaged.pt:bas=sd", "neon", 'did you mean "base"'),
-    ],
-)
-def test_mistakes_end_before_anything_is_sampled(variant: str, concepts: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "damaged.pt").write_bytes(b"x")
-    found = bench("run", "--preset", "smoke", "--methods", variant, "--concepts", concepts, "--out", "run", cwd=tmp_path)
-    assert found.returncode == 2
-    assert message in " ".join(found.stderr.split())
-    assert not (tmp_path / "run").exists()

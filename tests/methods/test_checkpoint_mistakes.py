@@ -1,0 +1,119 @@
+"""A file that is no checkpoint of this model, damaged or hostile, is one sentence, and nothing of it is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import miniature
+import pytest
+import torch
+from checkpoints import NEON, fitted, own_context
+from commands import bench
+
+from bench.diffusion.loading import load_model
+from bench.diffusion.model import DiffusionModel
+from bench.errors import BenchError
+from bench.registry import method
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
+    return load_model(miniature.model(tmp_path_factory.mktemp("mini")), torch.device("cpu"))
+
+
+class _Evil:
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.place}",)
+
+
+def another_base(path: Path) -> None:
+    parts = miniature.parts()
+    torch.manual_seed(7)
+    torch.save({name: value + torch.randn_like(value) for name, value in parts["unet"].state_dict().items()}, path)
+
+
+def saved(tensors: Mapping[str, object]) -> Callable[[Path], None]:
+    return lambda path: torch.save(dict(tensors), path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (another_base, "is of another base model: .* of its UNet's weights are far"),
+        (lambda path: torch.save(miniature.parts()["unet"].state_dict(), path), "holds the unedited model"),
+        (saved({"layer.weight": torch.ones(2)}), "no weights of a kind that is known .its first name is layer.weight"),
+        (saved({}), "no weights of a kind that is known .it is empty"),
+        (saved({"state_dict": {"model.diffusion_model.x": 3, "first_stage_model.y": torch.ones(2)}}), "no weights of a kind that is known"),
+        (saved({"down_blocks.9.conv.weight": torch.ones(2)}), r'a weight "unet.down_blocks.9.conv.weight" that this model lacks \(1 of 1'),
+        (saved({"unet": {"conv_in.bias": torch.ones(32)}, "modifier_token": {"<new1>": torch.ones(32)}}), '"modifier_token.<new1>"'),
+        (saved({"conv_in.bias": torch.ones(7)}), r'"unet.conv_in.bias" of shape \[7\], this model \[32\]'),
+        (saved({"lora_unet_mid_block_x.lora_down.weight": torch.ones(1, 32)}), "adapts nothing within the transformer blocks"),
+        (saved({"lora_te_text_model_x.lora_down.weight": torch.ones(1, 32)}), "adapts nothing within the transformer blocks"),
+        (saved({"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": torch.ones(1, 32)}), "only one factor"),
+        (saved({"mid.transformer_blocks.0": {"down.weight": torch.ones(8, 32)}}), "an eraser at .*which this UNet lacks"),
+        (saved({"down_blocks.0.attentions.0.transformer_blocks.0": {"down.bias": torch.ones(8)}}), "of shapes .* which do not fit"),
+        (saved({"W_dec": torch.ones(2), "encoder.weight": torch.ones(2)}), "--set saeuron.sae=FOLDER"),
+        (lambda path: path.write_bytes(b"no tensors"), "cannot be read as tensors"),
+        (lambda path: torch.save([torch.ones(2)], path), "it is a list, no dictionary"),
+        (lambda path: None, "There is no file or folder"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_one_sentence(write: Callable[[Path], object], message: str, tmp_path: Path, mini: DiffusionModel) -> None:
+    write(tmp_path / "file.pt")
+    with pytest.raises(BenchError, match=message):
+        fitted(mini, tmp_path / "file.pt")
+
+
+def test_a_file_that_would_run_code_does_not(tmp_path: Path, mini: DiffusionModel) -> None:
+    torch.save({"conv_in.bias": _Evil(tmp_path / "ran")}, tmp_path / "evil.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(_Evil(tmp_path / "ran"), protocol=2))
+    for name in ("evil.pt", "plain.pt"):
+        with pytest.raises(BenchError, match="cannot be read as tensors"):
+            fitted(mini, tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_folders_of_other_things_are_one_sentence(tmp_path: Path, mini: DiffusionModel) -> None:
+    (tmp_path / "sae").mkdir()
+    (tmp_path / "sae" / "cfg.json").write_text("{}")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "hollow" / "config.json").write_text(json.dumps({"architectures": ["CLIPTextModel"]}))
+    for name, message in (("sae", "--set saeuron.sae=FOLDER"), ("other", "no CLIP text encoder"), ("hollow", "holds no weights")):
+        with pytest.raises(BenchError, match=message):
+            fitted(mini, tmp_path / name)
+    with pytest.raises(BenchError, match="needs a file or folder"):
+        method("checkpoint")().fit(own_context(mini), [NEON])
+
+
+def test_another_base_is_taken_when_asked(tmp_path: Path, mini: DiffusionModel) -> None:
+    another_base(tmp_path / "file.pt")
+    erasure = fitted(mini, tmp_path / "file.pt", other_base=True)
+    assert erasure.notes["near_base"] == 0.0
+    assert erasure.notes["changed"] == erasure.notes["weights"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "concepts", "message"),
+    [
+        ("checkpoint:nowhere.pt", "neon", "There is no file or folder"),
+        ("checkpoint", "neon", "needs a file or folder: checkpoint:PATH"),
+        ("checkpoint:damaged.pt", "neon", "cannot be read as tensors"),
+        ("checkpoint:{concept}.pt", "neon+fish", "names one concept, not"),
+        ("checkpoint:damaged.pt:bas=sd", "neon", 'did you mean "base"'),
+    ],
+)
+def test_mistakes_end_before_anything_is_sampled(variant: str, concepts: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "damaged.pt").write_bytes(b"x")
+    found = bench("run", "--preset", "smoke", "--methods", variant, "--concepts", concepts, "--out", "run", cwd=tmp_path)
+    assert found.returncode == 2
+    assert message in " ".join(found.stderr.split())
+    assert not (tmp_path / "run").exists()
