@@ -144,12 +144,12 @@ class DiffusionModel:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Each distinct text is encoded once per encoder, alone, so that neighbours cannot matter; those of `SoftText` all at once.
 
-        BenchError for the latter where there are two text encoders.
+        BenchError for the latter, and for learned tokens, where there are two text encoders.
         """
         distinct = list(dict.fromkeys(texts))
         soft = [text for text in distinct if isinstance(text, SoftText)]
-        if soft and self.text_encoder_2 is not None:
-            raise BenchError("This model has two text encoders: attacks on embeddings are made here for models with one.")
+        if self.text_encoder_2 is not None and any(isinstance(text, SoftText) or LEARNED.search(text) for text in distinct):
+            raise BenchError("This model has two text encoders: learned tokens, and gradients to a text, are for models with one.")
         states = self.text_output(soft).last_hidden_state if soft else ()
         found: dict[str, Encoded] = {text: Encoded(own, {}) for text, own in zip(soft, states, strict=True)}
         for text in distinct:

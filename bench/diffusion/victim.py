@@ -40,9 +40,17 @@ class NoGradientError(BenchError):
 
 
 class Victim:
-    """Rows that are attacked together. Their weights, if any, must be swapped in by the caller, as for the sampler."""
+    """Rows that are attacked together. Their weights, if any, must be swapped in by the caller, as for the sampler.
+
+    BenchError for a model with two text encoders.
+    """
 
     def __init__(self, model: DiffusionModel, rows: Sequence[Row], dtype: torch.dtype, gradient: Gradient = "adaptive") -> None:
+        if model.text_encoder_2 is not None:
+            raise BenchError(
+                "This model has two text encoders, an attack that follows the denoising loss needs a model with one: leave it out."
+                " Attacks by prompts alone (random, seed-search, paraphrase, --attack-prompts) go on."
+            )
         self.model, self.rows, self.dtype, self.gradient = model, list(rows), dtype, gradient
         self.device = model.device
         self.banks = stack_edits(self.rows, self.device)

@@ -24,7 +24,9 @@ from bench.diffusion.model import DiffusionModel
 from bench.diffusion.noise import initial_noise, noise_seed
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler, sample
+from bench.diffusion.soft import learned_name
 from bench.diffusion.text import PlainText
+from bench.diffusion.victim import Victim
 from bench.errors import BenchError
 from bench.interfaces import Cond, Erasure, FitContext, Probe, Role, TextEdit, Weights
 from bench.registry import method
@@ -194,6 +196,14 @@ class Forgetful(TextEdit):
 def test_an_edit_that_loses_the_pooled_text_is_a_sentence(models: dict[str, DiffusionModel]) -> None:
     with pytest.raises(BenchError, match=r"Forgetful loses text_embeds.*dataclasses\.replace"):
         sample(models["base"], [Row(asked(), Erasure(text=Forgetful()))], torch.float32, SLOTS)
+
+
+def test_attacks_that_follow_the_loss_are_one_sentence(models: dict[str, DiffusionModel]) -> None:
+    with pytest.raises(BenchError, match=r"two text encoders.*Attacks by prompts alone"):
+        Victim(models["base"], [Row(asked(), PLAIN)], torch.float32)
+    learned = replace(asked(), prompt=f"A fish, {learned_name(torch.ones(16))}.")
+    with pytest.raises(BenchError, match="two text encoders: learned tokens"):
+        sample(models["base"], [Row(learned, PLAIN)], torch.float32, SLOTS)
 
 
 def test_weights_of_the_second_encoder_are_swapped_and_put_back(models: dict[str, DiffusionModel]) -> None:
