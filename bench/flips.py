@@ -18,7 +18,7 @@ from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler
 from bench.errors import BenchError, unknown
 from bench.interfaces import Classifier, Erasure
-from bench.metrics.resampling import wilson
+from bench.metrics.uncertainty import wilson
 from bench.scoring import judge_all, load_judge
 from bench.suites.suite import Suite
 from bench.types import Target

@@ -22,7 +22,7 @@ from bench.diffusion.rows import Row
 from bench.diffusion.sampler import sample
 from bench.diffusion.text import PlainText
 from bench.interfaces import Classifier, Cond, Erasure, Role, TextEdit
-from bench.metrics.resampling import wilson
+from bench.metrics.uncertainty import wilson
 from bench.scoring import judge_all
 from bench.suites.suite import Suite
 from bench.types import KINDS, GenerationRequest, Kind

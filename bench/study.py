@@ -17,7 +17,7 @@ from bench.diffusion.model import DiffusionModel
 from bench.files import write_atomic
 from bench.interfaces import Erasure
 from bench.metrics.artifacts import ArtifactReference, auroc
-from bench.metrics.resampling import wilson
+from bench.metrics.uncertainty import wilson
 from bench.registry import load_object, method
 from bench.scoring import judge_all, load_judge
 from bench.session import fit_context

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bench.leaderboard.table import Cell, Column
+from bench.leaderboard.table import KINDS, Cell, Column
 from bench.metrics.robustness import SETS, UNION
 
 
 def attack_columns(found: pd.DataFrame) -> tuple[Column, ...]:
     """Per kind of target UA without attack, after each, and under the union of the fixed set; of `robustness.attacked`."""
     columns = []
-    for kind in ("style", "object", "mixed"):
+    for kind in KINDS:
         own = found[found["kind"] == kind]
         names = [name for name in (*SETS[UNION], *sorted(own["attack"].unique())) if name in set(own["attack"])]
         names = [name for name in dict.fromkeys(names) if name != UNION]

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,10 @@ import pandas as pd
 from bench.errors import BenchError
 from bench.leaderboard.attacks import attack_cells, attack_columns
 from bench.leaderboard.notes import Entry, footnotes_of, kind_of
-from bench.leaderboard.table import COST, DISTANCES, TABLES, Cell, Leaderboard, Row, kind_columns
+from bench.leaderboard.table import COST, DISTANCES, KINDS, Cell, Leaderboard, Rank, Row, kind_columns, new_columns
 from bench.metrics import artifacts, robustness, unlearning
+from bench.metrics.aggregate import Aggregate, aggregate
+from bench.metrics.paired import all_differences
 from bench.metrics.unlearning import CELL, METRICS, NONE
 from bench.prompts import LEARNED
 from bench.types import Floors, MetricRules, Record, Target, content_hash
@@ -36,14 +39,14 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     """
     by_key = _checked(records)
     frames = {key: _frame(record) for key, record in by_key.items()}
-    per_target, means = _metrics(frames, rules)
+    per_target, means, estimates = _metrics(frames, rules)
     wanted = sorted({*per_target["target"], *(target for record in records for target in record.missing)})
-    kinds = [kind for kind in TABLES if kind in {kind_of(target) for target in wanted}]
+    kinds = [kind for kind in KINDS if kind in {kind_of(target) for target in wanted}]
     entries = {key: _entry(key, record, wanted, per_target, means) for key, record in by_key.items()}
     footnotes = footnotes_of(entries, per_target, kinds)
     assaults = attack_frames(by_key)
     found = robustness.attacked(assaults)
-    rows = _rows(entries, kinds, footnotes, found)
+    rows = _rows(entries, kinds, footnotes, found, estimates)
     far, clip = (any(value is not None for frame in frames.values() for value in frame[name]) for name in (FAR, CLIP))
     distances = {key for record in records for own in record.distances.values() for key in own}
     made_from = {"records": sorted(row.record for row in rows), "rules": asdict(rules), "floors": asdict(floors)}
@@ -51,11 +54,16 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
         protocol=records[0].protocol,
         provenance=content_hash(made_from),
         invalid=unlearning.below_floor(frames[NONE], rules, floors),
-        resampled="" if means.empty else str(means["resampled"].iloc[0]),
-        columns=tuple(column for kind in kinds for column in kind_columns(kind, far, clip, distances)) + attack_columns(found) + COST,
+        columns=(
+            *(column for kind in kinds for column in kind_columns(kind, far, clip, distances)),
+            *(column for kind in kinds if _many(estimates, kind) for column in new_columns(kind)),
+            *attack_columns(found),
+            *COST,
+        ),
         rows=rows,
         footnotes=tuple(text for text, _ in footnotes),
         targets=_labelled(per_target, by_key),
+        differences=_differences(estimates, kinds, by_key),
         became=_labelled(unlearning.confusions(frames), by_key),
         attacks=_labelled(found, by_key),
         attack_curves=_labelled(robustness.curves(assaults), by_key),
@@ -92,14 +100,27 @@ def outcome_frames(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     return {key: _frame(record) for key, record in _checked(records).items()}
 
 
-def _metrics(frames: Mapping[str, pd.DataFrame], rules: MetricRules) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What the metrics say of every method on every target, and on every kind of target."""
+def _metrics(frames: Mapping[str, pd.DataFrame], rules: MetricRules) -> tuple[pd.DataFrame, pd.DataFrame, Aggregate]:
+    """What the metrics say of every method on every target, and on every kind of target, with what differences are made of."""
     per_target = unlearning.per_target(frames, rules).merge(artifacts.per_target(frames), on=["method", "target"])
-    means = unlearning.aggregate(frames, rules)
+    estimates = aggregate(frames, rules)
+    means = estimates.table()
     if not means.empty:
         means = means.merge(artifacts.aggregate(frames), on=["method", "kind"])
         means = means.merge(artifacts.aggregate(frames, CLIP, CLIP_NAMES), on=["method", "kind"])
-    return per_target, means
+    return per_target, means, estimates
+
+
+def _differences(estimates: Aggregate, kinds: Sequence[str], by_key: Mapping[str, Record]) -> pd.DataFrame:
+    """Of all pairs of rows with the same targets; see `all_differences`."""
+    rows: list[dict[str, Any]] = []
+    for kind in kinds:
+        own = [key for key in by_key if (key, kind) in estimates.noise]
+        most = max((estimates.targets[key, kind] for key in own), default=0)
+        rows += all_differences(estimates, [key for key in own if estimates.targets[key, kind] == most], kind)
+    table = pd.DataFrame(rows)
+    names = {key: record.label for key, record in by_key.items()}
+    return table.assign(method=table["method"].map(names), other=table["other"].map(names)) if rows else table
 
 
 def _checked(records: Sequence[Record]) -> dict[str, Record]:
@@ -159,18 +180,25 @@ def _entry(key: str, record: Record, wanted: Sequence[str], per_target: pd.DataF
     return Entry(record, targets, missing, {str(row["kind"]): {str(name): value for name, value in row.items()} for row in own})
 
 
+def _many(estimates: Aggregate, kind: str) -> bool:
+    """Whether any method has an interval for new concepts of a kind."""
+    return any(found for (_, own), found in estimates.concepts.items() if own == kind)
+
+
 def _rows(
-    entries: Mapping[str, Entry], kinds: Sequence[str], footnotes: Sequence[tuple[str, set[str]]], attacks: pd.DataFrame
-) -> tuple[Row, ...]:
+    entries: Mapping[str, Entry], kinds: Sequence[str], footnotes: Sequence[tuple[str, set[str]]], attacks: pd.DataFrame,
+    estimates: Aggregate,
+) -> tuple[Row, ...]:  # fmt: skip
     cells = {key: _cells(entry, kinds) | attack_cells(attacks, key) for key, entry in entries.items()}
     ranks = {kind: _ranks(entries, cells, kind) for kind in kinds}
+    spans = {kind: estimates.ranks(list(own), kind) for kind, own in ranks.items()}
     return tuple(
         Row(
             label=entry.record.label,
             method=entry.record.method,
             version=entry.record.version,
             control=entry.record.card.control,
-            ranks={kind: ranks[kind][key] for kind in kinds if key in ranks[kind]},
+            ranks={kind: Rank(ranks[kind][key], *spans[kind][key]) for kind in kinds if key in ranks[kind]},
             cells=cells[key],
             record=_digest(entry.record),
             numerics=content_hash(dict(entry.record.numerics)),
@@ -197,6 +225,10 @@ def _cells(entry: Entry, kinds: Sequence[str]) -> dict[tuple[str, str], Cell]:
         for name in DISTANCES:
             values = entry.distances(kind, name)
             cells[kind, name] = Cell(float(np.mean(values)) if values else None, n=len(values))
+        for name in (*METRICS, "score"):
+            low, high = (_or_none(means.get(f"{name}_new_{end}")) for end in ("low", "high"))
+            cells[f"new {kind}", name] = Cell(None if low is None else cells[kind, name].value, low, high, means.get("targets"))
+        cells[f"new {kind}", "targets"] = Cell(means.get("targets"))
         cells[kind, "judged"] = Cell(means.get("ua_n", 0))
         cells[kind, "targets"] = Cell(len(entry.targets_of(kind)))
     return cells

@@ -9,9 +9,10 @@ import pandas as pd
 from bench.errors import BenchError, unknown
 from bench.leaderboard.build import outcome_frames
 from bench.leaderboard.notes import kind_of
-from bench.leaderboard.table import TABLES
+from bench.leaderboard.table import KINDS
+from bench.metrics.aggregate import aggregate
 from bench.metrics.paired import at_matched_ua, differences
-from bench.metrics.unlearning import NONE, draws
+from bench.metrics.unlearning import NONE
 from bench.types import MetricRules, Record
 
 LEVELS = (0.5, 0.7, 0.8, 0.9)
@@ -26,15 +27,15 @@ def compare(records: Sequence[Record], first: str, second: str, rules: MetricRul
     for label in (first, second):
         if label not in by_label:
             raise unknown("row", label, sorted(by_label))
-    drawn = draws(outcome_frames(records), rules)
+    found = aggregate(outcome_frames(records), rules)
     rows = []
-    for kind in TABLES:
+    for kind in KINDS:
         named = [by_label[label].outcomes["target"] for label in (first, second)]
         targets = [{target for target in own if target and kind_of(target) == kind} for own in named]
         if targets[0] != targets[1] and all(targets):
             raise BenchError(f"{first} and {second} have different {kind} targets: their means do not compare.")
-        if all((label, kind) in drawn for label in (first, second)):
-            rows += differences(drawn, first, second, kind)
+        if all((label, kind) in found.noise for label in (first, second)):
+            rows += differences(found, first, second, kind)
     if not rows:
         raise BenchError(f"{first} and {second} have no judged pictures of the same kind of target: there is nothing to compare.")
     return pd.DataFrame(rows)
@@ -62,12 +63,12 @@ def matched(records: Sequence[Record], method: str, by: str, rules: MetricRules)
             f" run {method}:{by}=… with each of two, with --tuning untuned."
         )
     first, second = sorted(families)
-    drawn = draws(outcome_frames(records), rules)
+    found = aggregate(outcome_frames(records), rules)
     rows = []
-    for kind in TABLES:
-        ours, theirs = ([r.label for r in families[value] if (r.label, kind) in drawn] for value in (first, second))
+    for kind in KINDS:
+        ours, theirs = ([r.label for r in families[value] if (r.label, kind) in found.noise] for value in (first, second))
         for level in LEVELS if ours and theirs else ():
-            rows += at_matched_ua(drawn, ours, theirs, kind, level)
+            rows += at_matched_ua(found, ours, theirs, kind, level)
     if not rows:
         raise BenchError(f"No setting of both {by}={first} and {by}={second} reaches UA {LEVELS[0]}: run stronger ones.")
     return pd.DataFrame(rows).rename(columns={"first": first, "second": second})

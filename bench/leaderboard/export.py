@@ -18,7 +18,7 @@ from rich.markup import escape as escape_rich
 from rich.table import Table
 
 from bench.files import write_atomic
-from bench.leaderboard.table import Cell, Column, Leaderboard, Row
+from bench.leaderboard.table import KINDS, Cell, Column, Leaderboard, Rank, Row
 from bench.metrics.robustness import SETS, UNION
 from bench.metrics.unlearning import NONE
 
@@ -26,7 +26,10 @@ TITLES = {
     "style": "Unlearning of styles",
     "object": "Unlearning of objects",
     "mixed": "Unlearning of styles and objects at once",
-    **{f"{kind} attacks": f"UA under attack, {kind} targets" for kind in ("style", "object", "mixed")},
+    "new style": "Unlearning of new styles",
+    "new object": "Unlearning of new objects",
+    "new mixed": "Unlearning of new styles and objects at once",
+    **{f"{kind} attacks": f"UA under attack, {kind} targets" for kind in KINDS},
     "cost": "Cost",
 }
 BRIEF = ("ua", "ira", "cra", "score", "ar_target")
@@ -49,23 +52,36 @@ ATTACK_NOTE = (
     " name is what attacks do to prompts that name the concept's anchor instead: they must bring it down. In brackets 95 % intervals from"
     " resampling pictures: for these concepts, not for new ones."
 )
-CSV_FIELDS = "protocol provenance status table label method version control rank column value low high n unit direction resampled"
+NOISE_NOTE = (
+    "In brackets 95 % intervals for other noise: for these concepts, not for new ones. Beside a rank are those that the method could have."
+    " † marks what may be as good as the best of its column: their paired difference may be none. Both hold for all rows at once."
+)
+NEW_NOTE = (
+    "In brackets 95 % intervals for new concepts of the kind, Student's t over concepts, given from six on. They are wide: so few concepts"
+    " say little of others."
+)
+CSV_FIELDS = (
+    "protocol provenance status table label method version control rank rank_best rank_worst column value low high n unit direction"
+    " unsure numerics record"
+)
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
     # A row that starts with "[" would be read as the argument of the line break before it.
+    "†": r"\textdagger{}",
     **{"<": "$<$", ">": "$>$", "[": "{[}", "]": "{]}", "–": "--", "−": "$-$", "×": r"$\times$", "\N{NO-BREAK SPACE}": "~"},
 }
 
 
 @dataclass(frozen=True)
 class _Markup:
-    """How a format writes plain text, the best (1) and second (2) value, and the mark of footnotes."""
+    """How a format writes plain text, the best (1) and second (2) value, and the marks of footnotes and of what may equal the best."""
 
     escape: Callable[[str], str]
     best: str
     second: str
     mark: str
+    dagger: str = "†"
 
     def place(self, text: str, place: int | None) -> str:
         return {1: self.best, 2: self.second, None: "{}"}[place].format(self.escape(text))
@@ -75,15 +91,15 @@ def to_csv(leaderboard: Leaderboard) -> str:
     """One line per method and value, unrounded and in the unit named; empty where there is no value."""
     lines = []
     for column in leaderboard.columns:
+        unsure = leaderboard.unsure(column)
         for row in (row for group in leaderboard.groups(column.table) for row in group):
             cell = row.cells[column.table, column.key]
             head = [leaderboard.protocol, leaderboard.provenance, _status(leaderboard), column.table]
-            method = [row.label, row.method, row.version, str(row.control).lower(), row.ranks.get(column.table)]
+            method = [row.label, row.method, row.version, str(row.control).lower(), *row.ranks.get(column.table, (None,) * 3)]
             value = [column.key, cell.value, cell.low, cell.high, cell.n, column.unit, column.direction]
-            resampled = leaderboard.resampled if cell.low is not None else None
-            lines.append([*head, *method, *value, resampled, row.numerics, row.record])
+            lines.append([*head, *method, *value, str(row.label in unsure).lower(), row.numerics, row.record])
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([[*CSV_FIELDS.split(), "numerics", "record"], *lines])
+    csv.writer(text, lineterminator="\n").writerows([CSV_FIELDS.split(), *lines])
     return text.getvalue()
 
 
@@ -95,6 +111,11 @@ def targets_csv(leaderboard: Leaderboard) -> str:
 def became_csv(leaderboard: Leaderboard) -> str:
     """What the erased concepts became; the columns of `bench.metrics.unlearning.confusions`."""
     return _frame_csv(leaderboard, leaderboard.became)
+
+
+def differences_csv(leaderboard: Leaderboard) -> str:
+    """All pairs of rows; the columns of `bench.metrics.paired.all_differences`."""
+    return _frame_csv(leaderboard, leaderboard.differences)
 
 
 def to_markdown(leaderboard: Leaderboard) -> str:
@@ -115,7 +136,7 @@ def to_markdown(leaderboard: Leaderboard) -> str:
 
 def to_latex(leaderboard: Leaderboard) -> str:
     """One `table*` per kind of target and one of costs, best in bold, second underlined."""
-    markup = _Markup(_escape_latex, r"\textbf{{{}}}", r"\underline{{{}}}", r"\textsuperscript{{{}}}")
+    markup = _Markup(_escape_latex, r"\textbf{{{}}}", r"\underline{{{}}}", r"\textsuperscript{{{}}}", r"\textsuperscript{\textdagger}")
     tables = [_latex_table(leaderboard, name, markup) for name in leaderboard.tables()]
     return "\n".join(["% Needs \\usepackage{booktabs}.", *tables])
 
@@ -134,11 +155,12 @@ def terminal(leaderboard: Leaderboard, brief: bool = False) -> list[Table]:
     """
     markup = _Markup(escape_rich, "[bold]{}[/bold]", "[underline]{}[/underline]", " [dim]({})[/dim]")
     tables = []
-    for name in leaderboard.tables():
+    names = [name for name in leaderboard.tables() if not brief or not name.startswith("new ")]
+    for name in names:
         columns = _columns(leaderboard, name, brief)
         title, caption = escape_rich(_title(leaderboard, TITLES[name])), escape_rich(_caption(leaderboard, name))
         if brief:
-            last = name == leaderboard.tables()[-1]
+            last = name == names[-1]
             caption = escape_rich(_caption(leaderboard, leaderboard.tables()[0])) if last else ""
         table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for text in _header(name, columns):
@@ -166,6 +188,7 @@ def write_all(leaderboard: Leaderboard, folder: Path) -> list[Path]:
         "citations.bib": to_bibtex(leaderboard),
         "targets.csv": targets_csv(leaderboard),
         "became.csv": became_csv(leaderboard),
+        "differences.csv": differences_csv(leaderboard),
     }
     if len(leaderboard.attacks):
         texts |= {"attacks.csv": _frame_csv(leaderboard, leaderboard.attacks)}
@@ -197,9 +220,11 @@ def _caption(leaderboard: Leaderboard, table: str) -> str:
         )
     if table.endswith("attacks"):
         parts.append(ATTACK_NOTE)
-    elif table != "cost" and leaderboard.resampled:
+    elif table.startswith("new "):
+        parts.append(NEW_NOTE)
+    elif table != "cost" and len(leaderboard.differences):
         parts += [text for key, text in COLUMN_NOTES.items() if key in keys]
-        parts.append(f"In brackets 95 % intervals from resampling {leaderboard.resampled}: for these concepts, not for new ones.")
+        parts.append(NOISE_NOTE)
     return " ".join(parts)
 
 
@@ -208,7 +233,7 @@ def _header(table: str, columns: list[Column]) -> list[str]:
 
 
 def _ranked(table: str) -> bool:
-    return table != "cost" and not table.endswith("attacks")
+    return table in KINDS
 
 
 def _columns(leaderboard: Leaderboard, table: str, brief: bool) -> list[Column]:
@@ -219,16 +244,27 @@ def _groups(leaderboard: Leaderboard, table: str, markup: _Markup, brief: bool =
     """The cells of a table below `_header`, written in a format, by group of rows."""
     columns = _columns(leaderboard, table, brief)
     places = {column.key: leaderboard.places(column) for column in columns}
+    unsure = {column.key: leaderboard.unsure(column) for column in columns}
 
     def written(row: Row) -> list[str]:
-        rank = [str(row.ranks.get(table, ""))] if _ranked(table) else []
+        rank = [markup.escape(_rank(row.ranks.get(table)))] if _ranked(table) else []
         cells = [
-            _value(row.cells[table, column.key], column, markup, places[column.key].get(row.label), not brief or column.key == "score")
+            _value(
+                row.cells[table, column.key], column, markup, places[column.key].get(row.label), not brief or column.key == "score",
+                markup.dagger if row.label in unsure[column.key] else "",
+            )
             for column in columns
-        ]
+        ]  # fmt: skip
         return [*rank, _name(row, markup, brief), *cells]
 
     return [[written(row) for row in group] for group in leaderboard.groups(table)]
+
+
+def _rank(rank: Rank | None) -> str:
+    """With those that it could have, if there are others."""
+    if rank is None:
+        return ""
+    return f"{rank.place}" if rank.best == rank.worst else f"{rank.place} [{rank.best}–{rank.worst}]"
 
 
 def _name(row: Row, markup: _Markup, brief: bool) -> str:
@@ -238,7 +274,7 @@ def _name(row: Row, markup: _Markup, brief: bool) -> str:
     return markup.escape(" ".join(row.label.split()) + role) + marks
 
 
-def _value(cell: Cell, column: Column, markup: _Markup, place: int | None, with_interval: bool) -> str:
+def _value(cell: Cell, column: Column, markup: _Markup, place: int | None, with_interval: bool, dagger: str) -> str:
     if cell.value is None:
         return markup.escape("–")
 
@@ -246,7 +282,7 @@ def _value(cell: Cell, column: Column, markup: _Markup, place: int | None, with_
         # Adding 0 turns a rounded −0 into 0.
         return f"{round(value * column.scale, column.digits) + 0.0:.{column.digits}f}"
 
-    text = markup.place(shown(cell.value), place)
+    text = markup.place(shown(cell.value), place) + dagger
     if cell.low is None or cell.high is None or not with_interval:
         return text
     return text + markup.escape(f" [{shown(cell.low)}, {shown(cell.high)}]")

@@ -128,8 +128,8 @@ def _detection_note(detection: Mapping[str, Any]) -> str:
     target = max(sorted(by_target), key=lambda name: by_target[name]["worst"]["share"])
     worst = by_target[target]["worst"]
     return (
-        f"it changed {_percent(pooled, pooled['unrelated'])} of the pictures that do not show the target (95 % interval from resampling"
-        f" {pooled['pictures']:,} pictures); the worst pair of concepts is {worst['concept']} with {target} erased,"
+        f"it changed {_percent(pooled, pooled['unrelated'])} of the pictures that do not show the target (95 % interval for other"
+        f" noise, {pooled['pictures']:,} pictures); the worst pair of concepts is {worst['concept']} with {target} erased,"
         f" {_percent(worst, worst['share'])} of {worst['n']}"
     )
 

@@ -6,14 +6,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
 from bench.metrics.unlearning import NONE
 
-TABLES = ("style", "object", "mixed", "style attacks", "object attacks", "mixed attacks", "cost")
-"""One per kind of target, what attacks bring back, and the cost; ranks are in the first alone."""
+KINDS = ("style", "object", "mixed")
+TABLES = (*KINDS, *(f"new {kind}" for kind in KINDS), *(f"{kind} attacks" for kind in KINDS), "cost")
+"""One per kind of target, the same for new concepts, what attacks bring back, and the cost; ranks are in the first alone."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,14 @@ class Cell:
     n: int | None = None
 
 
+class Rank(NamedTuple):
+    """A rank from 1 and the ranks that the row could have, all rows of the table at once with 95 %."""
+
+    place: int
+    best: int
+    worst: int
+
+
 @dataclass(frozen=True)
 class Row:
     """One method: cells by (table, column key), ranks by table, hashes of what it was made from."""
@@ -48,7 +57,7 @@ class Row:
     method: str
     version: int
     control: bool
-    ranks: Mapping[str, int]
+    ranks: Mapping[str, Rank]
     """Without the tables in which it is not ranked."""
     cells: Mapping[tuple[str, str], Cell]
     record: str
@@ -66,14 +75,14 @@ class Leaderboard:
     """Hash of all records and rules."""
     invalid: str | None
     """Why no number here may be used, None if they may."""
-    resampled: str
-    """What the intervals resample, "requests" or "seeds"; empty without outcomes."""
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     """Sorted; `groups` has them in the order to print."""
     footnotes: tuple[str, ...]
     targets: pd.DataFrame
     """`per_target` of `bench.metrics.unlearning` and of `bench.metrics.artifacts`, with the methods' labels."""
+    differences: pd.DataFrame
+    """`bench.metrics.paired.all_differences`, with the methods' labels; empty without outcomes."""
     became: pd.DataFrame
     """`bench.metrics.unlearning.confusions`, with the methods' labels."""
     attacks: pd.DataFrame
@@ -95,14 +104,28 @@ class Leaderboard:
 
     def groups(self, table: str) -> list[list[Row]]:
         """Rows from top to bottom: `none` as the ceiling; what is ranked, by rank; what is not; controls. None is empty."""
-        own = self.columns_of(table)
+        own, ranked = self.columns_of(table), table.removeprefix("new ")
 
         def group(row: Row) -> int:
-            return 0 if row.method == NONE else 3 if row.control else 1 if table in row.ranks else 2
+            return 0 if row.method == NONE else 3 if row.control else 1 if ranked in row.ranks else 2
 
         shown = [row for row in self.rows if not table.endswith("attacks") or any(row.cells[table, c.key].value is not None for c in own)]
-        rows = sorted(shown, key=lambda row: (group(row), row.ranks.get(table, 0), row.label))
+        rows = sorted(shown, key=lambda row: (group(row), row.ranks[ranked].place if ranked in row.ranks else 0, row.label))
         return [list(members) for _, members in groupby(rows, key=group)]
+
+    def unsure(self, column: Column) -> set[str]:
+        """Labels of ranked rows whose difference from the best value of a column may be none, the best one itself left out."""
+        found = self.differences
+        if column.direction != "higher" or column.table not in KINDS or found.empty:
+            return set()
+        own = {row.label: row.cells[column.table, column.key].value for row in self.rows if column.table in row.ranks}
+        values = {label: value for label, value in own.items() if value is not None}
+        if not values:
+            return set()
+        best = max(values, key=lambda label: (values[label], label))
+        rows = found[(found["kind"] == column.table) & (found["metric"] == column.key) & ~found["significant"]]
+        others = {*rows.loc[rows["method"] == best, "other"], *rows.loc[rows["other"] == best, "method"]}
+        return {label for label in others & values.keys() if values[label] < values[best]}
 
     def places(self, column: Column) -> dict[str, int]:
         """Labels of the best (1) and second (2) *shown* values of a column among ranked rows; ties share a place."""
@@ -111,7 +134,7 @@ class Leaderboard:
         shown: dict[str, float] = {}
         for row in self.rows:
             value = row.cells[column.table, column.key].value
-            if value is not None and (column.table in row.ranks or (column.table not in ("style", "object", "mixed") and row.ranks)):
+            if value is not None and (column.table in row.ranks or (column.table not in KINDS and row.ranks)):
                 shown[row.label] = round(value * column.scale, column.digits)
         best = sorted(set(shown.values()), reverse=column.direction == "higher")[:2]
         return {label: best.index(value) + 1 for label, value in shown.items() if value in best}
@@ -134,6 +157,13 @@ DISTANCES = {
     "kid": partial(Column, title="KID ×1000", unit="squared MMD", scale=1000, digits=2),
 }
 """By the key of a suite's `Distance`."""
+
+
+def new_columns(kind: str) -> tuple[Column, ...]:
+    """What to expect of new concepts of a kind."""
+    share = partial(Column, f"new {kind}", unit="share", direction="higher", scale=100, digits=1)
+    from_cra = (share("cra", "CRA (%)"), share("score", "Score (%)")) if kind != "mixed" else ()
+    return share("ua", "UA (%)"), share("ira", "IRA (%)"), *from_cra, Column(f"new {kind}", "targets", "Targets", "targets")
 
 
 def kind_columns(kind: str, artifacts: bool, clip: bool, distances: Collection[str]) -> tuple[Column, ...]:

@@ -27,9 +27,9 @@ from scipy.stats import rankdata
 
 from bench.errors import BenchError
 from bench.files import write_atomic
-from bench.metrics import resampling
-from bench.metrics.resampling import Array, wilson
-from bench.metrics.unlearning import pair, shows
+from bench.metrics.aggregate import Means
+from bench.metrics.uncertainty import Array, Share, wilson
+from bench.metrics.unlearning import NONE, pair, shows
 from bench.types import Target, canonical_json
 
 RATES = ("ar_target", "ar_retained", "ar")
@@ -121,45 +121,40 @@ def per_target(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for (method, target), pictures in sorted(pair(outcomes).pictures.items(), key=lambda item: item[0]):
         row: dict[str, Any] = {"method": method, "target": target}
-        for name, (far, n) in zip(RATES, _tallies(pictures.assign(unit=0), Target.parse(target), 1, "far")[..., 0], strict=True):
-            low, high = wilson(int(far), int(n)) or (np.nan, np.nan)
-            row |= {name: far / n if n else np.nan, f"{name}_low": low, f"{name}_high": high, f"{name}_n": int(n)}
+        for name, far in zip(RATES, _shares(pictures.assign(unit=0), Target.parse(target), 1, "far"), strict=True):
+            low, high = wilson(round(far.value * far.n) if far.n else 0, far.n) or (np.nan, np.nan)
+            row |= {name: far.value, f"{name}_low": low, f"{name}_high": high, f"{name}_n": far.n}
         rows.append(row)
     ends = ("", "_low", "_high", "_n")
     return pd.DataFrame(rows, columns=["method", "target", *(f"{name}{end}" for name in RATES for end in ends)])
 
 
 def aggregate(outcomes: Mapping[str, pd.DataFrame], column: str = "far", names: Sequence[str] = RATES) -> pd.DataFrame:
-    """One row per method and kind of target as in `unlearning.aggregate`: method, kind; each of `names`, _low, _high, _n.
+    """One row per method and kind of target as in `Aggregate.table`: method, kind; each of `names`, _low, _high, _n.
 
     The mean of a column of the outcomes over the pictures that show the target, those that do not, and all; then over targets, with
-    intervals from the same draws as those of UA, IRA and CRA.
+    intervals for other noise on these targets.
     """
     paired = pair(outcomes)
-    weights = resampling.weights(paired.units)
     rows: list[dict[str, Any]] = []
     for (method, kind), targets in paired.by_kind():
-        parsed = {target: Target.parse(target) for target in targets}
-        tallies = [_tallies(paired.pictures[method, name], target, paired.units, column) for name, target in parsed.items()]
-        draws = resampling.mean(np.stack([_shares(tally, weights) for tally in tallies]), axis=0)
-        counts = np.sum(tallies, axis=0)[:, 1].sum(axis=1)
+        means = [Means(same=method == NONE) for _ in names]
+        for target in targets:
+            for one, share in zip(means, _shares(paired.pictures[method, target], Target.parse(target), paired.units, column), strict=True):
+                one.add(share)
         row: dict[str, Any] = {"method": method, "kind": kind}
-        for name, values, n in zip(names, draws, counts, strict=True):
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), resampling.interval(values), strict=True)) | {f"{name}_n": int(n)}
+        for name, one in zip(names, means, strict=True):
+            found = one.with_noise(paired.design)
+            low, high = (found.bounds if column == "far" else found.symmetric)(paired.design.quantile)
+            row |= {name: found.value, f"{name}_low": low, f"{name}_high": high, f"{name}_n": one.judged}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _tallies(pictures: pd.DataFrame, target: Target, units: int, column: str) -> Array:
-    """Sums of the column and numbers of pictures per resampling unit [3, 2, units], in the order of `RATES`."""
+def _shares(pictures: pd.DataFrame, target: Target, units: int, column: str) -> list[Share]:
+    """Means of the column, in the order of `RATES`, of pictures with a column `unit`."""
     known = pictures.dropna(subset=[column])
     shown = shows(known, target)
-    parts = (known[shown], known[~shown], known)
-    return np.stack([[np.bincount(p["unit"], w, minlength=units) for w in (p[column].astype(float), np.ones(len(p)))] for p in parts])
-
-
-def _shares(tally: Array, weights: Array) -> Array:
-    """[3, draws] from `_tallies` and weights [draws, units]; NaN without a picture."""
-    far, n = np.moveaxis(tally @ weights.T, 1, 0)
-    share: Array = np.divide(far, n, out=np.full(n.shape, np.nan), where=n > 0)
-    return share
+    return [
+        Share.of(part[column].to_numpy(dtype=np.float64), part["unit"].to_numpy(), units) for part in (known[shown], known[~shown], known)
+    ]

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.metrics import resampling
-from bench.metrics.resampling import wilson
+from bench.metrics.uncertainty import Design, Estimate, Share, wilson
 from bench.metrics.unlearning import CELL, shows
 from bench.types import KINDS, Target
 
@@ -19,18 +18,24 @@ def detection(outcomes: pd.DataFrame, targets: Sequence[Target]) -> dict[str, An
 
     `outcomes` with columns target, style, object, seed, first_edit (−1: never, null: not watched). Pooled: `unrelated`, the share of
     (target, picture without it) in which an edit changed anything, `n` of them, of `pictures` different ones, and `low`, `high`,
-    a 95 % interval from resampling pictures, as different targets are tried on the same noise.
+    a 95 % interval for other noise, in which different targets' pictures of one request vary together.
     """
     own = {str(target): outcomes[outcomes["target"] == str(target)] for target in targets}
     found = {str(target): rates for target in targets if (rates := false_positives(own[str(target)], target))}
     if not found:
         return None
     unrelated = pd.concat([own[str(target)][~shows(own[str(target)], target)] for target in targets if str(target) in found])
-    counts = (unrelated.dropna(subset=["first_edit"])["first_edit"] >= 0).groupby([unrelated[name] for name in CELL]).agg(["sum", "count"])
-    drawn = resampling.weights(len(counts)) @ counts.to_numpy(dtype=np.float64)
-    share, low, high = resampling.interval(drawn[:, 0] / drawn[:, 1])
-    pooled = {"unrelated": share, "low": low, "high": high, "n": int(counts["count"].sum()), "pictures": len(counts)}
+    pooled = _pooled(unrelated.dropna(subset=["first_edit"]))
     return {"pooled": pooled, "targets": found}
+
+
+def _pooled(pictures: pd.DataFrame) -> dict[str, Any]:
+    """Over targets, a picture that several have being one unit."""
+    cells, unit = np.unique(pictures[CELL].astype(str).agg("/".join, axis=1), return_inverse=True)
+    design = Design([cell.rpartition("/")[0] for cell in cells])
+    share = Share.of((pictures["first_edit"] >= 0).to_numpy(dtype=np.float64), unit, len(cells))
+    low, high = Estimate(share.value, design.spread(share.influences), len(cells)).bounds(design.quantile)
+    return {"unrelated": share.value, "low": low, "high": high, "n": share.n, "pictures": len(cells)}
 
 
 def false_positives(outcomes: pd.DataFrame, target: Target) -> dict[str, Any] | None:

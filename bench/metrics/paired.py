@@ -1,58 +1,86 @@
-"""Two methods against each other, with the noise that they share taken out: every draw resamples both jointly."""
+"""Two methods against each other, with the noise that they share taken out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from bench.metrics import resampling
-from bench.metrics.resampling import Array
-from bench.metrics.unlearning import METRICS, NONE, ranking_scores
+from bench.metrics.aggregate import Aggregate
+from bench.metrics.uncertainty import Array, difference, joint_draws, simultaneous_quantile
+from bench.metrics.unlearning import METRICS
 
 RETAINED = ("ira", "cra")
 
 
-def differences(draws: Mapping[tuple[str, str], Array], first: str, second: str, kind: str) -> list[dict[str, Any]]:
+def differences(found: Aggregate, first: str, second: str, kind: str) -> list[dict[str, Any]]:
     """UA, IRA, CRA and the score of two methods on the targets of a kind, and first minus second.
 
-    `draws` as `bench.metrics.unlearning.draws` gives them, with "none". Keys of a row: kind, metric, first, second, difference,
-    low, high (95 %). Metrics that one of them has not are left out.
+    Keys of a row: kind, metric, first, second, difference, low, high (95 %), significant: whether the interval leaves out 0. Metrics
+    that one of them has not are left out.
     """
-    base = draws[NONE, kind]
-
-    def values(method: str) -> Array:
-        ua, ira, cra = draws[method, kind]
-        return np.stack([ua, ira, cra, ranking_scores(ua, ira, cra, base[1], base[2])])
-
-    named = zip((*METRICS, "score"), values(first), values(second), strict=True)
-    return [row for name, ours, theirs in named if (row := _difference(kind, name, ours, theirs))]
+    return list(_differences(found, first, second, kind, dict.fromkeys((*METRICS, "score"), found.design.quantile)))
 
 
-def at_matched_ua(
-    draws: Mapping[tuple[str, str], Array], first: Sequence[str], second: Sequence[str], kind: str, ua: float
-) -> list[dict[str, Any]]:
+def all_differences(found: Aggregate, methods: Sequence[str], kind: str) -> list[dict[str, Any]]:
+    """`differences` of all pairs of methods, those of a metric with intervals that hold all at once; `methods` name each row's two."""
+    quantiles = {}
+    for metric in (*METRICS, "score"):
+        own = [found.noise[method, kind][metric] for method in methods if metric in found.noise[method, kind]]
+        quantiles[metric] = simultaneous_quantile(own, found.design)
+    return [
+        {"method": first, "other": second, **row}
+        for i, first in enumerate(methods) for second in methods[i + 1 :] for row in _differences(found, first, second, kind, quantiles)
+    ]  # fmt: skip
+
+
+def _differences(found: Aggregate, first: str, second: str, kind: str, quantiles: dict[str, float]) -> Iterator[dict[str, Any]]:
+    ours, theirs = found.noise[first, kind], found.noise[second, kind]
+    for metric, quantile in quantiles.items():
+        if metric in ours and metric in theirs:
+            value, low, high = difference(ours[metric], theirs[metric], quantile)
+            yield {
+                "kind": kind, "metric": metric, "first": ours[metric].value, "second": theirs[metric].value,
+                "difference": value, "low": low, "high": high, "significant": bool(low > 0 or high < 0),
+            }  # fmt: skip
+
+
+def at_matched_ua(found: Aggregate, first: Sequence[str], second: Sequence[str], kind: str, ua: float) -> list[dict[str, Any]]:
     """What each family keeps with the one of its settings that keeps most of those that erase at least `ua`, and the paired difference.
 
-    A method that erases less also damages less: families compare where they erase alike. `draws` as
-    `bench.metrics.unlearning.draws` gives them; every draw chooses anew. Keys of a row, one for IRA and one for CRA: kind, ua,
-    metric, first, second, difference, low, high (95 %), missed: the share of draws in which a family does not reach `ua`, left out
-    of the intervals. Empty if the data do not.
+    A method that erases less also damages less: families compare where they erase alike. The choice is part of what is uncertain:
+    it is made anew in draws of all settings' values from their joint distribution. Keys of a row, one for IRA and one for CRA: kind,
+    ua, metric, first, second, difference, low, high (95 % of draws), missed: the share of draws in which a family does not reach
+    `ua`, left out of the interval. Empty if the data do not.
     """
-    ours, theirs = (_best(np.stack([draws[label, kind] for label in family]), ua) for family in (first, second))
+    drawn = _drawn(found, [*first, *second], kind)
+    ours, theirs = _best(drawn[: len(first)], ua), _best(drawn[len(first) :], ua)
     missed = float(np.isnan(ours[0] + theirs[0]).mean())
-    rows = [_difference(kind, name, *pair) for name, pair in zip(RETAINED, zip(ours, theirs, strict=True), strict=True)]
-    return [{**row, "ua": ua, "missed": missed} for row in rows if row]
+    rows = []
+    for metric, own, other in zip(RETAINED, ours, theirs, strict=True):
+        apart = own - other
+        rest = apart[1:][~np.isnan(apart[1:])]
+        if not np.isnan(apart[0]) and rest.size:
+            low, high = np.percentile(rest, [2.5, 97.5])
+            rows.append({
+                "kind": kind, "metric": metric, "first": float(own[0]), "second": float(other[0]), "difference": float(apart[0]),
+                "low": float(low), "high": float(high), "ua": ua, "missed": missed,
+            })  # fmt: skip
+    return rows
 
 
-def _difference(kind: str, name: str, ours: Array, theirs: Array) -> dict[str, Any]:
-    """A row of [draws] against [draws], {} if one has no value."""
-    difference, low, high = resampling.interval(ours - theirs)
-    if np.isnan(difference):
-        return {}
-    values = {"first": float(ours[0]), "second": float(theirs[0]), "difference": difference, "low": low, "high": high}
-    return {"kind": kind, "metric": name, **values}
+def _drawn(found: Aggregate, methods: Sequence[str], kind: str) -> Array:
+    """UA, IRA and CRA [methods, 3, 1 + draws], NaN for those that a method has not; the first are the values themselves."""
+    values, spreads = np.full((len(methods), 3), np.nan), np.zeros((len(methods), 3, len(found.design.stratum)))
+    for place, method in enumerate(methods):
+        for k, metric in enumerate(METRICS):
+            if metric in found.noise[method, kind]:
+                values[place, k] = found.noise[method, kind][metric].value
+                spreads[place, k] = found.noise[method, kind][metric].spread
+    moved = joint_draws(spreads.reshape(len(methods) * 3, -1), found.design).reshape(len(methods), 3, -1)
+    drawn: Array = np.concatenate([values[..., None], values[..., None] + moved], -1)
+    return drawn
 
 
 def _best(curve: Array, ua: float) -> Array:

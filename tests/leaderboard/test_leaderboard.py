@@ -26,6 +26,7 @@ EXPORTS: dict[str, Callable[[Leaderboard], str]] = {
     "citations.bib": export.to_bibtex,
     "targets.csv": export.targets_csv,
     "became.csv": export.became_csv,
+    "differences.csv": export.differences_csv,
 }
 
 
@@ -38,12 +39,10 @@ def test_values_and_ranks_by_hand() -> None:
     # 3 targets × 3 objects × 2 seeds.
     assert (cells["style", "judged"].value, cells["style", "targets"].value, cells["style", "ua"].n) == (18, 3, 18)
     assert cells["style", "kernel"].value == pytest.approx(0.002)
+    # Two seeds do not tell half of 18 pictures from all of them, with three rows at once.
     assert {label: row(found, label).ranks for label in ("Good", "Half", "Wreck", "none")} == {
-        "Good": {"style": 1},
-        "Half": {"style": 2},
-        "Wreck": {"style": 3},
-        "none": {},
-    }
+        "Good": {"style": (1, 1, 2)}, "Half": {"style": (2, 1, 2)}, "Wreck": {"style": (3, 3, 3)}, "none": {},
+    }  # fmt: skip
     assert [[r.label for r in group] for group in found.groups("style")] == [["none"], ["Good", "Half", "Wreck"]]
     # Doing nothing beats all but the perfect method in the plain mean, which is why that one does not rank.
     assert (row(found, "none").cells["style", "average"].value or 0) > (row(found, "Wreck").cells["style", "average"].value or 0)
@@ -53,13 +52,13 @@ def test_values_and_ranks_by_hand() -> None:
 
 def test_ties_share_a_rank() -> None:
     found = made(none(), record("A"), record("B"), record("C", half))
-    assert [row(found, label).ranks["style"] for label in "ABC"] == [1, 1, 3]
+    assert [row(found, label).ranks["style"].place for label in "ABC"] == [1, 1, 3]
 
 
 def test_controls_are_shown_and_not_ranked() -> None:
     control = record("Blur", card=Card("Blur", "", "", ("style",), control=True))
     found = made(none(), control, record("Half", half))
-    assert (row(found, "Blur").ranks, row(found, "Half").ranks) == ({}, {"style": 1})
+    assert (row(found, "Blur").ranks, row(found, "Half").ranks) == ({}, {"style": (1, 1, 1)})
     assert "Blur (control)" in export.to_markdown(found)
     assert found.places(next(c for c in found.columns if c.key == "ua")) == {"Half": 1}
 
@@ -128,19 +127,14 @@ def test_csv_is_complete_and_unrounded() -> None:
     # One of three objects on one of two seeds: 1/6, to the last digit.
     assert float(line["value"]) == pytest.approx(1 / 6, abs=1e-15)
     assert float(line["low"]) <= 1 / 6 <= float(line["high"])
-    assert (line["n"], line["unit"], line["direction"], line["rank"], line["resampled"]) == (
-        "18",
-        "share",
-        "higher",
-        "2",
-        "requests",
-    )
+    ranks = line["rank"], line["rank_best"], line["rank_worst"]
+    assert (line["n"], line["unit"], line["direction"], *ranks) == ("18", "share", "higher", "2", "2", "2")
     assert (line["protocol"], line["status"], line["control"]) == ("mini@v1", "valid", "false")
     third = record("Third", lambda t, s, o, n: half(t, s, o, n) if o == "x" else (s, o))
     body = {key: value for key, value in asdict(third).items() if key != "attacks"}
     assert line["record"] == content_hash({**body, "cost": {}}), "time is no result; without attacks, nothing says so"
     (average,) = lines(found, label="Third", column="average")
-    assert (average["direction"], average["low"], average["resampled"]) == ("none", "", "")
+    assert (average["direction"], average["low"]) == ("none", "")
     (stored,) = lines(found, label="Third", column="stored_mb")
     assert (stored["table"], stored["value"], stored["unit"]) == ("cost", "", "MB")
     assert len(lines(found)) == 3 * len(found.columns)
@@ -218,7 +212,7 @@ def test_latex_caption_names_protocol_and_provenance() -> None:
     captions = re.findall(r"\\caption\{(.*)\}", export.to_latex(found))
     assert len(captions) == 2
     assert all("mini@v1" in caption and found.provenance in caption for caption in captions)
-    assert "resampling requests: for these concepts, not for new ones" in captions[0]
+    assert "95 \\% intervals for other noise: for these concepts, not for new ones" in captions[0]
 
 
 def test_bibtex_has_each_entry_once() -> None:

@@ -18,7 +18,7 @@ def test_missing_targets_cost_the_rank_and_get_a_footnote() -> None:
         "Short: 1 of 3 style targets are missing (out of memory: style:c).",
     )
     assert {r.label: (r.ranks, r.footnotes) for r in found.rows} == {
-        "Half": ({"style": 1}, ()),
+        "Half": ({"style": (1, 1, 1)}, ()),
         "Lost": ({}, (1,)),
         "Short": ({}, (2,)),
         "none": ({}, ()),
@@ -32,7 +32,7 @@ def test_an_unsupported_kind_is_empty_with_its_reason() -> None:
     reasons = dict.fromkeys(ALL_TARGETS[3:], "does not support objects")
     found = made(none(), record("Good", targets=ALL_TARGETS), record("Styles", missing=reasons))
     assert found.footnotes == ("Styles: 3 of 3 object targets are missing (does not support objects).",)
-    assert row(found, "Styles").ranks == {"style": 1}
+    assert row(found, "Styles").ranks == {"style": (1, 1, 2)}
     assert {name: row(found, "Styles").cells["object", name].value for name in ("ua", "score", "average", "kernel", "targets")} == {
         "ua": None,
         "score": None,

@@ -10,20 +10,20 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_outcomes import OBJECTS, STYLES, TARGETS, WITH, grid, noisy, run
 
-from bench.metrics import resampling
+from bench.metrics.aggregate import Means, aggregate, bounds
+from bench.metrics.uncertainty import Design, Share, wilson
 from bench.metrics.unlearning import (
     CELL,
     accuracy,
-    aggregate,
     confusions,
     per_target,
     ranking_score,
     scores,
-    wilson,
 )
 from bench.types import Target
 
@@ -46,7 +46,7 @@ def test_the_perfect_method_scores_1_and_nothing_else_wins(rng: int) -> None:
     found["perfect"] = pd.concat([edited(base, target) for target in names])
     found["nothing"] = pd.concat([edited(base, target, erased=False) for target in names])
     found["wrecks"] = pd.concat([edited(base, target, wrecked=True) for target in names])
-    table = aggregate(found, WITH).set_index("method")
+    table = aggregate(found, WITH).table().set_index("method")
     assert table.loc["perfect", ["ua", "score"]].tolist() == pytest.approx([1.0, 1.0])
     assert table.loc["nothing", "score"] < 1
     assert table.loc["wrecks", "score"] == 0.0
@@ -99,7 +99,7 @@ def test_lost_and_unjudged_pictures_are_counted() -> None:
 def test_aggregate_is_the_mean_over_targets() -> None:
     found = run(2)
     single = per_target(found, WITH)
-    for row in aggregate(found, WITH).itertuples():
+    for row in aggregate(found, WITH).table().itertuples():
         own = single[(single["method"] == row.method) & (single["kind"] == row.kind)]
         base = single[(single["method"] == "none") & (single["kind"] == row.kind)]
         means = [own[name].mean() for name in ("ua", "ira", "cra")]
@@ -111,58 +111,75 @@ def test_aggregate_is_the_mean_over_targets() -> None:
 def test_a_method_is_compared_with_none_on_its_own_targets() -> None:
     found = run(2)
     found["method 1"] = found["method 1"].query("target != 'style:pop'")
-    alone = aggregate({name: found[name] for name in ("none", "method 1")}, WITH).set_index(["method", "kind"])
-    both = aggregate(found, WITH).set_index(["method", "kind"])
+    alone = aggregate({name: found[name] for name in ("none", "method 1")}, WITH).table().set_index(["method", "kind"])
+    both = aggregate(found, WITH).table().set_index(["method", "kind"])
     assert both.loc[("method 1", "style"), "score"] == alone.loc[("method 1", "style"), "score"]
 
 
 def test_mixed_targets_have_no_cra_and_no_score() -> None:
-    table = aggregate(run(2, targets=("style:neon+object:cat",)), WITH)
+    table = aggregate(run(2, targets=("style:neon+object:cat",)), WITH).table()
     assert table["kind"].unique().tolist() == ["mixed"]
     assert table[["cra", "cra_low", "score", "score_high"]].isna().all(axis=None)
     assert table[["ua", "ira", "ua_low"]].notna().all(axis=None)
 
 
-def naive_interval(found: Mapping[str, pd.DataFrame], method: str, draws: np.ndarray, units: list[tuple[object, ...]]) -> np.ndarray:
-    """Percentiles [2, 4] of UA, IRA, CRA and score of style targets, by repeating rows and scoring anew in each draw."""
-    values = []
-    by = CELL if len(units[0]) == 3 else ["seed"]
-    for draw in draws:
-        times = dict(zip(units, draw, strict=True))
-        repeated = {
-            name: frame.loc[frame.index.repeat([int(times[cell]) for cell in frame[by].itertuples(index=False, name=None)])]
-            for name, frame in found.items()
-        }
+def leave_one_out(found: Mapping[str, pd.DataFrame], method: str) -> dict[str, float]:
+    """Variances of UA, IRA, CRA and score of style targets by a jackknife that scores anew each time.
+
+    A request is left out, the others of its cell count more instead.
+    """
+    styles = [target for target in TARGETS if target.startswith("style")]
+
+    def values(frames: Mapping[str, pd.DataFrame]) -> list[float]:
         means = {}
-        for name, frame in repeated.items():
-            styles = [target for target in TARGETS if target.startswith("style")]
+        for name in ("none", method):
+            frame = frames[name]
             rows = [scores(frame if name == "none" else frame[frame["target"] == target], Target.parse(target), WITH) for target in styles]
             means[name] = pd.DataFrame([vars(row) for row in rows]).astype(float).mean()
         own, base = means[method], means["none"]
-        values.append([own["ua"], own["ira"], own["cra"], ranking_score(*own[["ua", "ira", "cra"]], base["ira"], base["cra"])])
-    return np.percentile(np.array(values), [2.5, 97.5], axis=0)
+        return [*own[["ua", "ira", "cra"]], ranking_score(*own[["ua", "ira", "cra"]], base["ira"], base["cra"]) or 0.0]
+
+    variances, n = np.zeros(4), found["none"]["seed"].nunique()
+    for style, obj in itertools.product(STYLES, OBJECTS):
+        without = []
+        for seed in range(n):
+            repeated = {}
+            for name, frame in found.items():
+                cell = (frame["style"] == style) & (frame["object"] == obj)
+                times = np.where(cell & (frame["seed"] == seed), 0, np.where(cell, n, n - 1))
+                repeated[name] = frame.loc[frame.index.repeat(times)]
+            without.append(values(repeated))
+        variances += (n - 1) / n * ((np.array(without) - np.mean(without, axis=0)) ** 2).sum(0)
+    return dict(zip(("ua", "ira", "cra", "score"), variances, strict=True))
 
 
-@pytest.mark.parametrize(("seeds", "resampled"), [(2, "requests"), (5, "seeds")])
-def test_bootstrap_agrees_with_a_naive_one(seeds: int, resampled: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resampling, "DRAWS", 12)
-    found = run(seeds)
-    cells = list(itertools.product(STYLES, OBJECTS, range(seeds))) if resampled == "requests" else [(s,) for s in range(seeds)]
-    draws = resampling.weights(len(cells))
-    assert draws.shape == (13, len(cells))
-    assert (draws.sum(axis=1) == len(cells)).all()
-    table = aggregate(found, WITH)
-    assert (table["resampled"] == resampled).all()
-    row = table.set_index(["method", "kind"]).loc[("method 1", "style")]
-    low, high = naive_interval(found, "method 1", draws[1:], cells)
-    names = ("ua", "ira", "cra", "score")
-    assert [row[f"{name}_low"] for name in names] == pytest.approx(low.tolist())
-    assert [row[f"{name}_high"] for name in names] == pytest.approx(high.tolist())
+def test_variances_agree_with_a_jackknife() -> None:
+    found = run(4)
+    expected = leave_one_out(found, "method 1")
+    for name, estimate in aggregate(found, WITH).noise["method 1", "style"].items():
+        assert estimate.variance == pytest.approx(expected[name], rel=0.1 if name == "score" else 1e-9), name
+
+
+def test_an_interval_over_concepts_is_students() -> None:
+    targets = tuple(f"style:{name}" for name in STYLES) + tuple(f"object:{name}" for name in OBJECTS)
+    few = aggregate(run(2, targets=targets), WITH)
+    assert few.table()[["ua_new_low", "score_new_high"]].isna().all(axis=None), "three of a kind are too few"
+    values = np.array([0.7, 0.9, 0.8, 0.6, 0.75, 0.85])
+    means = Means()
+    for value in values:
+        means.add(Share(value, np.zeros(1), np.ones(1)))
+    estimate = means.over_concepts()
+    assert estimate.variance == pytest.approx(values.var(ddof=1) / 6)
+    t = scipy.stats.t.ppf(0.975, 5)
+    low, high = bounds("ua", None, estimate, Design([0]))["ua_new_low"], bounds("ua", None, estimate, Design([0]))["ua_new_high"]
+    trials = values.mean() * (1 - values.mean()) / estimate.variance
+    assert (low, high) == pytest.approx(wilson(values.mean() * trials, trials, t))
+    assert low == pytest.approx(values.mean() - t * (estimate.variance) ** 0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("seeds", [4, 8])
 def test_intervals_hold_the_value(seeds: int) -> None:
-    table = aggregate(run(seeds), WITH).query("method != 'none'")
+    table = aggregate(run(seeds), WITH).table().query("method != 'none'")
     for name in ("ua", "ira", "cra", "score"):
         assert (table[f"{name}_low"] <= table[name]).all()
         assert (table[name] <= table[f"{name}_high"]).all()
@@ -171,7 +188,7 @@ def test_intervals_hold_the_value(seeds: int) -> None:
 
 def test_intervals_shrink_with_more_pictures() -> None:
     def width(seeds: int) -> pd.Series:
-        table = aggregate(run(seeds), WITH).query("method != 'none'")
+        table = aggregate(run(seeds), WITH).table().query("method != 'none'")
         return table["ira_high"] - table["ira_low"]
 
     # Twenty times the pictures should give about 1 / √20 of the width.
@@ -179,33 +196,42 @@ def test_intervals_shrink_with_more_pictures() -> None:
 
 
 def test_requests_with_one_fate_widen_the_interval() -> None:
-    """Errors that come with the seed show in blocks of seeds, not in pictures taken as independent."""
-    blocks = grid(6)
-    blocks.loc[blocks["seed"] < 2, "style_pred"] = "no style"
-    spread = grid(6)
-    spread.loc[(spread["seed"] + spread.index // 6) % 3 == 0, "style_pred"] = "no style"
-    widths = []
-    for frame in (blocks, spread):
-        table = aggregate({"none": frame, "a": frame.assign(target="style:neon")}, WITH).set_index("method")
-        assert table.loc["a", "ira"] == pytest.approx(2 / 3)
-        widths.append(table.loc["a", "ira_high"] - table.loc["a", "ira_low"])
-    assert widths[0] > 3 * widths[1]
+    """What happens to a request under all targets at once is one event, however many pictures it is seen in."""
+    targets = ("style:neon", "style:pop", "style:frost")
+    one_fate = [noisy(6, 1).assign(target=target) for target in targets]
+    own_fate = [noisy(6, k).assign(target=target) for k, target in enumerate(targets, 1)]
+    spreads = []
+    for frames in (one_fate, own_fate):
+        found = aggregate({"none": grid(6), "a": pd.concat(frames)}, WITH)
+        spreads.append(found.noise["a", "style"]["cra"].variance)
+    assert 2 < spreads[0] / spreads[1] < 4.5, "three targets that share all their noise say as much as one"
+
+
+def test_what_differs_between_cells_is_no_chance() -> None:
+    """A method that always fails on some cells and never on others would do so again with other noise."""
+    frame = grid(3)
+    frame.loc[frame["object"] == "cat", "object_pred"] = "dog"
+    found = aggregate({"none": grid(3), "a": frame.assign(target="object:dog")}, WITH).noise["a", "object"]
+    assert found["ira"].value == pytest.approx(0.5)
+    assert found["ira"].variance == 0
+    low, high = found["ira"].bounds(1.96)
+    assert (low, high) == pytest.approx(wilson(9, 18, 1.96)), "though not without a width: its judgements are no more than they are"
 
 
 def test_equal_outcomes_get_equal_intervals_and_order_is_nothing() -> None:
     found = run(3)
     found["twin"] = found["method 0"]
-    table = aggregate(found, WITH).set_index(["method", "kind"])
+    table = aggregate(found, WITH).table().set_index(["method", "kind"])
     pd.testing.assert_frame_equal(table.loc[["twin"]].droplevel(0), table.loc[["method 0"]].droplevel(0))
     shuffled = {name: found[name].sample(frac=1, random_state=1) for name in reversed(found)}
-    pd.testing.assert_frame_equal(aggregate(shuffled, WITH).set_index(["method", "kind"]), table)
+    pd.testing.assert_frame_equal(aggregate(shuffled, WITH).table().set_index(["method", "kind"]), table)
     pd.testing.assert_frame_equal(confusions(shuffled), confusions(found))
 
 
 def test_none_alone_has_no_rows() -> None:
     only = {"none": grid(2)}
     assert per_target(only, WITH).empty
-    assert aggregate(only, WITH).empty
+    assert aggregate(only, WITH).table().empty
     assert confusions(only).empty
 
 

@@ -13,8 +13,9 @@ from sklearn.metrics import roc_auc_score
 
 from bench.errors import BenchError
 from bench.metrics import artifacts, unlearning
+from bench.metrics.aggregate import aggregate
 from bench.metrics.artifacts import QUANTILE, SHRINKAGE, ArtifactReference, auroc
-from bench.metrics.resampling import wilson
+from bench.metrics.uncertainty import wilson
 from bench.types import MetricRules, Target
 
 STYLES, OBJECTS = ("a", "b", "c"), ("x", "y", "z")
@@ -178,7 +179,7 @@ def test_rows_are_those_of_unlearning() -> None:
     keys = ["method", "target"]
     assert artifacts.per_target(outcomes)[keys].equals(unlearning.per_target(outcomes, rules)[keys])
     keys = ["method", "kind"]
-    assert artifacts.aggregate(outcomes)[keys].equals(unlearning.aggregate(outcomes, rules)[keys])
+    assert artifacts.aggregate(outcomes)[keys].equals(aggregate(outcomes, rules).table()[keys])
     shown = unlearning.shows(outcomes["m"], Target.parse("style:a+object:x"))
     # Three pictures in style a and three of object x, one of them both.
     assert shown.sum() == 3 * 5

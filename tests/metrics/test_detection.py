@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from bench.metrics.detection import detection, false_positives
-from bench.metrics.resampling import wilson
+from bench.metrics.uncertainty import wilson
 from bench.types import Target
 
 FISH = Target.parse("object:fish")

@@ -22,7 +22,7 @@ from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler, sample
 from bench.interfaces import Erasure
 from bench.metrics.artifacts import ArtifactReference, auroc
-from bench.metrics.resampling import wilson
+from bench.metrics.uncertainty import wilson
 from bench.scoring import judge_all, load_judge
 from bench.suites.minicanvas import NO_OBJECT, MiniCanvas
 from bench.types import GenerationRequest

@@ -14,7 +14,7 @@ from bench.diffusion.numerics import describe, pick_dtype
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler, sample
 from bench.interfaces import Erasure
-from bench.metrics.resampling import wilson
+from bench.metrics.uncertainty import wilson
 from bench.metrics.unlearning import accuracy
 from bench.scoring import Scorer
 from bench.suites.minicanvas import MiniCanvas

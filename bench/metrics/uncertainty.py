@@ -1,0 +1,187 @@
+"""How far a value would move with other noise, or for other concepts: intervals of shares, of their differences, and of ranks.
+
+A statistic is known by its value and its *influences*: to first order, what each independent unit adds to it (the infinitesimal
+jackknife; Efron 1982, chapter 6). A unit is all pictures of one request, over all targets and methods, as they share their initial
+noise: influences of two statistics on the same units tell how the two move together. Units are compared within their stratum, a cell of
+style and object, which the suite fixes: what differs between cells is no chance.
+
+Shares are in [0, 1]. Their intervals are Wilson's with the number of independent trials that the variance amounts to (Korn and Graubard
+1998), so that they stay in [0, 1] and have a width where every picture came out alike. Differences are made of two such intervals
+(MOVER; Zou and Donner 2008) with the correlation that the influences give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, t
+
+Array: TypeAlias = NDArray[np.float64]
+
+LEVEL = 0.95
+DRAWS = 4000
+"""Of the joint distribution of several statistics, where no formula serves."""
+SEED = 20240219
+
+
+def wilson(successes: float, n: float, quantile: float | None = None) -> tuple[float, float] | None:
+    """Interval for a share of n independent trials (Wilson 1927), 95 % without another quantile; None without trials."""
+    if n == 0:
+        return None
+    z, share = norm.ppf((1 + LEVEL) / 2) if quantile is None else quantile, successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    # No successes and only successes have exact bounds, which rounding would miss by 1e-17.
+    return (0.0 if successes == 0 else float(centre - half)), (1.0 if successes == n else float(centre + half))
+
+
+def mean(values: Array, axis: int) -> Array:
+    """Mean of what is not NaN along an axis, NaN where there is nothing; unlike `np.nanmean` without a warning."""
+    seen = ~np.isnan(values)
+    total, n = np.where(seen, values, 0.0).sum(axis), seen.sum(axis)
+    share: Array = np.divide(total, n, out=np.full(total.shape, np.nan), where=n > 0)
+    return share
+
+
+class Design:
+    """Independent units in the strata that they are compared within."""
+
+    def __init__(self, strata: Sequence[object] | NDArray[np.generic]) -> None:
+        """A stratum per unit. Units that are alone in theirs are compared with one another."""
+        _, codes, counts = np.unique(np.asarray(strata).astype(str), return_inverse=True, return_counts=True)
+        alone = counts[codes] == 1
+        _, self.stratum, self.counts = np.unique(np.where(alone, -1, codes), return_inverse=True, return_counts=True)
+
+    @cached_property
+    def freedom(self) -> int:
+        """Degrees of freedom of a variance: units less strata."""
+        return int(len(self.stratum) - len(self.counts))
+
+    @cached_property
+    def quantile(self) -> float:
+        """Of Student's t, for a 95 % interval of one value; of the normal distribution where there is but one unit."""
+        return float(t.ppf((1 + LEVEL) / 2, self.freedom) if self.freedom else norm.ppf((1 + LEVEL) / 2))
+
+    def spread(self, influences: Array) -> Array:
+        """[units] less their strata's means, scaled so that the sum of products of two estimates their covariance."""
+        centres = np.bincount(self.stratum, influences, minlength=len(self.counts)) / self.counts
+        scale = np.sqrt(self.counts / np.maximum(1, self.counts - 1))
+        found: Array = (influences - centres[self.stratum]) * scale[self.stratum]
+        return found
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of pictures, or a mean of such shares, with what each resampling unit adds to it."""
+
+    value: float
+    """NaN without a picture."""
+    influences: Array
+    """[units]."""
+    pictures: Array
+    """[units], how many each has."""
+
+    @property
+    def n(self) -> int:
+        """Judgements."""
+        return int(self.pictures.sum())
+
+    @classmethod
+    def of(cls, values: Array, unit: NDArray[np.int64], units: int) -> Share:
+        """The mean of values [n], each of a unit."""
+        value = float(values.mean()) if len(values) else np.nan
+        apart = (values - value) / max(1, len(values))
+        influences, pictures = (np.asarray(np.bincount(unit, own, minlength=units), np.float64) for own in (apart, np.ones(len(unit))))
+        return cls(value, influences, pictures)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with all that its intervals need."""
+
+    value: float
+    """NaN where there is none."""
+    spread: Array
+    """[units], of `Design.spread`."""
+    n: int
+    """Judgements that it is made of: as many trials as a variance amounts to in which one picture differs, taken where none does."""
+
+    @property
+    def variance(self) -> float:
+        """Of the value, with other noise."""
+        return float(self.spread @ self.spread)
+
+    def bounds(self, quantile: float) -> tuple[float, float]:
+        """Of a share; NaN without a value."""
+        share = min(1.0, max(0.0, self.value))
+        if np.isnan(share) or not self.n:
+            return float("nan"), float("nan")
+        # Rounding leaves a variance of 1e-33 where there is none.
+        trials = share * (1 - share) / self.variance if self.variance > 1e-20 and 0 < share < 1 else self.n
+        return wilson(share * trials, trials, quantile) or (float("nan"), float("nan"))
+
+    def symmetric(self, quantile: float) -> tuple[float, float]:
+        """Of what is no share."""
+        half = quantile * self.variance**0.5
+        return self.value - half, self.value + half
+
+
+def difference(ours: Estimate, theirs: Estimate, quantile: float) -> tuple[float, float, float]:
+    """Ours less theirs, two shares of the same units, and its bounds; NaN without a value."""
+    low, high = ours.bounds(quantile)
+    other_low, other_high = theirs.bounds(quantile)
+    found, both = ours.value - theirs.value, ours.variance * theirs.variance
+    if ours is theirs or (both > 1e-40 and np.array_equal(ours.spread, theirs.spread)):
+        return found, found, found
+    together = float(ours.spread @ theirs.spread) / both**0.5 if both > 1e-40 else 0.0
+
+    def half(own: float, other: float) -> float:
+        return float(np.sqrt(max(0.0, own * own + other * other - 2 * together * own * other)))
+
+    down, up = ours.value - low, other_high - theirs.value
+    further, less = high - ours.value, theirs.value - other_low
+    return found, found - half(down, up), found + half(further, less)
+
+
+def simultaneous_quantile(estimates: Sequence[Estimate], design: Design) -> float:
+    """What replaces t's quantile in all pairwise differences, so that all hold at once (max-t; Hothorn, Bretz and Westfall 2008).
+
+    From draws of a multivariate t with the covariance of the estimates.
+    """
+    spreads = np.stack([own.spread for own in estimates]) if estimates else np.zeros((0, 1))
+    first, second = np.triu_indices(len(spreads), 1)
+    deviations = np.sqrt(((spreads[first] - spreads[second]) ** 2).sum(1))
+    known = deviations > 1e-10
+    if not known.any() or not design.freedom:
+        return design.quantile
+    drawn = joint_draws(spreads, design)
+    worst = np.abs((drawn[first[known]] - drawn[second[known]]) / deviations[known, None]).max(0)
+    return float(np.quantile(worst, LEVEL))
+
+
+def joint_draws(spreads: Array, design: Design) -> Array:
+    """[k, DRAWS] draws of how far k statistics of `spreads` [k, units] would move, from their multivariate t distribution."""
+    chance = np.random.default_rng(SEED)
+    values, axes = np.linalg.eigh(spreads @ spreads.T)
+    normal = chance.standard_normal((len(values), DRAWS)) * np.sqrt(np.maximum(values, 0))[:, None]
+    found: Array = (axes @ normal) / np.sqrt(chance.chisquare(design.freedom, DRAWS) / design.freedom)
+    return found
+
+
+def rank_intervals(estimates: Sequence[Estimate], design: Design) -> list[tuple[int, int]]:
+    """The ranks that each could have, best first, given all pairwise differences at once; 95 % for all together."""
+    quantile = simultaneous_quantile(estimates, design)
+    better, worse = np.zeros(len(estimates), int), np.zeros(len(estimates), int)
+    for i, ours in enumerate(estimates):
+        for j, theirs in enumerate(estimates[:i]):
+            _, low, high = difference(ours, theirs, quantile)
+            worse[i] += high < 0
+            better[i] += low > 0
+            worse[j] += low > 0
+            better[j] += high < 0
+    return [(int(1 + worse[k]), int(len(estimates) - better[k])) for k in range(len(estimates))]

@@ -1,0 +1,126 @@
+"""How often intervals hold the truth: 95 % of the time, or the table misleads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from simulated import METHODS, World, world
+
+from bench.metrics.aggregate import Aggregate, Means, aggregate
+from bench.metrics.paired import all_differences, differences
+from bench.metrics.uncertainty import Design, Estimate, Share, difference, rank_intervals, wilson
+from bench.suites.minicanvas import SUITE
+from bench.types import KINDS
+
+DRAWS = 600
+
+
+def test_of_a_share_of_one_concept() -> None:
+    """Wilson's interval, cells being of different difficulty."""
+    chance, hits = np.random.default_rng(0), []
+    for _ in range(4000):
+        rates = chance.beta(8, 2, 8)
+        low, high = wilson(chance.binomial(3, rates).sum(), 24) or (0, 1)
+        hits.append(low <= rates.mean() <= high)
+    assert np.mean(hits) > 0.935
+
+
+def strata(chance: np.random.Generator, cells: int, seeds: int, rate: float) -> tuple[Design, np.ndarray]:
+    """A design, and the true rate of each unit."""
+    rates = np.clip(chance.beta(20 * rate, 20 * (1 - rate), cells), 0, 1)
+    return Design(np.repeat(np.arange(cells), seeds)), np.repeat(rates, seeds)
+
+
+def estimate(hits: np.ndarray, design: Design) -> Estimate:
+    share = Share.of(hits.astype(float), np.arange(len(hits)), len(hits))
+    return Estimate(share.value, design.spread(share.influences), share.n)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.8, 0.95])
+def test_of_a_share_over_cells(rate: float) -> None:
+    chance = np.random.default_rng(1)
+    design, rates = strata(chance, 40, 3, rate)
+    found = [estimate(chance.random(len(rates)) < rates, design).bounds(design.quantile) for _ in range(3000)]
+    assert np.mean([low <= rates.mean() <= high for low, high in found]) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(0.8, 0.8), (0.95, 0.85)])
+def test_of_a_paired_difference(ours: float, theirs: float) -> None:
+    """Both have the same luck in half of all cases."""
+    chance = np.random.default_rng(2)
+    design, first = strata(chance, 40, 3, ours)
+    _, second = strata(chance, 40, 3, theirs)
+    truth, hits = first.mean() - second.mean(), []
+    for _ in range(3000):
+        luck = chance.random(len(first))
+        other = np.where(chance.random(len(first)) < 0.5, luck, chance.random(len(first)))
+        _, low, high = difference(estimate(luck < first, design), estimate(other < second, design), design.quantile)
+        hits.append(low <= truth <= high)
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
+
+
+def test_of_ranks() -> None:
+    """All at once, in the hardest case: methods that are equal could have any rank."""
+    chance = np.random.default_rng(3)
+    design, rates = strata(chance, 40, 3, 0.8)
+    hits = []
+    for _ in range(400):
+        found = rank_intervals([estimate(chance.random(len(rates)) < rates, design) for _ in range(6)], design)
+        hits.append(found == [(1, 6)] * 6)
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.025)
+
+
+def test_of_new_concepts() -> None:
+    chance, hits = np.random.default_rng(4), []
+    for _ in range(4000):
+        means = Means()
+        for rate in chance.beta(16, 4, 12):
+            means.add(Share(chance.binomial(24, rate) / 24, np.zeros(1), np.ones(1)))
+        low, high = means.over_concepts().bounds(Design([0] * 12).quantile)
+        hits.append(low <= 0.8 <= high)
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_on_the_real_design(seeds: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """UA, IRA, CRA and score of four methods, their differences and ranks, as the leaderboard makes them; prints what docs say."""
+    true = world(seeds)
+    held: dict[str, list[bool]] = {}
+
+    def note(name: str, value: float, low: float, high: float) -> None:
+        held.setdefault(name, []).append(low <= value <= high)
+
+    for draw in range(DRAWS):
+        found = aggregate(true.draw(draw), SUITE.rules)
+        for kind in KINDS:
+            for method in METHODS:
+                for metric, one in found.noise[method, kind].items():
+                    note(metric, true.truth[method, kind][metric], *one.bounds(found.design.quantile))
+            for other in ("b", "d"):
+                for row in differences(found, "a", other, kind):
+                    apart = true.truth["a", kind][row["metric"]] - true.truth[other, kind][row["metric"]]
+                    note("differences", apart, row["low"], row["high"])
+            held.setdefault("all differences of scores", []).append(_all(found, true, kind))
+            held.setdefault("all ranks", []).append(_ranks(found, true, kind))
+    shares = {name: float(np.mean(own)) for name, own in held.items()}
+    with capsys.disabled():
+        print("", *(f"{seeds} seeds, {name}: {share:.3f}" for name, share in shares.items()), sep="\n")
+    for name, share in shares.items():
+        assert share > 0.935, name
+    assert all(shares[name] < 0.965 for name in ("ua", "ira", "cra", "score", "differences"))
+
+
+def _all(found: Aggregate, true: World, kind: str) -> bool:
+    rows: Iterable[dict] = (row for row in all_differences(found, list(METHODS), kind) if row["metric"] == "score")
+    return all(
+        row["low"] <= true.truth[row["method"], kind]["score"] - true.truth[row["other"], kind]["score"] <= row["high"] for row in rows
+    )
+
+
+def _ranks(found: Aggregate, true: World, kind: str) -> bool:
+    order = sorted(METHODS, key=lambda method: -true.truth[method, kind]["score"])
+    spans = found.ranks(list(METHODS), kind)
+    return all(spans[method][0] <= place <= spans[method][1] for place, method in enumerate(order, 1))
