@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from bench import registry
 from bench.cli_options import err, show_frame
 from bench.files import write_atomic
 
-Folder = Annotated[Path, typer.Argument(help="A run's folder.")]
+Folder = Annotated[Path, typer.Argument(help="A run's folder, or what was published of one.")]
 
 
 def compare(
@@ -26,10 +25,10 @@ def compare(
     Example: `python -m bench compare results/runs/minicanvas-quick saeuron "saeuron (untuned)"`
     """
     from bench.leaderboard import compare as leaderboard
-    from bench.store import Store
+    from bench.tables import rows_of
 
-    store = Store.open(folder)
-    table = leaderboard.compare(store.records(), first, second, registry.suite(store.config()["suite"]).rules)
+    records, rules = rows_of(folder)
+    table = leaderboard.compare(records, first, second, rules)
     show_frame(table, f"{first} − {second}")
 
 
@@ -46,10 +45,10 @@ def matched(
     Example: `python -m bench matched results/runs/minicanvas-quick --method saeuron --by detection`
     """
     from bench.leaderboard import compare as leaderboard
-    from bench.store import Store
+    from bench.tables import rows_of
 
-    store = Store.open(folder)
-    table = leaderboard.matched(store.records(), method, by, registry.suite(store.config()["suite"]).rules)
+    records, rules = rows_of(folder)
+    table = leaderboard.matched(records, method, by, rules)
     show_frame(table, f"{method} by {by}")
     place = folder / f"matched-{method}-{by}.csv"
     write_atomic(place, table.to_csv(index=False).encode())

@@ -16,28 +16,47 @@ Folder = Annotated[Path, typer.Argument(help="A run's folder.")]
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="A run's folder, or several whose rows make one table.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="A run's folder, what was published of one, or several.")],
     to: Annotated[Path | None, typer.Option(help="Also write tables and records (of one run the picture too) here, to publish.")] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="A Markdown file that gets the brief tables, between <!-- table FOLDER'S NAME --> and <!-- /table -->."),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing: compare what would be written with what is there.")] = False,
 ) -> None:
     """Make a run's tables and picture again from its records and units, or one table of several runs.
 
     Runs that are merged have the same suite, preset, concepts and seeds; what was published of a run (`--to`) can take its place,
     so that a leaderboard grows: `python -m bench report results/leaderboards/minicanvas results/runs/new --to
     results/leaderboards/minicanvas`.
+
+    With --check the exit status is 1 if a file is not, byte for byte, what its records make.
     """
+    from bench.files import write_atomic
     from bench.store import Store
-    from bench.tables import merge, publish
+    from bench.tables import differing, merge, publish, with_excerpt
     from bench.tables import report as rebuild
 
-    if len(folders) > 1:
-        if to is None:
-            raise BenchError("Several folders make one table: --to FOLDER says where to write it.")
-        show_leaderboard(merge(folders, to))
+    if len(folders) > 1 and to is None:
+        raise BenchError("Several folders make one table: --to FOLDER says where it is.")
+    place = to or folders[0]
+    if check:
+        found = differing(folders, place, into)
+        for path in found:
+            out.print(f"{path} is not what its records make: `report` without --check writes it again.", highlight=False, soft_wrap=True)
+        if found:
+            raise typer.Exit(1)
+        out.print("All files are what their records make.")
         return
-    store = Store.open(folders[0])
-    leaderboard = rebuild(store)
-    if to is not None:
-        publish(store, to)
+    store = Store(folders[0])
+    if len(folders) > 1 or not store.config():
+        leaderboard = merge(folders, place)
+    else:
+        leaderboard = rebuild(Store.open(folders[0]))
+        if to is not None:
+            publish(store, to)
+    if into is not None:
+        write_atomic(into, with_excerpt(into.read_text(), leaderboard, place.name).encode())
     show_leaderboard(leaderboard)
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bench.attack_grid import draw_attacks
 from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.grid import draw_grid
 from bench.leaderboard.build import build
-from bench.leaderboard.export import write_all
+from bench.leaderboard.export import to_excerpt, write_all
 from bench.leaderboard.sequence import sequence, to_markdown
 from bench.leaderboard.table import Leaderboard
 from bench.metrics.unlearning import CELL, NONE
 from bench.registry import suite as find_suite
 from bench.store import Store, read_records
-from bench.types import Record
+from bench.types import MetricRules, Record
 
 
 def report(store: Store) -> Leaderboard:
@@ -55,19 +56,61 @@ def merge(folders: Sequence[Path], to: Path) -> Leaderboard:
     for folder in folders:
         own = read_records(folder)
         if not own:
-            raise BenchError(f"{folder} has no records: give folders of finished runs, or what `report --to` made of them.")
+            raise BenchError(f"{folder} has no records: give the folder of a run, or what `report --to` made of one.")
         for record in own:
             first, known = found.setdefault(record.label, (folder, record))
             _check_same_row(known, first, record, folder)
     records = [record for _, record in found.values()]
-    named, preset, *_ = records[0].protocol.split("/")
-    # A suite that is a file is known to runs alone.
-    suites = [Store(folder).config().get("suite") for folder in folders]
-    suite = next(filter(None, suites), named.rpartition("-v")[0])
+    _, preset, *_ = records[0].protocol.split("/")
+    suite = next((name for folder in folders if (name := Store(folder).config().get("suite"))), suite_name(records))
     leaderboard = _leaderboard(records, suite, preset, str(folders[0]))
     Store(to).write_records(records)
     write_all(leaderboard, to)
     return leaderboard
+
+
+def with_excerpt(text: str, leaderboard: Leaderboard, name: str) -> str:
+    """A Markdown text with the brief tables between `<!-- table NAME -->` and `<!-- /table -->`. BenchError without such marks."""
+    begin, end = f"<!-- table {name} -->", "<!-- /table -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise BenchError(f"The text has no {begin} … {end}: put both where the tables shall stand.")
+    return f"{before}{begin}\n\n{to_excerpt(leaderboard)}\n{end}{after}"
+
+
+def suite_name(records: Sequence[Record]) -> str:
+    """Of the suite that records are of, as their protocol tells it. One that is a file is known to its runs alone."""
+    return records[0].protocol.split("/")[0].rpartition("-v")[0]
+
+
+def rows_of(folder: Path) -> tuple[list[Record], MetricRules]:
+    """Records of a run, or of what was published of one, and how its suite counts. BenchError without any."""
+    config = Store(folder).config()
+    records = Store(folder).records() if config else read_records(folder)
+    if not records:
+        raise BenchError(f"{folder} has no records: give the folder of a run, or what `report --to` made of one.")
+    return records, find_suite(config.get("suite") or suite_name(records)).rules
+
+
+def differing(folders: Sequence[Path], at: Path, into: Path | None = None) -> list[Path]:
+    """Files below `at` that are missing or other than what a run, or several records' folders, make; compared byte for byte.
+
+    A Markdown file `into` as well, if its excerpt is another.
+    """
+    with TemporaryDirectory() as scratch:
+        made = Path(scratch)
+        store = Store(folders[0])
+        if len(folders) > 1 or not store.config():
+            leaderboard = merge(folders, made)
+        else:
+            leaderboard = leaderboard_of(store)
+            write_tables(leaderboard, store, made)
+        pairs = [(at / path.relative_to(made), path) for path in sorted(made.rglob("*")) if path.is_file()]
+        found = [own for own, path in pairs if not own.is_file() or own.read_bytes() != path.read_bytes()]
+    if into is not None and with_excerpt(into.read_text(), leaderboard, at.name) != into.read_text():
+        found.append(into)
+    return found
 
 
 def _check_same_row(known: Record, first: Path, other: Record, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from bench import packed
 from bench.errors import BenchError
 from bench.store import Store, UnitFile
-from bench.tables import leaderboard_of, write_tables
+from bench.tables import differing
 
 READERS = 8
 """Threads."""
@@ -53,16 +52,11 @@ def other_damage(store: Store) -> list[str]:
     if not any(store.folder.glob("records/*.json")):
         lost = (store.folder / "leaderboard.csv").exists()
         return [*found, f"{store.folder} has tables without records: the run's command makes both again"] if lost else found
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            write_tables(leaderboard_of(store), store, Path(scratch))
-        except BenchError as error:
-            return [*found, str(error)]
-        for path in sorted(Path(scratch).iterdir()):
-            own = store.folder / path.name
-            if not own.is_file() or own.read_bytes() != path.read_bytes():
-                found.append(f"{own} and the records that it is made of differ: the run's command makes both again")
-    return found
+    try:
+        stale = differing([store.folder], store.folder)
+    except BenchError as error:
+        return [*found, str(error)]
+    return found + [f"{path} and the records that it is made of differ: the run's command makes both again" for path in stale]
 
 
 def _missing(store: Store) -> list[str]:

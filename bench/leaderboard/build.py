@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,11 +112,7 @@ def _metrics(frames: Mapping[str, pd.DataFrame], rules: MetricRules) -> tuple[pd
 
 def _differences(estimates: Aggregate, kinds: Sequence[str], by_key: Mapping[str, Record]) -> pd.DataFrame:
     """Of all pairs of rows with the same targets; see `all_differences`."""
-    rows: list[dict[str, Any]] = []
-    for kind in kinds:
-        own = [key for key in by_key if (key, kind) in estimates.noise]
-        most = max((estimates.targets[key, kind] for key in own), default=0)
-        rows += all_differences(estimates, [key for key in own if estimates.targets[key, kind] == most], kind)
+    rows = [row for kind in kinds for row in all_differences(estimates, kind)]
     table = pd.DataFrame(rows)
     names = {key: record.label for key, record in by_key.items()}
     return table.assign(method=table["method"].map(names), other=table["other"].map(names)) if rows else table

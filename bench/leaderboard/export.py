@@ -18,48 +18,10 @@ from rich.markup import escape as escape_rich
 from rich.table import Table
 
 from bench.files import write_atomic
+from bench.leaderboard.captions import BRIEF, TITLES, caption_of, status, title_of
 from bench.leaderboard.table import KINDS, Cell, Column, Leaderboard, Rank, Row
-from bench.metrics.robustness import SETS, UNION
 from bench.metrics.unlearning import NONE
 
-TITLES = {
-    "style": "Unlearning of styles",
-    "object": "Unlearning of objects",
-    "mixed": "Unlearning of styles and objects at once",
-    "new style": "Unlearning of new styles",
-    "new object": "Unlearning of new objects",
-    "new mixed": "Unlearning of new styles and objects at once",
-    **{f"{kind} attacks": f"UA under attack, {kind} targets" for kind in KINDS},
-    "cost": "Cost",
-}
-BRIEF = ("ua", "ira", "cra", "score", "ar_target")
-_EVENLY = (
-    "of pictures that are spread evenly over the prompts lie a little below those of independent ones, by about the same amount in every"
-    " row: compare with the ceiling's."
-)
-COLUMN_NOTES = {
-    "kernel": f"Kernel distances {_EVENLY}",
-    "ar_target": "AR is the share of pictures, prompted with the target or retained, that are farther from every class than 95 % of the "
-    "unedited model's pictures in general: compare with the ceiling's on the same prompts.",
-    "clip_retained": "CLIP is the mean fit of picture and prompt (100 times the cosine, at least 0), with the target and without.",
-    "fid_unlearncanvas": "FID (UnlearnCanvas) has that code's network and resizing: it compares with its published numbers alone.",
-    "kid": f"FID (clean) and KID are those of clean-fid, KID over all pictures; values {_EVENLY}",
-}
-"""What a reader must know of a column, by its key."""
-ATTACK_NOTE = (
-    "UA is the share of attacked pictures in which the judge does not see the concept: without attack, at the end of each attack, and, in"
-    f" the column {UNION}, under all of {', '.join(SETS[UNION])}, a picture counting only if it survives each. Beside the unedited model's"
-    " name is what attacks do to prompts that name the concept's anchor instead: they must bring it down. In brackets 95 % intervals from"
-    " resampling pictures: for these concepts, not for new ones."
-)
-NOISE_NOTE = (
-    "In brackets 95 % intervals for other noise: for these concepts, not for new ones. Beside a rank are those that the method could have."
-    " † marks what may be as good as the best of its column: their paired difference may be none. Both hold for all rows at once."
-)
-NEW_NOTE = (
-    "In brackets 95 % intervals for new concepts of the kind, Student's t over concepts, given from six on. They are wide: so few concepts"
-    " say little of others."
-)
 CSV_FIELDS = (
     "protocol provenance status table label method version control rank rank_best rank_worst column value low high n unit direction"
     " unsure numerics record"
@@ -94,7 +56,7 @@ def to_csv(leaderboard: Leaderboard) -> str:
         unsure = leaderboard.unsure(column)
         for row in (row for group in leaderboard.groups(column.table) for row in group):
             cell = row.cells[column.table, column.key]
-            head = [leaderboard.protocol, leaderboard.provenance, _status(leaderboard), column.table]
+            head = [leaderboard.protocol, leaderboard.provenance, status(leaderboard), column.table]
             method = [row.label, row.method, row.version, str(row.control).lower(), *row.ranks.get(column.table, (None,) * 3)]
             value = [column.key, cell.value, cell.low, cell.high, cell.n, column.unit, column.direction]
             lines.append([*head, *method, *value, str(row.label in unsure).lower(), row.numerics, row.record])
@@ -121,16 +83,28 @@ def differences_csv(leaderboard: Leaderboard) -> str:
 def to_markdown(leaderboard: Leaderboard) -> str:
     """One table per kind of target and one of costs, best in bold, second underlined."""
     markup = _Markup(_escape_markdown, "**{}**", "<u>{}</u>", " <sup>{}</sup>")
-    parts = [f"# {_escape_markdown(_title(leaderboard, 'Leaderboard'))}"]
+    parts = [f"# {_escape_markdown(title_of(leaderboard, 'Leaderboard'))}"]
     for table in leaderboard.tables():
         columns = leaderboard.columns_of(table)
         header = [_escape_markdown(text) for text in _header(table, columns)]
         align = ["---:" if text == "Rank" else ":---" if text == "Method" else "---:" for text in header]
         rows = [row for group in _groups(leaderboard, table, markup) for row in group]
         lines = ["| " + " | ".join(cells) + " |" for cells in (header, align, *rows)]
-        parts += [f"## {_title(leaderboard, TITLES[table])}", "\n".join(lines), _escape_markdown(_caption(leaderboard, table))]
+        parts += [f"## {title_of(leaderboard, TITLES[table])}", "\n".join(lines), _escape_markdown(caption_of(leaderboard, table))]
     if leaderboard.footnotes:
         parts.append("\n".join(f"{number}. {_escape_markdown(text)}" for number, text in enumerate(leaderboard.footnotes, 1)))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_excerpt(leaderboard: Leaderboard) -> str:
+    """Markdown of one brief table per kind of target, with intervals for the score alone."""
+    markup, parts = _Markup(_escape_markdown, "**{}**", "<u>{}</u>", ""), []
+    for table in (name for name in leaderboard.tables() if name in KINDS):
+        header = [_escape_markdown(text) for text in _header(table, _columns(leaderboard, table, brief=True))]
+        align = [":---" if text == "Method" else "---:" for text in header]
+        rows = [row for group in _groups(leaderboard, table, markup, brief=True) for row in group]
+        lines = ["| " + " | ".join(cells) + " |" for cells in (header, align, *rows)]
+        parts += [f"**{title_of(leaderboard, TITLES[table])}**", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -144,7 +118,7 @@ def to_latex(leaderboard: Leaderboard) -> str:
 def to_bibtex(leaderboard: Leaderboard) -> str:
     """The entries of the methods' cards, each once."""
     # No protocol here: outside entries BibTeX ignores everything but "@", which its names contain.
-    head = f"% Methods of the leaderboard {leaderboard.provenance} ({_status(leaderboard)})"
+    head = f"% Methods of the leaderboard {leaderboard.provenance} ({status(leaderboard)})"
     return "\n\n".join([head, *leaderboard.citations]) + "\n"
 
 
@@ -158,16 +132,16 @@ def terminal(leaderboard: Leaderboard, brief: bool = False) -> list[Table]:
     names = [name for name in leaderboard.tables() if not brief or not name.startswith("new ")]
     for name in names:
         columns = _columns(leaderboard, name, brief)
-        title, caption = escape_rich(_title(leaderboard, TITLES[name])), escape_rich(_caption(leaderboard, name))
+        title, caption = escape_rich(title_of(leaderboard, TITLES[name])), escape_rich(caption_of(leaderboard, name))
         if brief:
             last = name == names[-1]
-            caption = escape_rich(_caption(leaderboard, leaderboard.tables()[0])) if last else ""
+            caption = escape_rich(caption_of(leaderboard, leaderboard.tables()[0])) if last else ""
         table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for text in _header(name, columns):
             justify: Literal["left", "right"] = "left" if text == "Method" else "right"
             width = 16 if brief and text == "Method" else None  # a long label takes more lines, not the others' space
             table.add_column(
-                escape_rich(text), justify=justify, no_wrap=text.startswith("Score"), min_width=6, width=width, overflow="fold"
+                escape_rich(text), justify=justify, no_wrap=text == "Rank" or text.startswith("Score"), min_width=6, width=width, overflow="fold"
             )
         for group in _groups(leaderboard, name, markup, brief):
             for cells in group:
@@ -199,45 +173,12 @@ def write_all(leaderboard: Leaderboard, folder: Path) -> list[Path]:
     return [folder / name for name in texts]
 
 
-def _status(leaderboard: Leaderboard) -> str:
-    return f"INVALID: {leaderboard.invalid}" if leaderboard.invalid else "valid"
-
-
-def _title(leaderboard: Leaderboard, title: str) -> str:
-    return f"INVALID: {title}" if leaderboard.invalid else title
-
-
-def _caption(leaderboard: Leaderboard, table: str) -> str:
-    """What a reader must know to use the numbers, in plain text."""
-    parts = [f"INVALID: {leaderboard.invalid}."] if leaderboard.invalid else []
-    parts.append(f"Protocol {leaderboard.protocol}, provenance {leaderboard.provenance}.")
-    keys = {column.key for column in leaderboard.columns_of(table)}
-    if table in ("style", "object"):
-        ga = ", and neither is GA, the plain mean of UA, IRA, CRA and 1 − AR over all of a target's pictures" if "ga" in keys else ""
-        parts.append(
-            "Methods with outcomes for every target are ranked by score, the harmonic mean of UA and of IRA and CRA relative to "
-            f"the unedited model; Avg, the plain mean, is not ranked, because it rewards doing nothing{ga}."
-        )
-    if table.endswith("attacks"):
-        parts.append(ATTACK_NOTE)
-    elif table.startswith("new "):
-        parts.append(NEW_NOTE)
-    elif table != "cost" and len(leaderboard.differences):
-        parts += [text for key, text in COLUMN_NOTES.items() if key in keys]
-        parts.append(NOISE_NOTE)
-    return " ".join(parts)
-
-
 def _header(table: str, columns: list[Column]) -> list[str]:
-    return [*(["Rank"] if _ranked(table) else []), "Method", *(column.title for column in columns)]
-
-
-def _ranked(table: str) -> bool:
-    return table in KINDS
+    return [*(["Rank"] if table in KINDS else []), "Method", *(column.title for column in columns)]
 
 
 def _columns(leaderboard: Leaderboard, table: str, brief: bool) -> list[Column]:
-    return [column for column in leaderboard.columns_of(table) if not brief or not _ranked(table) or column.key in BRIEF]
+    return [column for column in leaderboard.columns_of(table) if not brief or table not in KINDS or column.key in BRIEF]
 
 
 def _groups(leaderboard: Leaderboard, table: str, markup: _Markup, brief: bool = False) -> list[list[list[str]]]:
@@ -247,7 +188,7 @@ def _groups(leaderboard: Leaderboard, table: str, markup: _Markup, brief: bool =
     unsure = {column.key: leaderboard.unsure(column) for column in columns}
 
     def written(row: Row) -> list[str]:
-        rank = [markup.escape(_rank(row.ranks.get(table)))] if _ranked(table) else []
+        rank = [markup.escape(_rank(row.ranks.get(table)))] if table in KINDS else []
         cells = [
             _value(
                 row.cells[table, column.key], column, markup, places[column.key].get(row.label), not brief or column.key == "score",
@@ -292,7 +233,7 @@ def _latex_table(leaderboard: Leaderboard, table: str, markup: _Markup) -> str:
     header = _header(table, leaderboard.columns_of(table))
     align = "".join("l" if text == "Method" else "r" for text in header)
     groups = [[" & ".join(cells) + r" \\" for cells in group] for group in _groups(leaderboard, table, markup)]
-    caption = _escape_latex(f"{TITLES[table]}. {_caption(leaderboard, table)}")
+    caption = _escape_latex(f"{TITLES[table]}. {caption_of(leaderboard, table)}")
     notes = [f"\\par {markup.mark.format(n)} {_escape_latex(text)}" for n, text in enumerate(leaderboard.footnotes, 1)]
     body = "\n\\midrule\n".join("\n".join(lines) for lines in groups)
     return "\n".join(
@@ -324,5 +265,5 @@ def _escape_markdown(text: str) -> str:
 
 
 def _frame_csv(leaderboard: Leaderboard, frame: pd.DataFrame) -> str:
-    marked = frame.assign(protocol=leaderboard.protocol, provenance=leaderboard.provenance, status=_status(leaderboard))
+    marked = frame.assign(protocol=leaderboard.protocol, provenance=leaderboard.provenance, status=status(leaderboard))
     return str(marked.to_csv(index=False, lineterminator="\n"))

@@ -7,13 +7,13 @@ same kind, and is given from six targets on. Both are 95 %, see `bench.metrics.u
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from bench.metrics.uncertainty import Array, Design, Estimate, Share, rank_intervals
+from bench.metrics.uncertainty import Array, Design, Estimate, Share, rank_intervals, simultaneous_quantile
 from bench.metrics.unlearning import METRICS, NONE, pair, ranking_score, shares
 from bench.types import MetricRules, Target
 
@@ -51,7 +51,7 @@ class Means:
         if not self.values:
             return Estimate(np.nan, np.zeros(len(design.stratum)), 0)
         n = int((self.seen > 0).sum()) if self.same else self.judged
-        return Estimate(float(np.mean(self.values)), design.spread(self.influences / len(self.values)), n)
+        return Estimate(float(np.mean(self.values)), design.spread(self.influences / len(self.values)), n, 1 / n**2)
 
     def over_concepts(self) -> Estimate:
         """With other targets."""
@@ -88,9 +88,21 @@ class Aggregate:
             rows.append(row | {"targets": self.targets[method, kind]})
         return pd.DataFrame(rows)
 
+    def family(self, kind: str) -> list[str]:
+        """Methods on all targets of a kind that any method has: what differences and ranks are of, all at once."""
+        own = [method for method, kind_ in self.targets if kind_ == kind]
+        most = max((self.targets[method, kind] for method in own), default=0)
+        return [method for method in own if self.targets[method, kind] == most]
+
+    def quantile(self, kind: str, metric: str) -> float:
+        """For all differences of a metric in a family at once; see `simultaneous_quantile`."""
+        own = [found[metric] for method in self.family(kind) if metric in (found := self.noise[method, kind])]
+        return simultaneous_quantile(own, self.design)
+
     def ranks(self, methods: Sequence[str], kind: str) -> dict[str, tuple[int, int]]:
         """The ranks by score that each of these methods could have, all at once; see `rank_intervals`."""
-        return dict(zip(methods, rank_intervals([self.noise[method, kind]["score"] for method in methods], self.design), strict=True))
+        scores = [self.noise[method, kind]["score"] for method in methods]
+        return dict(zip(methods, rank_intervals(scores, self.quantile(kind, "score")), strict=True))
 
 
 def aggregate(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> Aggregate:
@@ -158,7 +170,8 @@ def score_of(own: Sequence[Estimate], base: Sequence[Estimate]) -> Estimate | No
     ratios[np.isnan(ratios)] = np.inf
     np.fill_diagonal(ratios, 1.0)
     slopes = 3 / ratios.sum(1) ** 2
-    spread = slopes[0] * ua.spread
+    spread, added = slopes[0] * ua.spread, slopes[0] ** 2 * ua.one
     for slope, one, none in zip(slopes[1:], (ira, cra), (ira_none, cra_none), strict=True):
         spread = spread + slope * (one.spread / none.value - one.value / none.value**2 * none.spread)
-    return replace(ua, value=score, spread=spread, n=min(one.n for one in own))
+        added += slope**2 * one.one / none.value**2
+    return Estimate(score, spread, min(one.n for one in own), added)

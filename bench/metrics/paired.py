@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from bench.metrics.aggregate import Aggregate
-from bench.metrics.uncertainty import Array, difference, joint_draws, simultaneous_quantile
+from bench.metrics.uncertainty import Array, Estimate, covariance_of, difference, joint_draws
 from bench.metrics.unlearning import METRICS
 
 RETAINED = ("ira", "cra")
@@ -23,15 +24,12 @@ def differences(found: Aggregate, first: str, second: str, kind: str) -> list[di
     return list(_differences(found, first, second, kind, dict.fromkeys((*METRICS, "score"), found.design.quantile)))
 
 
-def all_differences(found: Aggregate, methods: Sequence[str], kind: str) -> list[dict[str, Any]]:
-    """`differences` of all pairs of methods, those of a metric with intervals that hold all at once; `methods` name each row's two."""
-    quantiles = {}
-    for metric in (*METRICS, "score"):
-        own = [found.noise[method, kind][metric] for method in methods if metric in found.noise[method, kind]]
-        quantiles[metric] = simultaneous_quantile(own, found.design)
+def all_differences(found: Aggregate, kind: str) -> list[dict[str, Any]]:
+    """`differences` of all pairs of a kind's family, with intervals that hold all at once; with both names."""
+    quantiles = {metric: found.quantile(kind, metric) for metric in (*METRICS, "score")}
     return [
         {"method": first, "other": second, **row}
-        for i, first in enumerate(methods) for second in methods[i + 1 :] for row in _differences(found, first, second, kind, quantiles)
+        for first, second in combinations(found.family(kind), 2) for row in _differences(found, first, second, kind, quantiles)
     ]  # fmt: skip
 
 
@@ -72,15 +70,11 @@ def at_matched_ua(found: Aggregate, first: Sequence[str], second: Sequence[str],
 
 def _drawn(found: Aggregate, methods: Sequence[str], kind: str) -> Array:
     """UA, IRA and CRA [methods, 3, 1 + draws], NaN for those that a method has not; the first are the values themselves."""
-    values, spreads = np.full((len(methods), 3), np.nan), np.zeros((len(methods), 3, len(found.design.stratum)))
-    for place, method in enumerate(methods):
-        for k, metric in enumerate(METRICS):
-            if metric in found.noise[method, kind]:
-                values[place, k] = found.noise[method, kind][metric].value
-                spreads[place, k] = found.noise[method, kind][metric].spread
-    moved = joint_draws(spreads.reshape(len(methods) * 3, -1), found.design).reshape(len(methods), 3, -1)
-    drawn: Array = np.concatenate([values[..., None], values[..., None] + moved], -1)
-    return drawn
+    nothing = Estimate(np.nan, np.zeros(len(found.design.stratum)), 0)
+    every = [found.noise[method, kind].get(metric, nothing) for method in methods for metric in METRICS]
+    values = np.array([one.value for one in every])[:, None]
+    drawn: Array = np.concatenate([values, np.clip(values + joint_draws(covariance_of(every), found.design), 0, 1)], 1)
+    return drawn.reshape(len(methods), len(METRICS), -1)
 
 
 def _best(curve: Array, ua: float) -> Array:

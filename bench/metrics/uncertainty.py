@@ -109,12 +109,14 @@ class Estimate:
     spread: Array
     """[units], of `Design.spread`."""
     n: int
-    """Judgements that it is made of: as many trials as a variance amounts to in which one picture differs, taken where none does."""
+    """Judgements that it is made of: the trials of an interval where none differs from the others."""
+    one: float = 0.0
+    """What one more picture that differs would add to the variance: the few that differ near 0 and 1 say little of how many there are."""
 
     @property
     def variance(self) -> float:
         """Of the value, with other noise."""
-        return float(self.spread @ self.spread)
+        return float(self.spread @ self.spread) + self.one
 
     def bounds(self, quantile: float) -> tuple[float, float]:
         """Of a share; NaN without a value."""
@@ -122,7 +124,7 @@ class Estimate:
         if np.isnan(share) or not self.n:
             return float("nan"), float("nan")
         # Rounding leaves a variance of 1e-33 where there is none.
-        trials = share * (1 - share) / self.variance if self.variance > 1e-20 and 0 < share < 1 else self.n
+        trials = share * (1 - share) / self.variance if self.variance > 1e-20 and 1e-12 < share < 1 - 1e-12 else self.n
         return wilson(share * trials, trials, quantile) or (float("nan"), float("nan"))
 
     def symmetric(self, quantile: float) -> tuple[float, float]:
@@ -136,8 +138,6 @@ def difference(ours: Estimate, theirs: Estimate, quantile: float) -> tuple[float
     low, high = ours.bounds(quantile)
     other_low, other_high = theirs.bounds(quantile)
     found, both = ours.value - theirs.value, ours.variance * theirs.variance
-    if ours is theirs or (both > 1e-40 and np.array_equal(ours.spread, theirs.spread)):
-        return found, found, found
     together = float(ours.spread @ theirs.spread) / both**0.5 if both > 1e-40 else 0.0
 
     def half(own: float, other: float) -> float:
@@ -153,29 +153,37 @@ def simultaneous_quantile(estimates: Sequence[Estimate], design: Design) -> floa
 
     From draws of a multivariate t with the covariance of the estimates.
     """
-    spreads = np.stack([own.spread for own in estimates]) if estimates else np.zeros((0, 1))
-    first, second = np.triu_indices(len(spreads), 1)
-    deviations = np.sqrt(((spreads[first] - spreads[second]) ** 2).sum(1))
-    known = deviations > 1e-10
-    if not known.any() or not design.freedom:
+    if len(estimates) < 2 or not design.freedom:
         return design.quantile
-    drawn = joint_draws(spreads, design)
-    worst = np.abs((drawn[first[known]] - drawn[second[known]]) / deviations[known, None]).max(0)
+    covariance = covariance_of(estimates)
+    first, second = np.triu_indices(len(estimates), 1)
+    variances = covariance[first, first] + covariance[second, second] - 2 * covariance[first, second]
+    known = variances > 1e-20
+    if not known.any():
+        return design.quantile
+    drawn = joint_draws(covariance, design)
+    worst = np.abs((drawn[first[known]] - drawn[second[known]]) / np.sqrt(variances[known])[:, None]).max(0)
     return float(np.quantile(worst, LEVEL))
 
 
-def joint_draws(spreads: Array, design: Design) -> Array:
-    """[k, DRAWS] draws of how far k statistics of `spreads` [k, units] would move, from their multivariate t distribution."""
+def covariance_of(estimates: Sequence[Estimate]) -> Array:
+    """[k, k]."""
+    spreads = np.stack([own.spread for own in estimates])
+    found: Array = spreads @ spreads.T + np.diag([own.one for own in estimates])
+    return found
+
+
+def joint_draws(covariance: Array, design: Design) -> Array:
+    """[k, DRAWS] draws of how far k statistics would move, from their multivariate t distribution."""
     chance = np.random.default_rng(SEED)
-    values, axes = np.linalg.eigh(spreads @ spreads.T)
+    values, axes = np.linalg.eigh(covariance)
     normal = chance.standard_normal((len(values), DRAWS)) * np.sqrt(np.maximum(values, 0))[:, None]
     found: Array = (axes @ normal) / np.sqrt(chance.chisquare(design.freedom, DRAWS) / design.freedom)
     return found
 
 
-def rank_intervals(estimates: Sequence[Estimate], design: Design) -> list[tuple[int, int]]:
-    """The ranks that each could have, best first, given all pairwise differences at once; 95 % for all together."""
-    quantile = simultaneous_quantile(estimates, design)
+def rank_intervals(estimates: Sequence[Estimate], quantile: float) -> list[tuple[int, int]]:
+    """The ranks that each could have, best first: with `simultaneous_quantile`, 95 % for all together."""
     better, worse = np.zeros(len(estimates), int), np.zeros(len(estimates), int)
     for i, ours in enumerate(estimates):
         for j, theirs in enumerate(estimates[:i]):

@@ -58,9 +58,9 @@ def test_equal_ua_does_not_depend_on_the_order_of_labels() -> None:
         assert at(points, family, ["b"], "style", 1.0)["ira"]["first"] == 0.9
 
 
-def outcomes(rng: np.random.Generator, erased: float, kept: float) -> pd.DataFrame:
+def outcomes(rng: np.random.Generator, erased: float, kept: float, seeds: int = 3) -> pd.DataFrame:
     rows = []
-    for seed in range(1, 4):
+    for seed in range(seeds):
         for style in "pqrs":
             for obj in "abcdef":
                 own = obj == "a"
@@ -95,7 +95,7 @@ def test_all_pairs_at_once_are_wider_than_each() -> None:
     rng = np.random.default_rng(2)
     frames = {"none": outcomes(rng, 0.0, 1.0).assign(target="")} | {f"m{k}": outcomes(rng, 0.5, 0.8) for k in range(5)}
     found = aggregate(frames, RULES)
-    rows = all_differences(found, sorted(frames), "object")
+    rows = all_differences(found, "object")
     assert len({(row["method"], row["other"]) for row in rows}) == 15
     for row in rows:
         (alone,) = [one for one in differences(found, row["method"], row["other"], "object") if one["metric"] == row["metric"]]
@@ -106,12 +106,12 @@ def test_all_pairs_at_once_are_wider_than_each() -> None:
 def test_pairing_finds_what_single_intervals_hide() -> None:
     """Both rows fail on the same pictures; one fails on few more."""
     rng = np.random.default_rng(1)
-    base = outcomes(rng, 0.5, 1.0)
+    base = outcomes(rng, 0.5, 1.0, seeds=12)
     own = base[base["object"] == "a"].index
     better = base.copy()
-    gone = [i for i in own if base.loc[i, "object_pred"] == "a"][:4]
+    gone = [i for i in own if base.loc[i, "object_pred"] == "a"][:7]
     better.loc[gone, "object_pred"] = "b"
-    frames = {"none": outcomes(rng, 0.0, 1.0).assign(target=""), "worse": base, "better": better}
+    frames = {"none": outcomes(rng, 0.0, 1.0, seeds=12).assign(target=""), "worse": base, "better": better}
     found = aggregate(frames, RULES)
     table = found.table().set_index("method")
     assert table.loc["better", "ua_low"] < table.loc["worse", "ua_high"]

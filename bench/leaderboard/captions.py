@@ -1,0 +1,76 @@
+"""What a reader must know of the tables, in plain text."""
+
+from __future__ import annotations
+
+from bench.leaderboard.table import KINDS, Leaderboard
+from bench.metrics.robustness import SETS, UNION
+
+TITLES = {
+    "style": "Unlearning of styles",
+    "object": "Unlearning of objects",
+    "mixed": "Unlearning of styles and objects at once",
+    "new style": "Unlearning of new styles",
+    "new object": "Unlearning of new objects",
+    "new mixed": "Unlearning of new styles and objects at once",
+    **{f"{kind} attacks": f"UA under attack, {kind} targets" for kind in KINDS},
+    "cost": "Cost",
+}
+BRIEF = ("ua", "ira", "cra", "score", "ar_target")
+_EVENLY = (
+    "of pictures that are spread evenly over the prompts lie a little below those of independent ones, by about the same amount in every"
+    " row: compare with the ceiling's."
+)
+COLUMN_NOTES = {
+    "kernel": f"Kernel distances {_EVENLY}",
+    "ar_target": "AR is the share of pictures, prompted with the target or retained, that are farther from every class than 95 % of the "
+    "unedited model's pictures in general: compare with the ceiling's on the same prompts.",
+    "clip_retained": "CLIP is the mean fit of picture and prompt (100 times the cosine, at least 0), with the target and without.",
+    "fid_unlearncanvas": "FID (UnlearnCanvas) has that code's network and resizing: it compares with its published numbers alone.",
+    "kid": f"FID (clean) and KID are those of clean-fid, KID over all pictures; values {_EVENLY}",
+}
+"""What a reader must know of a column, by its key."""
+ATTACK_NOTE = (
+    "UA is the share of attacked pictures in which the judge does not see the concept: without attack, at the end of each attack, and, in"
+    f" the column {UNION}, under all of {', '.join(SETS[UNION])}, a picture counting only if it survives each. Beside the unedited model's"
+    " name is what attacks do to prompts that name the concept's anchor instead: they must bring it down. In brackets 95 % intervals from"
+    " resampling pictures: for these concepts, not for new ones."
+)
+NOISE_NOTE = (
+    "In brackets 95 % intervals for other noise: for these concepts, not for new ones. Beside a rank are those that the method could have."
+    " † marks what may be as good as the best of its column: their paired difference may be none. Both hold for all rows at once."
+)
+NEW_NOTE = (
+    "In brackets 95 % intervals for new concepts of the kind, Student's t over concepts, given from six on. They are wide: so few concepts"
+    " say little of others."
+)
+
+
+def status(leaderboard: Leaderboard) -> str:
+    """Valid, or why it is not."""
+    return f"INVALID: {leaderboard.invalid}" if leaderboard.invalid else "valid"
+
+
+def title_of(leaderboard: Leaderboard, title: str) -> str:
+    """A heading that says so if the numbers may not be used."""
+    return f"INVALID: {title}" if leaderboard.invalid else title
+
+
+def caption_of(leaderboard: Leaderboard, table: str) -> str:
+    """What a reader must know to use the numbers, in plain text."""
+    parts = [f"INVALID: {leaderboard.invalid}."] if leaderboard.invalid else []
+    parts.append(f"Protocol {leaderboard.protocol}, provenance {leaderboard.provenance}.")
+    keys = {column.key for column in leaderboard.columns_of(table)}
+    if table in ("style", "object"):
+        ga = ", and neither is GA, the plain mean of UA, IRA, CRA and 1 − AR over all of a target's pictures" if "ga" in keys else ""
+        parts.append(
+            "Methods with outcomes for every target are ranked by score, the harmonic mean of UA and of IRA and CRA relative to "
+            f"the unedited model; Avg, the plain mean, is not ranked, because it rewards doing nothing{ga}."
+        )
+    if table.endswith("attacks"):
+        parts.append(ATTACK_NOTE)
+    elif table.startswith("new "):
+        parts.append(NEW_NOTE)
+    elif table != "cost" and len(leaderboard.differences):
+        parts += [text for key, text in COLUMN_NOTES.items() if key in keys]
+        parts.append(NOISE_NOTE)
+    return " ".join(parts)
