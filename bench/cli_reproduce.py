@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +12,10 @@ from bench import cli_run, registry
 from bench.assets import locate
 from bench.cli_options import AnchorPrompts, AssetFiles, AssetFolder, AutoBatchSize, Device, DType, err, out
 from bench.errors import BenchError, unknown
+from bench.published import PUBLISHED, read_published
 
 METRICS = ("ua", "ira", "cra")
 FID = "fid_unlearncanvas"
-PUBLISHED = Path("results/published")
 
 
 def reproduce(
@@ -37,7 +36,7 @@ def reproduce(
 
     Examples: `python -m bench reproduce` · `python -m bench reproduce saeuron-styles --preset quick`
     """
-    body = _read(published)
+    body = read_published(published)
     rows = [entry for entry in body["rows"] if entry["id"] == row]
     if row is None:
         _list(body["rows"])
@@ -73,16 +72,6 @@ def _quick(settings: dict[str, Any], preset: str) -> str:
     if not chosen:
         raise BenchError(f"The preset {preset} has no {settings['concepts']}: take another, or name --concepts.")
     return chosen
-
-
-def _read(published: Path) -> dict[str, Any]:
-    path = published / "unlearncanvas.json"
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise BenchError(f"{path} is not here: give the command in a checkout, or --published with its folder.") from error
-    except ValueError as error:
-        raise BenchError(f"{path} is damaged ({error}): restore it.") from error
 
 
 def _list(rows: list[dict[str, Any]]) -> None:

@@ -27,7 +27,7 @@ def draw_grid(store: Store, folder: Path) -> None:
     units: dict[str, dict[str, list[str]]] = {}
     holes = {(record.label, target) for record in store.records() for target in record.missing}
     for entry in (store.read_json("plan.json", ["units"]) or {"units": []})["units"]:
-        if (entry["method"], entry["target"]) in holes:
+        if (entry["method"], entry["target"]) in holes or "attack" in entry:
             continue
         units.setdefault(entry["target"], {}).setdefault(entry["method"], []).append(entry["unit"])
     base = _stored(store, units.pop("", {}).get("none", []))

@@ -10,15 +10,20 @@ from tempfile import TemporaryDirectory
 from bench.attack_grid import draw_attacks
 from bench.errors import BenchError
 from bench.files import write_atomic
+from bench.gallery import gallery
 from bench.grid import draw_grid
 from bench.leaderboard.build import build
 from bench.leaderboard.export import to_excerpt, write_all
+from bench.leaderboard.html import to_html
 from bench.leaderboard.sequence import sequence, to_markdown
 from bench.leaderboard.table import Leaderboard
 from bench.metrics.unlearning import CELL, NONE
+from bench.published import published_rows
 from bench.registry import suite as find_suite
 from bench.store import Store, read_records
 from bench.types import MetricRules, Record
+
+PAGE = "report.html"
 
 
 def report(store: Store) -> Leaderboard:
@@ -33,11 +38,18 @@ def write_tables(leaderboard: Leaderboard, store: Store, folder: Path) -> None:
     write_all(leaderboard, folder)
     draw_grid(store, folder)
     draw_attacks(store, folder)
+    write_page(leaderboard, store.records(), [store], folder)
     order = store.config().get("sequential")
     if order:
         table = sequence(store.records(), order, find_suite(store.config()["suite"]).rules)
         write_atomic(folder / "sequential.csv", table.to_csv(index=False, lineterminator="\n").encode())
         write_atomic(folder / "sequential.md", to_markdown(table, order).encode())
+
+
+def write_page(leaderboard: Leaderboard, records: Sequence[Record], stores: Sequence[Store], folder: Path) -> None:
+    """`report.html`, with the pictures that the stores have."""
+    pictures = vars(gallery(stores, folder))
+    write_atomic(folder / PAGE, to_html(leaderboard, records, pictures, published_rows(suite_name(records))).encode())
 
 
 def leaderboard_of(store: Store) -> Leaderboard:
@@ -66,6 +78,7 @@ def merge(folders: Sequence[Path], to: Path) -> Leaderboard:
     leaderboard = _leaderboard(records, suite, preset, str(folders[0]))
     Store(to).write_records(records)
     write_all(leaderboard, to)
+    write_page(leaderboard, records, [Store(folder) for folder in folders], to)
     return leaderboard
 
 
@@ -106,6 +119,7 @@ def differing(folders: Sequence[Path], at: Path, into: Path | None = None) -> li
         else:
             leaderboard = leaderboard_of(store)
             write_tables(leaderboard, store, made)
+        (made / PAGE).unlink()  # its pictures are in the run, which may be elsewhere now
         pairs = [(at / path.relative_to(made), path) for path in sorted(made.rglob("*")) if path.is_file()]
         found = [own for own, path in pairs if not own.is_file() or own.read_bytes() != path.read_bytes()]
     if into is not None and with_excerpt(into.read_text(), leaderboard, at.name) != into.read_text():
@@ -134,6 +148,15 @@ def _leaderboard(records: Sequence[Record], suite_name: str, preset: str, source
 
 def publish(store: Store, folder: Path) -> None:
     """Copy what is small and citable out of a run: tables, records, picture."""
-    for pattern in ("*.csv", "leaderboard.*", "sequential.md", "citations.bib", "grid.png", "attacks.png", "records/*.json"):
+    for pattern in (
+        "*.csv",
+        "leaderboard.*",
+        "sequential.md",
+        "citations.bib",
+        "*.png",
+        "records/*.json",
+        "report.html",
+        "report_pictures/*",
+    ):
         for path in sorted(store.folder.glob(pattern)):
             write_atomic(folder / path.relative_to(store.folder), path.read_bytes())

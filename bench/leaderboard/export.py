@@ -140,9 +140,8 @@ def terminal(leaderboard: Leaderboard, brief: bool = False) -> list[Table]:
         for text in _header(name, columns):
             justify: Literal["left", "right"] = "left" if text == "Method" else "right"
             width = 16 if brief and text == "Method" else None  # a long label takes more lines, not the others' space
-            table.add_column(
-                escape_rich(text), justify=justify, no_wrap=text == "Rank" or text.startswith("Score"), min_width=6, width=width, overflow="fold"
-            )
+            whole = text == "Rank" or text.startswith("Score")
+            table.add_column(escape_rich(text), justify=justify, no_wrap=whole, min_width=6, width=width, overflow="fold")
         for group in _groups(leaderboard, name, markup, brief):
             for cells in group:
                 table.add_row(*cells)

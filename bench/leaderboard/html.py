@@ -1,0 +1,96 @@
+"""The leaderboard as one HTML file that opens from disk: tables, charts and pictures, nothing loaded from anywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+import pandas as pd
+
+from bench.leaderboard.captions import TITLES, caption_of
+from bench.leaderboard.table import KINDS, Column, Leaderboard, Row
+from bench.metrics.unlearning import NONE
+from bench.types import Record
+
+SCRIPTS = ("core.js", "charts.js", "gallery.js")
+
+
+def to_html(
+    leaderboard: Leaderboard, records: Sequence[Record], pictures: Mapping[str, Any], published: Sequence[Mapping[str, Any]]
+) -> str:
+    """The page. `pictures` as the fields of `bench.gallery.Gallery`; `published` as rows of results/published, of this suite."""
+    base = next((record.label for record in records if record.method == NONE), NONE)
+    data = {
+        "protocol": leaderboard.protocol, "provenance": leaderboard.provenance, "invalid": leaderboard.invalid, "none": base,
+        "footnotes": leaderboard.footnotes, "tables": [_table(leaderboard, table) for table in leaderboard.tables()],
+        "targets": _rows(leaderboard.targets), "became": _rows(leaderboard.became), "attack_curves": _rows(leaderboard.attack_curves),
+        "gallery": _renamed(pictures, base), "published": list(published),
+        "cards": [_card(record) for record in sorted(records, key=lambda record: record.label)],
+    }  # fmt: skip
+    parts = files("bench.leaderboard").joinpath("page")
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
+    return Template(parts.joinpath("page.html").read_text(encoding="utf-8")).substitute(
+        title=f"Concept unlearning: {leaderboard.protocol}".replace("&", "&amp;").replace("<", "&lt;"),
+        style=parts.joinpath("page.css").read_text(encoding="utf-8"),
+        data=text.replace("<", "\\u003c"),  # a label must not end the script
+        script="\n".join(parts.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS),
+    )
+
+
+def _table(leaderboard: Leaderboard, table: str) -> dict[str, Any]:
+    columns = leaderboard.columns_of(table)
+    marks = {column.key: (leaderboard.places(column), leaderboard.unsure(column)) for column in columns}
+
+    def cell(row: Row, column: Column) -> dict[str, Any]:
+        own, (places, unsure) = row.cells[table, column.key], marks[column.key]
+        return {**asdict(own), "place": places.get(row.label), "unsure": row.label in unsure}
+
+    rows = [
+        {
+            "label": row.label, "slug": _slug(row.label), "group": group,
+            "role": "ceiling" if row.method == NONE else "control" if row.control else "",
+            "rank": row.ranks.get(table), "notes": row.footnotes, "cells": {column.key: cell(row, column) for column in columns},
+        }
+        for group, members in enumerate(leaderboard.groups(table)) for row in members
+    ]  # fmt: skip
+    return {
+        "key": table, "title": TITLES[table], "ranked": table in KINDS, "caption": caption_of(leaderboard, table),
+        "columns": [asdict(column) for column in columns], "rows": rows,
+    }  # fmt: skip
+
+
+def _card(record: Record) -> dict[str, Any]:
+    card, missing = record.card, dict[str, list[str]]()
+    for target, reason in sorted(record.missing.items()):
+        missing.setdefault(reason, []).append(target)
+    budget = record.tuning["budget"] if record.tuning else None
+    tuned = "untuned" if budget is None else f"{budget['settings']} settings, {budget['pictures']} pictures for each concept"
+    values = ", ".join(f"{name}={json.dumps(value)}" for name, value in sorted(record.config.items()))
+    arxiv = re.fullmatch(r"arXiv:(\d{4}\.\d{4,5})", card.paper)
+    link = f"https://arxiv.org/abs/{arxiv[1]}" if arxiv else card.paper if card.paper.startswith("https://") else ""
+    return {
+        "label": record.label, "slug": _slug(record.label), "title": card.title, "paper": card.paper, "link": link,
+        "supports": card.supports, "version": str(record.version), "config": values, "tuning": tuned, "bibtex": card.bibtex.strip(),
+        "missing": [(reason, ", ".join(targets)) for reason, targets in missing.items()],
+    }  # fmt: skip
+
+
+def _renamed(pictures: Mapping[str, Any], base: str) -> dict[str, Any]:
+    """With the unedited model's own label."""
+    items = [{**item, "method": base} if item["target"] == "" else item for item in pictures["items"]]
+    return {**pictures, "items": items}
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip("-")
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON knows them, shares to 1e-4."""
+    rounded = frame.round(4).astype(object)
+    return list(rounded.where(rounded.notna(), None).to_dict("records"))

@@ -1,0 +1,152 @@
+"""The report: one file, nothing from a network, and in a real browser it sorts, filters and changes its colours without an error."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up import everything, half, made, none, record
+from PIL import Image
+
+from bench.leaderboard.html import to_html
+from bench.published import published_rows
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+PICTURE = io.BytesIO()
+Image.new("RGB", (8, 8), "red").save(PICTURE, "webp")
+NO_PICTURES: dict[str, Any] = {
+    "items": [
+        item("none", "", "a", "x", "a"), item("none", "", "b", "x", "b"),
+        item("Half", "style:a", "a", "x", "a"), item("Half", "style:a", "b", "x", "b"),
+    ],
+    "images": [base64.b64encode(PICTURE.getvalue()).decode()], "links": [""], "note": "Some.",
+}  # fmt: skip
+
+
+def page(pictures: dict[str, Any] = PICTURES, published: list[dict[str, Any]] | None = None) -> str:
+    records = [none(), record("Half", half), record("Good")]
+    return to_html(made(*records), records, pictures, published or [])
+
+
+def data_of(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_it_is_one_file_that_asks_nobody() -> None:
+    text = page()
+    assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", text)
+    assert "default-src 'none'" in text
+    assert not re.search(r"\bfetch\(|XMLHttpRequest|@import|url\(", text)
+    assert page() == text
+
+
+def test_numbers_are_those_of_the_leaderboard() -> None:
+    records = everything()
+    found = made(*records)
+    data = data_of(to_html(found, records, NO_PICTURES, []))
+    for table in data["tables"]:
+        for own in table["rows"]:
+            (row,) = [row for row in found.rows if row.label == own["label"]]
+            for key, cell in own["cells"].items():
+                assert cell["value"] == row.cells[table["key"], key].value
+    assert data["provenance"] == found.provenance
+    assert {card["label"] for card in data["cards"]} == {one.label for one in records}
+
+
+def test_no_label_ends_the_script() -> None:
+    records = [none(), record("</script><b>")]
+    text = to_html(made(*records), records, NO_PICTURES, [])
+    assert text.count("</script>") == 2
+    assert {"</script><b>", "none"} == {card["label"] for card in data_of(text)["cards"]}
+
+
+def drive(text: str, folder: Path, script: str, *options: str) -> Any:
+    """What a script in the page, which sets `result`, finds; errors and refused requests end the test."""
+    if BROWSER is None:
+        pytest.skip("no Chromium here")
+    watch = "<script>const errors=[];addEventListener('error',e=>errors.push(e.message));" + (
+        "addEventListener('securitypolicyviolation',e=>errors.push(e.blockedURI));</script>"
+    )
+    told = (
+        f"<script>{{let result;{script};const p=document.createElement('pre');p.id='told';"
+        "p.textContent=JSON.stringify({result,errors});document.body.append(p)}</script>"
+    )
+    path = folder / "page.html"
+    path.write_text(text.replace("<style>", watch + "<style>", 1).replace("</body>", told + "</body>"))
+    command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom", *options]
+    done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=False)
+    found = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    answer = json.loads(html.unescape(found[1]))
+    assert answer["errors"] == []
+    return answer["result"]
+
+
+def test_tables_sort_and_tabs_change(tmp_path: Path) -> None:
+    script = """
+        const names = () => [...document.querySelectorAll("#leaderboard tbody td.method a")].map(a => a.textContent);
+        result = [names()];
+        const ua = [...document.querySelectorAll("#leaderboard th button")].find(b => b.textContent === "UA (%)");
+        ua.click(); result.push(names(), ua.parentElement.getAttribute("aria-sort"));
+        ua.click(); result.push(names());
+        [...document.querySelectorAll("[role=tab]")].at(-1).click();
+        result.push(document.querySelector("#leaderboard thead").textContent.includes("Fit (s)"));
+    """
+    first, down, sort, up, cost = drive(page(), tmp_path, script)
+    assert first == ["none", "Good", "Half"]
+    assert (down, sort, up, cost) == (["Good", "Half", "none"], "descending", ["none", "Half", "Good"], True)
+
+
+def test_pictures_filter_and_failures_come_first(tmp_path: Path) -> None:
+    script = """
+        const rows = () => [...document.querySelectorAll("#gallery tbody tr")].map(r => r.textContent);
+        const choose = (label, value) => { const s = [...document.querySelectorAll("#gallery label")]
+          .find(l => l.textContent.startsWith(label)).querySelector("select"); s.value = value; s.dispatchEvent(new Event("change")); };
+        result = [rows()];
+        choose("Verdict", "kept"); result.push(rows());
+        choose("Verdict", "all"); choose("Asked for", "a"); result.push(rows());
+        const images = [...document.querySelectorAll("#gallery img")];
+        result.push(images.map(i => i.alt), images.every(i => i.complete && i.naturalWidth));
+    """
+    every, kept, own, alts, whole = drive(page(), tmp_path, script)
+    assert [text[:1] for text in every] == ["a", "b"]
+    assert "still there: a" in every[0]
+    assert len(kept) == 1
+    assert kept[0].startswith("b")
+    assert [text[:1] for text in own] == ["a"]
+    assert "Half, style:a erased, asked for x in style a: judged a · x, still there" in alts
+    assert whole
+
+
+def test_colours_change_and_a_phone_scrolls_tables_alone(tmp_path: Path) -> None:
+    script = """
+        const ground = () => getComputedStyle(document.body).backgroundColor;
+        const before = ground(); document.getElementById("theme").click();
+        result = [before !== ground(), document.documentElement.scrollWidth <= innerWidth, innerWidth,
+          [...document.querySelectorAll("svg")].every(s => s.getAttribute("aria-label")),
+          document.querySelectorAll("#concepts .heat td").length];
+    """
+    changed, fits, width, named, cells = drive(page(), tmp_path, script, "--window-size=500,900")
+    assert changed
+    assert fits, width
+    assert named
+    assert cells == 3 * (1 + 3)
+
+
+def test_what_papers_say_stands_apart(tmp_path: Path) -> None:
+    rows = published_rows("unlearncanvas@official")
+    assert {"esd-styles", "saeuron-objects"} & {row["id"] for row in rows}
+    text = drive(page(NO_PICTURES, rows), tmp_path, "result = document.getElementById('published').textContent")
+    assert "Nothing here was measured by this project" in text
+    assert "Doubt: " in text
+    assert published_rows("minicanvas@official") == []
