@@ -115,7 +115,7 @@ def unsupported(spec: MethodSpec, target: Target) -> str:
     """Why a method cannot remove a target, empty if it can."""
     for concept in target.concepts:
         if concept.kind not in spec.card.supports:
-            return f"{spec.label} does not support concepts of kind {concept.kind}"
+            return f"does not support concepts of kind {concept.kind}"
     return ""
 
 

@@ -148,15 +148,7 @@ def _leaderboard(records: Sequence[Record], suite_name: str, preset: str, source
 
 def publish(store: Store, folder: Path) -> None:
     """Copy what is small and citable out of a run: tables, records, picture."""
-    for pattern in (
-        "*.csv",
-        "leaderboard.*",
-        "sequential.md",
-        "citations.bib",
-        "*.png",
-        "records/*.json",
-        "report.html",
-        "report_pictures/*",
-    ):
+    tables = ("*.csv", "leaderboard.*", "sequential.md", "citations.bib", "records/*.json")
+    for pattern in (*tables, "*.png", PAGE, "report_pictures/*"):
         for path in sorted(store.folder.glob(pattern)):
             write_atomic(folder / path.relative_to(store.folder), path.read_bytes())

@@ -32,8 +32,8 @@ COLUMN_NOTES = {
 ATTACK_NOTE = (
     "UA is the share of attacked pictures in which the judge does not see the concept: without attack, at the end of each attack, and, in"
     f" the column {UNION}, under all of {', '.join(SETS[UNION])}, a picture counting only if it survives each. Beside the unedited model's"
-    " name is what attacks do to prompts that name the concept's anchor instead: they must bring it down. In brackets 95 % intervals from"
-    " resampling pictures: for these concepts, not for new ones."
+    " name is what attacks do to prompts that name the concept's anchor instead: they must bring it down. In brackets 95 % intervals for"
+    " other goals of the same concepts."
 )
 NOISE_NOTE = (
     "In brackets 95 % intervals for other noise: for these concepts, not for new ones. Beside a rank are those that the method could have."
@@ -57,9 +57,18 @@ def title_of(leaderboard: Leaderboard, title: str) -> str:
 
 def caption_of(leaderboard: Leaderboard, table: str) -> str:
     """What a reader must know to use the numbers, in plain text."""
-    parts = [f"INVALID: {leaderboard.invalid}."] if leaderboard.invalid else []
-    parts.append(f"Protocol {leaderboard.protocol}, provenance {leaderboard.provenance}.")
-    keys = {column.key for column in leaderboard.columns_of(table)}
+    return f"{source_of(leaderboard)} {reading_of(leaderboard, table)}".rstrip()
+
+
+def source_of(leaderboard: Leaderboard) -> str:
+    """Protocol and provenance, and whether the numbers may be used."""
+    invalid = f"INVALID: {leaderboard.invalid}. " if leaderboard.invalid else ""
+    return f"{invalid}Protocol {leaderboard.protocol}, provenance {leaderboard.provenance}."
+
+
+def reading_of(leaderboard: Leaderboard, table: str) -> str:
+    """What its columns and marks mean."""
+    parts, keys = [], {column.key for column in leaderboard.columns_of(table)}
     if table in ("style", "object"):
         ga = ", and neither is GA, the plain mean of UA, IRA, CRA and 1 − AR over all of a target's pictures" if "ga" in keys else ""
         parts.append(

@@ -1,14 +1,12 @@
 r"""A leaderboard as CSV, Markdown, LaTeX, BibTeX and rich tables. All are pure functions: same leaderboard, same bytes.
 
-The LaTeX file is for `\input` in a plain pdflatex document with `\usepackage{booktabs}`.
+The LaTeX file is for `\input` in a plain pdflatex document with `\usepackage{booktabs,graphicx,siunitx}`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,34 +17,14 @@ from rich.table import Table
 
 from bench.files import write_atomic
 from bench.leaderboard.captions import BRIEF, TITLES, caption_of, status, title_of
-from bench.leaderboard.table import KINDS, Cell, Column, Leaderboard, Rank, Row
-from bench.metrics.unlearning import NONE
+from bench.leaderboard.cells import Markup, name_of, rank_of, value_of
+from bench.leaderboard.latex import to_latex
+from bench.leaderboard.table import KINDS, Column, Leaderboard, Row
 
 CSV_FIELDS = (
     "protocol provenance status table label method version control rank rank_best rank_worst column value low high n unit direction"
     " unsure numerics record"
 )
-LATEX = {
-    **{char: f"\\{char}" for char in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
-    # A row that starts with "[" would be read as the argument of the line break before it.
-    "†": r"\textdagger{}",
-    **{"<": "$<$", ">": "$>$", "[": "{[}", "]": "{]}", "–": "--", "−": "$-$", "×": r"$\times$", "\N{NO-BREAK SPACE}": "~"},
-}
-
-
-@dataclass(frozen=True)
-class _Markup:
-    """How a format writes plain text, the best (1) and second (2) value, and the marks of footnotes and of what may equal the best."""
-
-    escape: Callable[[str], str]
-    best: str
-    second: str
-    mark: str
-    dagger: str = "†"
-
-    def place(self, text: str, place: int | None) -> str:
-        return {1: self.best, 2: self.second, None: "{}"}[place].format(self.escape(text))
 
 
 def to_csv(leaderboard: Leaderboard) -> str:
@@ -82,7 +60,7 @@ def differences_csv(leaderboard: Leaderboard) -> str:
 
 def to_markdown(leaderboard: Leaderboard) -> str:
     """One table per kind of target and one of costs, best in bold, second underlined."""
-    markup = _Markup(_escape_markdown, "**{}**", "<u>{}</u>", " <sup>{}</sup>")
+    markup = Markup(_escape_markdown, "**{}**", "<u>{}</u>", " <sup>{}</sup>")
     parts = [f"# {_escape_markdown(title_of(leaderboard, 'Leaderboard'))}"]
     for table in leaderboard.tables():
         columns = leaderboard.columns_of(table)
@@ -98,7 +76,7 @@ def to_markdown(leaderboard: Leaderboard) -> str:
 
 def to_excerpt(leaderboard: Leaderboard) -> str:
     """Markdown of one brief table per kind of target, with intervals for the score alone."""
-    markup, parts = _Markup(_escape_markdown, "**{}**", "<u>{}</u>", ""), []
+    markup, parts = Markup(_escape_markdown, "**{}**", "<u>{}</u>", ""), []
     for table in (name for name in leaderboard.tables() if name in KINDS):
         header = [_escape_markdown(text) for text in _header(table, _columns(leaderboard, table, brief=True))]
         align = [":---" if text == "Method" else "---:" for text in header]
@@ -106,13 +84,6 @@ def to_excerpt(leaderboard: Leaderboard) -> str:
         lines = ["| " + " | ".join(cells) + " |" for cells in (header, align, *rows)]
         parts += [f"**{title_of(leaderboard, TITLES[table])}**", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
-
-
-def to_latex(leaderboard: Leaderboard) -> str:
-    """One `table*` per kind of target and one of costs, best in bold, second underlined."""
-    markup = _Markup(_escape_latex, r"\textbf{{{}}}", r"\underline{{{}}}", r"\textsuperscript{{{}}}", r"\textsuperscript{\textdagger}")
-    tables = [_latex_table(leaderboard, name, markup) for name in leaderboard.tables()]
-    return "\n".join(["% Needs \\usepackage{booktabs}.", *tables])
 
 
 def to_bibtex(leaderboard: Leaderboard) -> str:
@@ -127,7 +98,7 @@ def terminal(leaderboard: Leaderboard, brief: bool = False) -> list[Table]:
 
     `brief` fits 80 characters: the columns in `BRIEF`, an interval for the score alone, one caption for all.
     """
-    markup = _Markup(escape_rich, "[bold]{}[/bold]", "[underline]{}[/underline]", " [dim]({})[/dim]")
+    markup = Markup(escape_rich, "[bold]{}[/bold]", "[underline]{}[/underline]", " [dim]({})[/dim]")
     tables = []
     names = [name for name in leaderboard.tables() if not brief or not name.startswith("new ")]
     for name in names:
@@ -180,83 +151,24 @@ def _columns(leaderboard: Leaderboard, table: str, brief: bool) -> list[Column]:
     return [column for column in leaderboard.columns_of(table) if not brief or table not in KINDS or column.key in BRIEF]
 
 
-def _groups(leaderboard: Leaderboard, table: str, markup: _Markup, brief: bool = False) -> list[list[list[str]]]:
+def _groups(leaderboard: Leaderboard, table: str, markup: Markup, brief: bool = False) -> list[list[list[str]]]:
     """The cells of a table below `_header`, written in a format, by group of rows."""
     columns = _columns(leaderboard, table, brief)
     places = {column.key: leaderboard.places(column) for column in columns}
     unsure = {column.key: leaderboard.unsure(column) for column in columns}
 
     def written(row: Row) -> list[str]:
-        rank = [markup.escape(_rank(row.ranks.get(table)))] if table in KINDS else []
+        rank = [markup.escape(rank_of(row.ranks.get(table)))] if table in KINDS else []
         cells = [
-            _value(
+            value_of(
                 row.cells[table, column.key], column, markup, places[column.key].get(row.label), not brief or column.key == "score",
                 markup.dagger if row.label in unsure[column.key] else "",
             )
             for column in columns
         ]  # fmt: skip
-        return [*rank, _name(row, markup, brief), *cells]
+        return [*rank, name_of(row, markup, brief), *cells]
 
     return [[written(row) for row in group] for group in leaderboard.groups(table)]
-
-
-def _rank(rank: Rank | None) -> str:
-    """With those that it could have, if there are others."""
-    if rank is None:
-        return ""
-    return f"{rank.place}" if rank.best == rank.worst else f"{rank.place} [{rank.best}–{rank.worst}]"
-
-
-def _name(row: Row, markup: _Markup, brief: bool) -> str:
-    # Where space is short, a control is known by its empty rank.
-    role = " (ceiling)" if row.method == NONE else " (control)" if row.control and not brief else ""
-    marks = markup.mark.format(",".join(map(str, row.footnotes))) if row.footnotes else ""
-    return markup.escape(" ".join(row.label.split()) + role) + marks
-
-
-def _value(cell: Cell, column: Column, markup: _Markup, place: int | None, with_interval: bool, dagger: str) -> str:
-    if cell.value is None:
-        return markup.escape("–")
-
-    def shown(value: float) -> str:
-        # Adding 0 turns a rounded −0 into 0.
-        return f"{round(value * column.scale, column.digits) + 0.0:.{column.digits}f}"
-
-    text = markup.place(shown(cell.value), place) + dagger
-    if cell.low is None or cell.high is None or not with_interval:
-        return text
-    return text + markup.escape(f" [{shown(cell.low)}, {shown(cell.high)}]")
-
-
-def _latex_table(leaderboard: Leaderboard, table: str, markup: _Markup) -> str:
-    header = _header(table, leaderboard.columns_of(table))
-    align = "".join("l" if text == "Method" else "r" for text in header)
-    groups = [[" & ".join(cells) + r" \\" for cells in group] for group in _groups(leaderboard, table, markup)]
-    caption = _escape_latex(f"{TITLES[table]}. {caption_of(leaderboard, table)}")
-    notes = [f"\\par {markup.mark.format(n)} {_escape_latex(text)}" for n, text in enumerate(leaderboard.footnotes, 1)]
-    body = "\n\\midrule\n".join("\n".join(lines) for lines in groups)
-    return "\n".join(
-        [
-            r"\begin{table*}",
-            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-            f"\\caption{{{caption}}}",
-            f"\\label{{tab:unlearning-{table}}}",
-            f"\\begin{{tabular}}{{{align}}}",
-            r"\toprule",
-            " & ".join(_escape_latex(text) for text in header) + r" \\",
-            r"\midrule",
-            body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            *notes,
-            "\\end{table*}\n",
-        ]
-    )
-
-
-def _escape_latex(text: str) -> str:
-    """Text for plain pdflatex: what its fonts lack stands as its code point."""
-    return "".join(LATEX.get(char, char if ord(char) < 0x180 else f"U+{ord(char):04X}") for char in text)
 
 
 def _escape_markdown(text: str) -> str:

@@ -46,32 +46,39 @@ def kind_of(target: str) -> str:
 
 def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: Sequence[str]) -> list[tuple[str, set[str]]]:
     """Texts in a fixed order, each with the labels it concerns."""
-    notes: list[tuple[str, set[str]]] = []
+    found: dict[str, list[str]] = {}
     for key, entry in entries.items():
-        name = entry.record.label
-        texts = [_missing_note(entry, kind) for kind in kinds if entry.lacks(kind)]
-        unscored = per_target[(per_target["method"] == key) & (per_target["unscored"] > 0)]
-        if len(unscored):
-            pictures = int(unscored["unscored"].sum())
-            texts.append(f"{pictures} pictures of {len(unscored)} targets are missing or unjudged; its shares are over the rest")
-        for kind in kinds:
-            n, targets = max(len(entry.distances(kind, key)) for key in DISTANCES), len(entry.targets_of(kind))
-            if 0 < n < targets:
-                texts.append(f"its distances are means over {n} of its {targets} {kind} targets")
-        for slots, pictures in sorted(entry.record.provenance.get("other_slots", {}).items()):
-            texts.append(f"{pictures} of its pictures were sampled in calls of {slots} slots, as memory ran out")
-        if entry.record.tuning:
-            texts.append(_tuning_note(entry.record.tuning["budget"], entry.record.config))
-        shared = entry.record.cost.get("shared_seconds") or 0.0
-        if shared >= 1:
-            texts.append(f"its fit times are without {shared:.0f} s for what its fits share")
-        texts += _attack_notes(entry.record)
-        if entry.record.detection:
-            if "pooled" not in entry.record.detection:
-                raise BenchError(f"The record of {name} is of an older version: give the run's command again.")
-            texts.append(_detection_note(entry.record.detection))
-        notes += [(f"{name}: {text}.", {key}) for text in texts]
+        for text in _texts(entry, per_target[per_target["method"] == key], kinds):
+            found.setdefault(text, []).append(key)
+    notes = [(f"{', '.join(entries[key].record.label for key in keys)}: {text}.", set(keys)) for text, keys in found.items()]
     return notes + _runs_note(entries) + _untuned_note(entries) + _choice_note(entries) + _numerics_note(entries)
+
+
+def _texts(entry: Entry, per_target: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
+    """What is to be said of one row."""
+    record = entry.record
+    texts = [_missing_note(entry, kind) for kind in kinds if entry.lacks(kind)]
+    unscored = per_target[per_target["unscored"] > 0]
+    if len(unscored):
+        pictures = int(unscored["unscored"].sum())
+        texts.append(f"{pictures} pictures of {len(unscored)} targets are missing or unjudged; shares are over the rest")
+    for kind in kinds:
+        n, targets = max(len(entry.distances(kind, key)) for key in DISTANCES), len(entry.targets_of(kind))
+        if 0 < n < targets:
+            texts.append(f"distances are means over {n} of {targets} {kind} targets")
+    for slots, pictures in sorted(record.provenance.get("other_slots", {}).items()):
+        texts.append(f"{pictures} pictures were sampled in calls of {slots} slots, as memory ran out")
+    if record.tuning:
+        texts.append(_tuning_note(record.tuning["budget"], record.config))
+    shared = record.cost.get("shared_seconds") or 0.0
+    if shared >= 1:
+        texts.append(f"fit times are without {shared:.0f} s for what fits share")
+    texts += _attack_notes(record)
+    if record.detection:
+        if "pooled" not in record.detection:
+            raise BenchError(f"The record of {record.label} is of an older version: give the run's command again.")
+        texts.append(_detection_note(record.detection))
+    return texts
 
 
 def _tuning_note(budget: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -79,14 +86,14 @@ def _tuning_note(budget: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     if budget.get("on") == "evaluation":
         source = f"published in {budget['published']}, " if "published" in budget else ""
         return (
-            f"its parameters are {source}chosen per concept among {budget['settings']} settings by the very judge that evaluates: too good"
+            f"parameters {source}chosen per concept among {budget['settings']} settings by the very judge that evaluates: too good"
             " by what that lets them fit"
         )
     before = json.loads(budget.get("untuned", "{}"))
     other = ", ".join(sorted(name for name, value in before.items() if config.get(name) != value))
     shared = f" kind, on {', '.join(budget['shared'])}, each" if "shared" in budget else " concept,"
     return (
-        f"its parameters were tuned per{shared} with up to {budget['settings']} settings and {budget['pictures']} pictures, on"
+        f"parameters tuned per{shared} with up to {budget['settings']} settings and {budget['pictures']} pictures, on"
         f" another judge, other noise and other prompts{f', and with another value of {other}' if other else ''}"
     )
 
@@ -128,7 +135,7 @@ def _detection_note(detection: Mapping[str, Any]) -> str:
     target = max(sorted(by_target), key=lambda name: by_target[name]["worst"]["share"])
     worst = by_target[target]["worst"]
     return (
-        f"it changed {_percent(pooled, pooled['unrelated'])} of the pictures that do not show the target (95 % interval for other"
+        f"changed {_percent(pooled, pooled['unrelated'])} of the pictures that do not show the target (95 % interval for other"
         f" noise, {pooled['pictures']:,} pictures); the worst pair of concepts is {worst['concept']} with {target} erased,"
         f" {_percent(worst, worst['share'])} of {worst['n']}"
     )

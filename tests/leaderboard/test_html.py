@@ -22,7 +22,15 @@ from bench.published import published_rows
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 PICTURE = io.BytesIO()
 Image.new("RGB", (8, 8), "red").save(PICTURE, "webp")
-NO_PICTURES: dict[str, Any] = {
+NO_PICTURES: dict[str, Any] = {"items": [], "images": [], "links": [], "note": ""}
+
+
+def item(method: str, target: str, style: str, obj: str, seen: str | None) -> dict[str, Any]:
+    seen_as = {"style_pred": seen, "object_pred": obj, "image": 0}
+    return {"method": method, "target": target, "style": style, "object": obj, "seed": 1, **seen_as}
+
+
+PICTURES: dict[str, Any] = {
     "items": [
         item("none", "", "a", "x", "a"), item("none", "", "b", "x", "b"),
         item("Half", "style:a", "a", "x", "a"), item("Half", "style:a", "b", "x", "b"),

@@ -48,7 +48,7 @@ def test_unjudged_pictures_get_a_footnote() -> None:
         return (None, None) if (target, style, seed) == ("style:a", "a", 2) else perfect(target, style, obj, seed)
 
     found = made(none(), record("Holes", holes), record("Good"))
-    assert found.footnotes == ("Holes: 3 pictures of 1 targets are missing or unjudged; its shares are over the rest.",)
+    assert found.footnotes == ("Holes: 3 pictures of 1 targets are missing or unjudged; shares are over the rest.",)
     cell = row(found, "Holes").cells["style", "ua"]
     assert (cell.value, cell.n) == (1.0, 15)
     gone = made(none(), record("Gone", lambda *_: (None, None)), record("Good"))
@@ -58,7 +58,7 @@ def test_unjudged_pictures_get_a_footnote() -> None:
 def test_distances_of_some_targets_get_a_footnote() -> None:
     some = record("Some", distances={"style:a": {"kernel": 0.004, "frechet": 2.0, "n": 12}})
     found = made(none(), some)
-    assert found.footnotes == ("Some: its distances are means over 1 of its 3 style targets.",)
+    assert found.footnotes == ("Some: distances are means over 1 of 3 style targets.",)
     (line,) = lines(found, label="Some", table="style", column="kernel")
     assert (line["value"], line["n"], line["unit"], line["direction"]) == ("0.004", "1", "squared MMD", "lower")
     # 0.004 is shown as 4.00 in units of 0.001, beside the Fréchet distance.
@@ -82,7 +82,7 @@ TUNING = {"budget": {"settings": 9, "pictures": 240}, "configs": {}}
 def test_tuned_rows_say_so_and_beside_them_those_that_are_not() -> None:
     found = made(none(), record("Good", tuning=TUNING), record("Good (untuned)", method="good"), record("Half", half))
     tuned, untuned = found.footnotes
-    assert tuned.startswith("Good: its parameters were tuned per concept, with up to 9 settings and 240 pictures")
+    assert tuned.startswith("Good: parameters tuned per concept, with up to 9 settings and 240 pictures")
     assert untuned.startswith("Not tuned, unlike good: Half.")
     assert {r.label: r.footnotes for r in found.rows} == {"Good": (1,), "Good (untuned)": (), "Half": (2,), "none": ()}
     elsewhere = {**TUNING, "budget": {**TUNING["budget"], "untuned": '{"sae": null, "features": 2}'}}
@@ -97,7 +97,7 @@ def test_false_positives_are_told_with_the_worst_pair() -> None:
     targets = {"style:a": {"worst": worst}, "style:b": {"worst": other}}
     pooled = {"unrelated": 0.21875, "low": 0.135, "high": 0.334, "n": 64, "pictures": 32}
     (note,) = made(none(), record("Good", detection={"pooled": pooled, "targets": targets})).footnotes
-    assert "it changed 21.9 % [13.5, 33.4] of the pictures that do not show the target" in note
+    assert "changed 21.9 % [13.5, 33.4] of the pictures that do not show the target" in note
     assert "style:a with style:b erased, 50.0 % [20.0, 80.0] of 8" in note
 
 

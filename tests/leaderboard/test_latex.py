@@ -1,0 +1,59 @@
+"""The LaTeX tables compile with plain pdflatex in one column and in two, and fit the page."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from made_up import everything, half, made, none, record, whole
+
+from bench.leaderboard.latex import to_latex
+
+DOCUMENT = r"""\documentclass%s{article}
+\usepackage[T1]{fontenc}
+\usepackage{booktabs,graphicx,siunitx}
+\begin{document}
+\input{leaderboard}
+\end{document}
+"""
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")
+@pytest.mark.parametrize("columns", ["", "[twocolumn]"])
+def test_it_compiles_and_fits(columns: str, tmp_path: Path) -> None:
+    (tmp_path / "leaderboard.tex").write_text(to_latex(whole()))
+    (tmp_path / "main.tex").write_text(DOCUMENT % columns)
+    for _ in range(2):  # references
+        done = subprocess.run(
+            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main"], cwd=tmp_path, capture_output=True, text=True,
+            errors="replace", timeout=120, check=False,
+        )  # fmt: skip
+    if "siunitx.sty' not found" in done.stdout:
+        pytest.skip("no siunitx here")
+    assert done.returncode == 0, done.stdout[-3000:]
+    log = (tmp_path / "main.log").read_text(errors="replace")
+    assert "Overfull" not in log
+    assert "undefined references" not in log
+    assert (tmp_path / "main.pdf").stat().st_size > 10_000
+
+
+def test_daggers_stand_where_the_best_may_be_no_better() -> None:
+    almost = record("Almost", lambda target, style, obj, n: ("gone", obj) if style in target and (obj, n) != ("x", 1) else (style, obj))
+    found = made(none(), record("Good"), almost, record("Half", half))
+    lines = {line.split(" & ")[1]: line for line in to_latex(found).splitlines() if line.count(" & ") > 6}
+    column = next(column for column in found.columns_of("style") if column.key == "ua")
+    assert found.unsure(column) == {"Almost"}
+    assert r"\underline{83.3}\rlap{\textsuperscript{\textdagger}}" in lines["Almost"]
+    assert r"\textdagger" not in lines["Good"]
+    table = found.differences
+    row = table[(table["metric"] == "ua") & (table[["method", "other"]].apply(set, axis=1) == {"Good", "Half"})]
+    assert isinstance(row, pd.DataFrame)
+    assert row["significant"].all()
+
+
+def test_every_table_stands_once() -> None:
+    text = to_latex(made(*everything()))
+    assert text.count(r"\begin{tabular}") == text.count(r"\caption{") == len(made(*everything()).tables())
