@@ -14,6 +14,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -255,10 +256,17 @@ class Store:
 
 def read_records(folder: Path) -> list[Record]:
     """The records below a folder, by label. BenchError for one that is none."""
-    found = []
+    found: list[Record] = []
+    known: dict[Any, Any] = {}
     for path in sorted((folder / "records").glob("*.json")):
         try:
-            found.append(Record.from_json(path.read_text()))
+            record = Record.from_json(path.read_bytes())
         except (ValueError, KeyError, TypeError) as error:
             raise BenchError(f"{path} is not a record ({error}): delete it and give the run's command again.") from error
+        found.append(replace(record, outcomes={name: _shared(column, known) for name, column in record.outcomes.items()}))
     return sorted(found, key=lambda record: record.label)
+
+
+def _shared(column: list[Any], known: dict[Any, Any]) -> list[Any]:
+    """Words by one object each, where JSON has made one for every picture."""
+    return list(map(known.setdefault, column, column)) if column and isinstance(column[0], str) else column

@@ -76,7 +76,8 @@ def merge(folders: Sequence[Path], to: Path) -> Leaderboard:
     _, preset, *_ = records[0].protocol.split("/")
     suite = next((name for folder in folders if (name := Store(folder).config().get("suite"))), suite_name(records))
     leaderboard = _leaderboard(records, suite, preset, str(folders[0]))
-    Store(to).write_records(records)
+    if [folder.resolve() for folder in folders] != [to.resolve()]:
+        Store(to).write_records(records)
     write_all(leaderboard, to)
     write_page(leaderboard, records, [Store(folder) for folder in folders], to)
     return leaderboard

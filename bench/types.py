@@ -227,7 +227,7 @@ class Record:
 
     def to_json(self) -> str:
         """One JSON object with sorted keys, columns on one line each."""
-        body = asdict(self)
+        body = {**vars(self), "card": asdict(self.card)}  # not the slow deep copy of `asdict`
         outcomes = body.pop("outcomes")
         if not self.attacks:
             del body["attacks"]
@@ -236,9 +236,10 @@ class Record:
         return seal(text[:-2] + ',\n "outcomes": {\n' + columns + "\n }\n}\n").decode()
 
     @classmethod
-    def from_json(cls, text: str) -> Record:
+    def from_json(cls, text: str | bytes) -> Record:
         """Inverse of `to_json`; older records have no digest. Raises KeyError, TypeError or ValueError on anything else."""
-        body = unsealed(text.encode()) if text.startswith('{"sha256"') else json.loads(text)
+        data = text.encode() if isinstance(text, str) else text
+        body = unsealed(data) if data.startswith(b'{"sha256"') else json.loads(data)
         if not isinstance(body, dict):
             raise ValueError("it is no JSON object")
         if body.get("schema") != 1:

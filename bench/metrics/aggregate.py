@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from bench.metrics.uncertainty import Array, Design, Estimate, Share, rank_intervals, simultaneous_quantile
-from bench.metrics.unlearning import METRICS, NONE, pair, ranking_score, shares
-from bench.types import MetricRules, Target
+from bench.metrics.unlearning import METRICS, NONE, Outcomes, pair, ranking_score
+from bench.types import MetricRules
 
 CONCEPTS_FROM = 6
 """Targets for an interval over concepts."""
@@ -95,8 +95,9 @@ class Aggregate:
         return [method for method in own if self.targets[method, kind] == most]
 
     def quantile(self, kind: str, metric: str) -> float:
-        """For all differences of a metric in a family at once; see `simultaneous_quantile`."""
-        own = [found[metric] for method in self.family(kind) if metric in (found := self.noise[method, kind])]
+        """For all differences between methods of a family at once, `none` left out; see `simultaneous_quantile`."""
+        methods = [method for method in self.family(kind) if method != NONE]
+        own = [found[metric] for method in methods if metric in (found := self.noise[method, kind])]
         return simultaneous_quantile(own, self.design)
 
     def ranks(self, methods: Sequence[str], kind: str) -> dict[str, tuple[int, int]]:
@@ -105,13 +106,13 @@ class Aggregate:
         return dict(zip(methods, rank_intervals(scores, self.quantile(kind, "score")), strict=True))
 
 
-def aggregate(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> Aggregate:
+def aggregate(outcomes: Outcomes, rules: MetricRules) -> Aggregate:
     """Means over targets; `outcomes` as in `bench.metrics.unlearning.per_target`.
 
     The score compares a method with `none` on the same targets, which may be fewer than others have.
     """
     paired = pair(outcomes)
-    each = {key: shares(frame, Target.parse(key[1]), rules, paired.units) for key, frame in paired.pictures.items()}
+    each = paired.shares(rules)
     noise: Estimates = {}
     concepts: Estimates = {}
     judged, targets = {}, {}

@@ -29,7 +29,7 @@ from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.metrics.aggregate import Means
 from bench.metrics.uncertainty import Array, Share, wilson
-from bench.metrics.unlearning import NONE, pair, shows
+from bench.metrics.unlearning import NONE, Outcomes, pair, shows
 from bench.types import Target, canonical_json
 
 RATES = ("ar_target", "ar_retained", "ar")
@@ -116,7 +116,7 @@ def auroc(clean: Sequence[float] | Array, planted: Sequence[float] | Array) -> f
     return float((ranks.mean() - (len(planted) + 1) / 2) / len(clean))
 
 
-def per_target(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def per_target(outcomes: Outcomes) -> pd.DataFrame:
     """One row per method and target as in `unlearning.per_target`: method, target; each of `RATES`, _low, _high (Wilson), _n."""
     rows: list[dict[str, Any]] = []
     for (method, target), pictures in sorted(pair(outcomes).pictures.items(), key=lambda item: item[0]):
@@ -129,7 +129,7 @@ def per_target(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "target", *(f"{name}{end}" for name in RATES for end in ends)])
 
 
-def aggregate(outcomes: Mapping[str, pd.DataFrame], column: str = "far", names: Sequence[str] = RATES) -> pd.DataFrame:
+def aggregate(outcomes: Outcomes, column: str = "far", names: Sequence[str] = RATES) -> pd.DataFrame:
     """One row per method and kind of target as in `Aggregate.table`: method, kind; each of `names`, _low, _high, _n.
 
     The mean of a column of the outcomes over the pictures that show the target, those that do not, and all; then over targets, with
@@ -153,7 +153,10 @@ def aggregate(outcomes: Mapping[str, pd.DataFrame], column: str = "far", names: 
 
 def _shares(pictures: pd.DataFrame, target: Target, units: int, column: str) -> list[Share]:
     """Means of the column, in the order of `RATES`, of pictures with a column `unit`."""
-    known = pictures.dropna(subset=[column])
+    there = pictures[column].notna()
+    if not there.any():
+        return [Share(np.nan, np.zeros(units), np.zeros(units))] * 3
+    known = pictures[there]
     shown = shows(known, target)
     return [
         Share.of(part[column].to_numpy(dtype=np.float64), part["unit"].to_numpy(), units) for part in (known[shown], known[~shown], known)

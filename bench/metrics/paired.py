@@ -25,7 +25,7 @@ def differences(found: Aggregate, first: str, second: str, kind: str) -> list[di
 
 
 def all_differences(found: Aggregate, kind: str) -> list[dict[str, Any]]:
-    """`differences` of all pairs of a kind's family, with intervals that hold all at once; with both names."""
+    """`differences` of all pairs of a kind's family, with both names, method and other; intervals of all but `none` hold at once."""
     quantiles = {metric: found.quantile(kind, metric) for metric in (*METRICS, "score")}
     return [
         {"method": first, "other": second, **row}

@@ -10,7 +10,8 @@ Means over targets and their intervals are in `bench.metrics.aggregate`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,7 @@ def accuracy(outcomes: pd.DataFrame, kind: Kind) -> pd.DataFrame:
     pictures = _judged(outcomes)
     correct = pictures[kind] == pictures[f"{kind}_pred"]
     rows = []
-    for name, hits in correct.groupby(pictures[kind]):
+    for name, hits in correct.groupby(pictures[kind], observed=True):
         low, high = wilson(int(hits.sum()), len(hits)) or (None, None)
         rows.append((str(name), len(hits), int(hits.sum()), float(hits.mean()), low, high))
     return pd.DataFrame(rows, columns=["concept", "n", "correct", "accuracy", "low", "high"])
@@ -66,7 +67,7 @@ def became(outcomes: pd.DataFrame, target: Target) -> pd.DataFrame:
     rows = []
     for concept in sorted(target.concepts):
         seen = pictures.loc[pictures[concept.kind] == concept.name, f"{concept.kind}_pred"]
-        counts = sorted(seen.value_counts().items(), key=lambda item: (-item[1], str(item[0])))
+        counts = sorted(((label, n) for label, n in seen.value_counts().items() if n), key=lambda item: (-item[1], str(item[0])))
         rows += [(str(concept), str(label), int(n), n / len(seen)) for label, n in counts]
     return pd.DataFrame(rows, columns=["concept", "became", "n", "share"])
 
@@ -84,29 +85,29 @@ def ranking_score(ua: float | None, ira: float | None, cra: float | None, ira_no
     return 3 / sum(1 / part for part in parts) if all(parts) else 0.0
 
 
-def per_target(outcomes: Mapping[str, pd.DataFrame], rules: MetricRules) -> pd.DataFrame:
+def per_target(outcomes: Outcomes, rules: MetricRules) -> pd.DataFrame:
     """One row per method and target with a judged picture, sorted by both.
 
-    `outcomes`: method → frame, with a column `target` (see `bench.types.Target`) except under "none", whose pictures are taken,
-    for each target, in the cells (style, object, seed) that the other methods have for it. Columns: method, target, kind, ua,
-    ira, cra, ua_low, ua_high (Wilson, for targets of one concept), ua_n, ira_n, cra_n (judgements), unscored (pictures of the
-    target's cells that this method lacks or that nobody judged). Raises KeyError without "none" or one of the columns.
+    `outcomes`: method → frame (or `pair` of that), with a column `target` (see `bench.types.Target`) except under "none", whose
+    pictures are taken, for each target, in the cells (style, object, seed) that the other methods have for it. Columns: method,
+    target, kind, ua, ira, cra, ua_low, ua_high (Wilson, for targets of one concept), ua_n, ira_n, cra_n (judgements), unscored
+    (pictures of the target's cells that this method lacks or that nobody judged). Raises KeyError without "none" or one of the columns.
     """
     paired = pair(outcomes)
     rows = []
-    for (method, target), pictures in sorted(paired.pictures.items(), key=lambda item: item[0]):
-        parsed = Target.parse(target)
-        found = scores(pictures, parsed, rules)
-        row = {"method": method, "target": target, "kind": parsed.kind} | {name: getattr(found, name) for name in METRICS}
-        row |= dict(zip(("ua_low", "ua_high"), _ua_bounds(pictures, parsed), strict=True))
-        row |= {"ua_n": found.ua_n, "ira_n": found.ira_n, "cra_n": found.cra_n}
-        rows.append(row | {"unscored": paired.expected[target] - len(pictures)})
+    for (method, target), found in sorted(paired.shares(rules).items(), key=lambda item: item[0]):
+        parsed, (ua, ira, cra) = Target.parse(target), found
+        one = len(parsed.concepts) == 1 and ua.n > 0
+        low, high = (wilson(round(ua.value * ua.n), ua.n) if one else None) or (None, None)
+        row = {"method": method, "target": target, "kind": parsed.kind, "ua": ua.value, "ira": ira.value, "cra": cra.value}
+        row |= {"ua_low": low, "ua_high": high, "ua_n": ua.n, "ira_n": ira.n, "cra_n": cra.n}
+        rows.append(row | {"unscored": paired.expected[target] - len(paired.pictures[method, target])})
     shares = [*METRICS, "ua_low", "ua_high"]
     table = pd.DataFrame(rows, columns=["method", "target", "kind", *shares, "ua_n", "ira_n", "cra_n", "unscored"])
     return table.astype(dict.fromkeys(shares, np.float64))
 
 
-def confusions(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def confusions(outcomes: Outcomes) -> pd.DataFrame:
     """`became` of every method and target, with these as the first two columns; `outcomes` as in `per_target`."""
     pictures = sorted(pair(outcomes).pictures.items(), key=lambda item: item[0])
     parts = [became(frame, Target.parse(target)).assign(method=method, target=target) for (method, target), frame in pictures]
@@ -138,10 +139,18 @@ class Paired:
     expected: Mapping[str, int]
     design: Design
 
+    _shares: dict[MetricRules, dict[tuple[str, str], tuple[Share, Share, Share]]] = field(default_factory=dict, compare=False)
+
     @property
     def units(self) -> int:
         """How many."""
         return len(self.design.stratum)
+
+    def shares(self, rules: MetricRules) -> Mapping[tuple[str, str], tuple[Share, Share, Share]]:
+        """UA, IRA and CRA by (method, target), counted once."""
+        if rules not in self._shares:
+            self._shares[rules] = {key: shares(frame, Target.parse(key[1]), rules, self.units) for key, frame in self.pictures.items()}
+        return self._shares[rules]
 
     def by_kind(self) -> Iterator[tuple[tuple[str, str], list[str]]]:
         """Each (method, kind of target) with its targets, in sorted order."""
@@ -151,8 +160,16 @@ class Paired:
         yield from sorted(groups.items())
 
 
-def pair(outcomes: Mapping[str, pd.DataFrame]) -> Paired:
-    """The pictures to compare, further columns kept: for each target, those of `none` are in the cells that other methods have."""
+Outcomes: TypeAlias = Mapping[str, pd.DataFrame] | Paired
+
+
+def pair(outcomes: Outcomes) -> Paired:
+    """The pictures to compare, further columns kept: for each target, those of `none` are in the cells that other methods have.
+
+    What is paired already stays as it is.
+    """
+    if isinstance(outcomes, Paired):
+        return outcomes
     edited = {method: frame for method, frame in outcomes.items() if method != NONE and len(frame)}
     if not edited:
         return Paired({}, {}, Design([]))
@@ -173,11 +190,12 @@ def pair(outcomes: Mapping[str, pd.DataFrame]) -> Paired:
 
 
 def _by_target(outcomes: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return {str(target): frame for target, frame in outcomes.groupby("target")}
+    return {str(target): frame for target, frame in outcomes.groupby("target", observed=True)}
 
 
 def _judged(outcomes: pd.DataFrame) -> pd.DataFrame:
-    return outcomes.dropna(subset=["style_pred", "object_pred"])
+    judged = outcomes["style_pred"].notna() & outcomes["object_pred"].notna()
+    return outcomes if judged.all() else outcomes[judged]
 
 
 def shares(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: int) -> tuple[Share, Share, Share]:
@@ -214,15 +232,6 @@ def _accuracy(pictures: Mapping[Kind, pd.DataFrame], units: int) -> Share:
         counts += np.bincount(unit, minlength=units)
     every = np.concatenate([np.zeros(0), *rates])
     return Share(float(mean(every, 0)), influences / max(1, len(every)), counts)
-
-
-def _ua_bounds(pictures: pd.DataFrame, target: Target) -> tuple[float | None, float | None]:
-    """Wilson's interval of UA, for a target of one concept."""
-    if len(target.concepts) > 1:
-        return None, None
-    (concept,) = target.concepts
-    rates = accuracy(pictures[pictures[concept.kind] == concept.name], concept.kind)
-    return (None, None) if rates.empty else (1 - rates["high"].iloc[0], 1 - rates["low"].iloc[0])
 
 
 def _or_none(value: float) -> float | None:

@@ -128,7 +128,7 @@ def test_csv_is_complete_and_unrounded() -> None:
     assert float(line["value"]) == pytest.approx(1 / 6, abs=1e-15)
     assert float(line["low"]) <= 1 / 6 <= float(line["high"])
     ranks = line["rank"], line["rank_best"], line["rank_worst"]
-    assert (line["n"], line["unit"], line["direction"], *ranks) == ("18", "share", "higher", "2", "1", "2")
+    assert (line["n"], line["unit"], line["direction"], *ranks) == ("18", "share", "higher", "2", "2", "2")
     assert (line["protocol"], line["status"], line["control"]) == ("mini@v1", "valid", "false")
     third = record("Third", lambda t, s, o, n: half(t, s, o, n) if o == "x" else (s, o))
     body = {key: value for key, value in asdict(third).items() if key != "attacks"}
