@@ -21,6 +21,7 @@ from bench.files import sha256_file as sha256_file
 from bench.files import sha256_text as sha256_text
 from bench.files import tree_digest as tree_digest
 from bench.files import write_atomic as write_atomic
+from bench.frames import load_leaderboard as load_leaderboard
 from bench.interfaces import ActivationEdit as ActivationEdit
 from bench.interfaces import ClassifierOutput as ClassifierOutput
 from bench.interfaces import Cond as Cond

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.progress import Progress
@@ -12,6 +12,7 @@ from rich.table import Table
 from bench.cli_options import err, out, show_leaderboard
 from bench.errors import BenchError
 
+Format = Literal["pdf", "svg"]
 Folder = Annotated[Path, typer.Argument(help="A run's folder.")]
 
 
@@ -58,6 +59,22 @@ def report(
     if into is not None:
         write_atomic(into, with_excerpt(into.read_text(), leaderboard, place.name).encode())
     show_leaderboard(leaderboard)
+
+
+def plot(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or what was published of one.")],
+    to: Annotated[Path | None, typer.Option(help="Where to. Default: FOLDER/figures.")] = None,
+    kind: Annotated[Format, typer.Option("--format", help="Vectors, for LaTeX (pdf) or the web (svg).")] = "pdf",
+) -> None:
+    """Draw figures for a paper from a run's records: scores, trade-off, concepts, and attacks if there are any.
+
+    Example: `python -m bench plot results/leaderboards/minicanvas-sae --to figures`
+    """
+    from bench.plots import draw_all
+    from bench.tables import leaderboard_from
+
+    for path in draw_all(leaderboard_from(folder), to or folder / "figures", kind):
+        out.print(str(path), highlight=False, soft_wrap=True)
 
 
 def status(folder: Folder) -> None:

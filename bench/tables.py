@@ -98,6 +98,15 @@ def suite_name(records: Sequence[Record]) -> str:
     return records[0].protocol.split("/")[0].rpartition("-v")[0]
 
 
+def leaderboard_from(folder: Path) -> Leaderboard:
+    """The table of a run, or of what was published of one."""
+    config = Store(folder).config()
+    if config:
+        return leaderboard_of(Store(folder))
+    records, _ = rows_of(folder)
+    return _leaderboard(records, suite_name(records), records[0].protocol.split("/")[1], str(folder))
+
+
 def rows_of(folder: Path) -> tuple[list[Record], MetricRules]:
     """Records of a run, or of what was published of one, and how its suite counts. BenchError without any."""
     config = Store(folder).config()

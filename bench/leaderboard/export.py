@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import re
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from rich import box
@@ -20,6 +23,7 @@ from bench.leaderboard.captions import BRIEF, TITLES, caption_of, status, title_
 from bench.leaderboard.cells import Markup, name_of, rank_of, value_of
 from bench.leaderboard.latex import to_latex
 from bench.leaderboard.table import KINDS, Column, Leaderboard, Row
+from bench.metrics.unlearning import NONE
 
 CSV_FIELDS = (
     "protocol provenance status table label method version control rank rank_best rank_worst column value low high n unit direction"
@@ -86,6 +90,41 @@ def to_excerpt(leaderboard: Leaderboard) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def to_json(leaderboard: Leaderboard) -> str:
+    """All tables with what they are made of."""
+    head = {"protocol": leaderboard.protocol, "provenance": leaderboard.provenance, "invalid": leaderboard.invalid}
+    tables = [table_json(leaderboard, table) for table in leaderboard.tables()]
+    return json.dumps({**head, "footnotes": leaderboard.footnotes, "tables": tables}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def table_json(leaderboard: Leaderboard, table: str) -> dict[str, Any]:
+    """A table as JSON knows it: columns that say what they are, rows from top to bottom with unrounded cells."""
+    columns = leaderboard.columns_of(table)
+    marks = {column.key: (leaderboard.places(column), leaderboard.unsure(column)) for column in columns}
+
+    def cell(row: Row, column: Column) -> dict[str, Any]:
+        own, (places, unsure) = row.cells[table, column.key], marks[column.key]
+        return {**asdict(own), "place": places.get(row.label), "unsure": row.label in unsure}
+
+    rows = [
+        {
+            "label": row.label, "slug": slug(row.label), "group": group,
+            "role": "ceiling" if row.method == NONE else "control" if row.control else "",
+            "rank": row.ranks.get(table), "notes": row.footnotes, "cells": {column.key: cell(row, column) for column in columns},
+        }
+        for group, members in enumerate(leaderboard.groups(table)) for row in members
+    ]  # fmt: skip
+    return {
+        "key": table, "title": TITLES[table], "ranked": table in KINDS, "caption": caption_of(leaderboard, table),
+        "columns": [asdict(column) for column in columns], "rows": rows,
+    }  # fmt: skip
+
+
+def slug(label: str) -> str:
+    """A label as part of an address."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip("-")
+
+
 def to_bibtex(leaderboard: Leaderboard) -> str:
     """The entries of the methods' cards, each once."""
     # No protocol here: outside entries BibTeX ignores everything but "@", which its names contain.
@@ -129,6 +168,7 @@ def write_all(leaderboard: Leaderboard, folder: Path) -> list[Path]:
         "leaderboard.csv": to_csv(leaderboard),
         "leaderboard.md": to_markdown(leaderboard),
         "leaderboard.tex": to_latex(leaderboard),
+        "leaderboard.json": to_json(leaderboard),
         "citations.bib": to_bibtex(leaderboard),
         "targets.csv": targets_csv(leaderboard),
         "became.csv": became_csv(leaderboard),

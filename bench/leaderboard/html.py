@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.resources import files
 from string import Template
 from typing import Any
 
 import pandas as pd
 
-from bench.leaderboard.captions import TITLES, caption_of
-from bench.leaderboard.table import KINDS, Column, Leaderboard, Row
+from bench.leaderboard.export import slug, table_json
+from bench.leaderboard.table import Leaderboard
 from bench.metrics.unlearning import NONE
 from bench.types import Record
 
@@ -27,7 +26,7 @@ def to_html(
     base = next((record.label for record in records if record.method == NONE), NONE)
     data = {
         "protocol": leaderboard.protocol, "provenance": leaderboard.provenance, "invalid": leaderboard.invalid, "none": base,
-        "footnotes": leaderboard.footnotes, "tables": [_table(leaderboard, table) for table in leaderboard.tables()],
+        "footnotes": leaderboard.footnotes, "tables": [table_json(leaderboard, table) for table in leaderboard.tables()],
         "targets": _rows(leaderboard.targets), "became": _rows(leaderboard.became), "attack_curves": _rows(leaderboard.attack_curves),
         "gallery": _renamed(pictures, base), "published": list(published),
         "cards": [_card(record) for record in sorted(records, key=lambda record: record.label)],
@@ -42,28 +41,6 @@ def to_html(
     )
 
 
-def _table(leaderboard: Leaderboard, table: str) -> dict[str, Any]:
-    columns = leaderboard.columns_of(table)
-    marks = {column.key: (leaderboard.places(column), leaderboard.unsure(column)) for column in columns}
-
-    def cell(row: Row, column: Column) -> dict[str, Any]:
-        own, (places, unsure) = row.cells[table, column.key], marks[column.key]
-        return {**asdict(own), "place": places.get(row.label), "unsure": row.label in unsure}
-
-    rows = [
-        {
-            "label": row.label, "slug": _slug(row.label), "group": group,
-            "role": "ceiling" if row.method == NONE else "control" if row.control else "",
-            "rank": row.ranks.get(table), "notes": row.footnotes, "cells": {column.key: cell(row, column) for column in columns},
-        }
-        for group, members in enumerate(leaderboard.groups(table)) for row in members
-    ]  # fmt: skip
-    return {
-        "key": table, "title": TITLES[table], "ranked": table in KINDS, "caption": caption_of(leaderboard, table),
-        "columns": [asdict(column) for column in columns], "rows": rows,
-    }  # fmt: skip
-
-
 def _card(record: Record) -> dict[str, Any]:
     card, missing = record.card, dict[str, list[str]]()
     for target, reason in sorted(record.missing.items()):
@@ -74,7 +51,7 @@ def _card(record: Record) -> dict[str, Any]:
     arxiv = re.fullmatch(r"arXiv:(\d{4}\.\d{4,5})", card.paper)
     link = f"https://arxiv.org/abs/{arxiv[1]}" if arxiv else card.paper if card.paper.startswith("https://") else ""
     return {
-        "label": record.label, "slug": _slug(record.label), "title": card.title, "paper": card.paper, "link": link,
+        "label": record.label, "slug": slug(record.label), "title": card.title, "paper": card.paper, "link": link,
         "supports": card.supports, "version": str(record.version), "config": values, "tuning": tuned, "bibtex": card.bibtex.strip(),
         "missing": [(reason, ", ".join(targets)) for reason, targets in missing.items()],
     }  # fmt: skip
@@ -84,10 +61,6 @@ def _renamed(pictures: Mapping[str, Any], base: str) -> dict[str, Any]:
     """With the unedited model's own label."""
     items = [{**item, "method": base} if item["target"] == "" else item for item in pictures["items"]]
     return {**pictures, "items": items}
-
-
-def _slug(label: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", label).strip("-")
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

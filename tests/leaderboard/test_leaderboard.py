@@ -23,6 +23,7 @@ EXPORTS: dict[str, Callable[[Leaderboard], str]] = {
     "leaderboard.csv": export.to_csv,
     "leaderboard.md": export.to_markdown,
     "leaderboard.tex": export.to_latex,
+    "leaderboard.json": export.to_json,
     "citations.bib": export.to_bibtex,
     "targets.csv": export.targets_csv,
     "became.csv": export.became_csv,

@@ -1,0 +1,103 @@
+"""What was published of a run is made again from its records, checked byte for byte, and written into a README."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import bench
+
+from bench.files import sealed_json, unsealed
+from bench.store import Store
+from bench.suites.minicanvas import SUITE
+from bench.types import Card, Record
+
+PROTOCOL = SUITE.protocol("quick", SUITE.presets["quick"])
+SHIPPED = Path(__file__).parents[1] / "results" / "leaderboards"
+
+
+def made_up(method: str, targets: tuple[str, ...], erased: bool) -> Record:
+    cells = [(target, style, obj, seed) for target in targets for style in ("neon", "pop") for obj in ("fish", "key") for seed in (1, 2)]
+    gone = [erased and target == f"style:{style}" for target, style, _, _ in cells]
+    return Record(
+        method=method, label=method, version=1, config={}, card=Card(method, "", "", ("style",), control=method == "none"),
+        protocol=PROTOCOL, numerics={}, cost={}, outcomes={
+            "target": [cell[0] for cell in cells], "style": [cell[1] for cell in cells], "object": [cell[2] for cell in cells],
+            "seed": [cell[3] for cell in cells], "object_pred": [cell[2] for cell in cells],
+            "style_pred": ["photo" if lost else cell[1] for cell, lost in zip(cells, gone, strict=True)],
+        },
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Published records of two methods."""
+    targets = ("style:neon", "style:pop")
+    Store(tmp_path / "found").write_records([made_up("none", ("",), False), made_up("mine", targets, True), made_up("nil", targets, False)])
+    return tmp_path / "found"
+
+
+def test_tables_are_made_of_records_and_checked(folder: Path) -> None:
+    assert bench("report", "found", "--check", cwd=folder.parent).returncode == 1
+    done = bench("report", "found", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in folder.iterdir()} >= {"leaderboard.md", "leaderboard.json", "differences.csv", "report.html"}
+    assert bench("report", "found", "--check", cwd=folder.parent).returncode == 0
+    (folder / "leaderboard.tex").write_text((folder / "leaderboard.tex").read_text().replace("100.0", "99.0"))
+    done = bench("report", "found", "--check", cwd=folder.parent)
+    assert done.returncode == 1
+    assert "leaderboard.tex is not what its records make" in done.stdout
+
+
+def test_a_record_edited_by_hand_is_refused_with_its_name(folder: Path) -> None:
+    path = folder / "records" / "mine.json"
+    path.write_text(path.read_text().replace('"photo"', '"neon"', 1))
+    done = bench("report", "found", cwd=folder.parent)
+    assert done.returncode == 2
+    assert "records/mine.json is not a record" in " ".join(done.stderr.split())
+
+
+def test_protocols_are_not_ranked_together(folder: Path) -> None:
+    path = folder / "records" / "nil.json"
+    body = unsealed(path.read_bytes())
+    path.write_bytes(sealed_json({**body, "protocol": PROTOCOL.replace("-v1", "-v2")}))
+    done = bench("report", "found", cwd=folder.parent)
+    assert done.returncode == 2
+    assert "different protocols" in " ".join(done.stderr.split())
+
+
+def test_a_readme_gets_its_table(folder: Path) -> None:
+    readme = folder.parent / "README.md"
+    readme.write_text("before\n<!-- table found -->\nold\n<!-- /table -->\nafter\n")
+    done = bench("report", "found", "--into", "README.md", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- table found -->")
+    assert text.endswith("<!-- /table -->\nafter\n")
+    assert "| mine |" in text
+    assert "old" not in text
+    assert bench("report", "found", "--into", "README.md", "--check", cwd=folder.parent).returncode == 0
+    readme.write_text(text.replace("mine", "yours"))
+    assert bench("report", "found", "--into", "README.md", "--check", cwd=folder.parent).returncode == 1
+    readme.write_text("no marks")
+    assert "put both where the tables shall stand" in " ".join(
+        bench("report", "found", "--into", "README.md", cwd=folder.parent).stderr.split()
+    )
+
+
+def test_rows_compare_and_figures_are_drawn_without_a_run(folder: Path) -> None:
+    done = bench("compare", "found", "mine", "nil", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    assert "True" in done.stdout
+    done = bench("plot", "found", "--format", "svg", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "figures" / "tradeoff.svg").is_file()
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in SHIPPED.iterdir()) if SHIPPED.is_dir() else [])
+def test_what_is_shipped_is_what_its_records_make(name: str) -> None:
+    readme = ("--into", "README.md") if name == "minicanvas-sae" else ()
+    done = bench("report", f"results/leaderboards/{name}", *readme, "--check", cwd=SHIPPED.parents[1])
+    assert done.returncode == 0, done.stdout
+    assert json.loads((SHIPPED / name / "leaderboard.json").read_text())["invalid"] is None
