@@ -31,11 +31,13 @@ def report(
     so that a leaderboard grows: `python -m bench report results/leaderboards/minicanvas results/runs/new --to
     results/leaderboards/minicanvas`.
 
+    Of a run that is not done yet, report.html shows what is there so far.
+
     With --check the exit status is 1 if a file is not, byte for byte, what its records make.
     """
     from bench.files import write_atomic
-    from bench.store import Store
-    from bench.tables import differing, merge, publish, with_excerpt
+    from bench.store import Store, read_records
+    from bench.tables import differing, merge, preview, publish, with_excerpt
     from bench.tables import report as rebuild
 
     if len(folders) > 1 and to is None:
@@ -52,6 +54,8 @@ def report(
     store = Store(folders[0])
     if len(folders) > 1 or not store.config():
         leaderboard = merge(folders, place)
+    elif not read_records(folders[0]):
+        leaderboard = preview(Store.open(folders[0]))
     else:
         leaderboard = rebuild(Store.open(folders[0]))
         if to is not None:

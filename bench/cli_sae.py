@@ -105,6 +105,32 @@ def train_sae(
     err.print(f"SAEs: {folder}", highlight=False, soft_wrap=True)
 
 
+def look(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, with rows of SAE methods.")],
+    methods: Annotated[str, typer.Option(help="Rows, comma-separated, as the table labels them. Default: all.")] = "",
+    concepts: Annotated[str, typer.Option(help="Targets, comma-separated. Default: all of the run.")] = "",
+    device: Device = "auto",
+) -> None:
+    """Look inside a run's SAE methods, for its report: latents at each step, patches they change, pictures that fire them most.
+
+    Writes look.json into the folder and makes report.html again. About ten seconds an erasure on two cores.
+
+    Example: `python -m bench look results/runs/minicanvas-quick --methods saeuron --concepts neon`
+    """
+    from bench.config import parse_targets
+    from bench.look import look as write
+    from bench.store import Store
+    from bench.tables import refresh_page
+
+    store = Store.open(folder)
+    suite = registry.suite(store.config()["suite"])
+    targets = [str(target) for target in parse_targets(concepts, suite)] if concepts else []
+    with err.status("look") as status:
+        count = write(store, [name for name in methods.split(",") if name], targets, device, lambda text: status.update(text))
+    refresh_page(store)
+    err.print(f"{count} erasures looked into: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
 def study(
     suite: SuiteName = "minicanvas",
     concepts: Annotated[str, typer.Option(help="For activations and pictures; detectors are measured for all.")] = "fish,umbrella,neon",

@@ -18,12 +18,14 @@ from bench.leaderboard.html import to_html
 from bench.leaderboard.sequence import sequence, to_markdown
 from bench.leaderboard.table import Leaderboard
 from bench.metrics.unlearning import CELL, NONE
+from bench.partial import records_so_far
+from bench.progress import progress_of
 from bench.published import published_rows
 from bench.registry import suite as find_suite
 from bench.store import Store, read_records
 from bench.types import MetricRules, Record
 
-PAGE = "report.html"
+PAGE, LOOK = "report.html", "look.json"
 
 
 def report(store: Store) -> Leaderboard:
@@ -31,6 +33,24 @@ def report(store: Store) -> Leaderboard:
     leaderboard = leaderboard_of(store)
     write_tables(leaderboard, store, store.folder)
     return leaderboard
+
+
+def preview(store: Store) -> Leaderboard:
+    """What a run that is not done has so far: `report.html` alone, marked as unfinished. BenchError if nothing is there."""
+    records, config = records_so_far(store), store.config()
+    done = progress_of(store).total
+    leaderboard = _leaderboard(records, config["suite"], config["preset"], str(store.folder / "config.json"))
+    leaderboard = replace(leaderboard, invalid=f"unfinished: {done.pictures_done} of {done.pictures} pictures are there")
+    write_page(leaderboard, records, [store], store.folder)
+    return leaderboard
+
+
+def refresh_page(store: Store) -> None:
+    """`report.html` again, of a run that is done or not."""
+    if read_records(store.folder):
+        write_page(leaderboard_of(store), store.records(), [store], store.folder)
+    else:
+        preview(store)
 
 
 def write_tables(leaderboard: Leaderboard, store: Store, folder: Path) -> None:
@@ -49,7 +69,8 @@ def write_tables(leaderboard: Leaderboard, store: Store, folder: Path) -> None:
 def write_page(leaderboard: Leaderboard, records: Sequence[Record], stores: Sequence[Store], folder: Path) -> None:
     """`report.html`, with the pictures that the stores have."""
     pictures = vars(gallery(stores, folder))
-    write_atomic(folder / PAGE, to_html(leaderboard, records, pictures, published_rows(suite_name(records))).encode())
+    looks = [own for store in stores for own in (store.read_json(LOOK, ["looks"]) or {"looks": []})["looks"]]
+    write_atomic(folder / PAGE, to_html(leaderboard, records, pictures, published_rows(suite_name(records)), looks).encode())
 
 
 def leaderboard_of(store: Store) -> Leaderboard:

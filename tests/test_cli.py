@@ -260,7 +260,7 @@ def test_plan_writes_nothing(tmp_path: Path) -> None:
         (["run", "--device", "meta"], "--device"),
         (["run", "--images", "some"], "--images"),
         (["run", "--out", "/proc/nowhere"], "cannot be written"),
-        (["report", "nowhere"], "is not a run"),
+        (["report", "nowhere"], "nowhere has no records"),
         (["show", "esdd"], 'did you mean "esd"'),
         (["build", "imagenet"], "suite to build"),
         (["tune", "uec", "--out", "x.toml"], 'did you mean "uce"'),

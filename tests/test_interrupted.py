@@ -122,6 +122,13 @@ def test_a_stopped_run_says_how_to_go_on(whole: Path, tmp_path: Path, monkeypatc
     assert contents(tmp_path / "run", UNITS).items() < contents(whole, UNITS).items()
     status = bench("status", "run", cwd=tmp_path)
     assert "pictures are left" in status.stdout
+    look = bench("report", "run", cwd=tmp_path)
+    assert look.returncode == 0, look.stderr
+    assert "INVALID: unfinished: " in " ".join(look.stdout.split())
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "unfinished: " in page
+    assert "not sampled yet" in page
+    assert not list((tmp_path / "run").glob("leaderboard.*")), "nothing that could be taken for the run's tables"
     never = bench(*RUN, "--resume", "never", cwd=tmp_path)
     assert never.returncode == 2
     assert "holds a run already" in never.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 
 import torch
@@ -232,7 +232,17 @@ class Part:
              "bundle": index, "attack": u.attack.label}
             for index, attacked in enumerate(self.session.attacks, len(self.session.plan.bundles)) for u in attacked
         ]  # fmt: skip
-        self.store.write_json("plan.json", {"units": units, "plan": self.session.plan.hash})
+        rows = {
+            spec.label: {
+                "method": spec.name,
+                "version": spec.version,
+                "config": dict(spec.config),
+                "card": asdict(spec.card),
+                "budget": spec.budget,
+            }
+            for spec in self.session.plan.specs
+        }
+        self.store.write_json("plan.json", {"units": units, "plan": self.session.plan.hash, "rows": rows})
 
 
 def _source(spec: MethodSpec) -> dict[str, object]:

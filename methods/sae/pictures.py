@@ -106,7 +106,7 @@ def latents_chart(edit: LatentEdit, strengths: Tensor) -> Image.Image:
 
     The darker, the stronger; `strengths` [H, T, F] belong to `edit.latents`. White: not chosen at that step.
     """
-    charts = [_rows(edit, h, strengths) for h in range(len(edit.hookpoints))]
+    charts = list(strengths_by_latent(edit, strengths).values())
     steps, count = len(edit.timesteps), sum(len(rows) for rows in charts)
     canvas = Image.new("RGB", (LEFT + CELL * steps + GAP, TOP + CELL * (count + len(charts))), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
@@ -128,15 +128,21 @@ def latents_chart(edit: LatentEdit, strengths: Tensor) -> Image.Image:
     return canvas
 
 
-def _rows(edit: LatentEdit, hookpoint: int, strengths: Tensor) -> dict[int, list[float]]:
-    """Latent → strength in (0, 1] at every step, 0 where it is not chosen, by the step of its first choice."""
-    chosen = edit.thresholds[hookpoint].isfinite()
-    largest = float(strengths[hookpoint][chosen].max())
-    found: dict[int, list[float]] = {}
-    for step, f in chosen.nonzero().tolist():
-        row = found.setdefault(int(edit.latents[hookpoint, step, f]), [0.0] * len(chosen))
-        row[step] = max(0.05, float(strengths[hookpoint, step, f]) / largest)
-    return found
+def strengths_by_latent(edit: LatentEdit, strengths: Tensor | None = None) -> dict[str, dict[int, list[float]]]:
+    """Hook point → latent → strength in (0, 1] at every step, 0 where it is not chosen, by the step of its first choice.
+
+    `strengths` [H, T, F] of `edit.latents`; without them, all are 1.
+    """
+    values = torch.ones_like(edit.thresholds) if strengths is None else strengths
+    every: dict[str, dict[int, list[float]]] = {}
+    for h, hookpoint in enumerate(edit.hookpoints):
+        chosen, found = edit.thresholds[h].isfinite(), dict[int, list[float]]()
+        largest = float(values[h][chosen].max()) if chosen.any() else 1.0
+        for step, f in chosen.nonzero().tolist():
+            row = found.setdefault(int(edit.latents[h, step, f]), [0.0] * len(chosen))
+            row[step] = max(0.05, float(values[h, step, f]) / largest)
+        every[hookpoint] = found
+    return every
 
 
 def _short(hookpoint: str) -> str:

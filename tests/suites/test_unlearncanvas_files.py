@@ -133,7 +133,7 @@ def test_published_parameters_and_latents_take_the_place_of_own_ones(assets: Pat
     own = ("--asset", f"class-params={params}", "--asset", f"object-latents={latents}")
     code, said, told = run(assets, "--methods", "saeuron", *own, cwd=tmp_path)
     assert code == 0, told
-    assert "its parameters are published in class_params.pth, chosen per concept among 21 settings by the very judge that evaluates" in said
+    assert "parameters published in class_params.pth, chosen per concept among 21 settings by the very judge that evaluates" in said
     record = json.loads((tmp_path / "run" / "records" / "saeuron.json").read_text())
     assert record["tuning"]["configs"]["object:Dogs"]["multiplier"] == -20.0
     assert record["tuning"]["configs"]["object:Dogs"]["percentile"] == 99.0

@@ -1,5 +1,5 @@
 "use strict";
-// The same requests across methods, failures first; what looks inside SAE methods; the page as a whole.
+// The same requests across methods, failures first; what papers say; the page as a whole.
 const STEP = 12;
 
 // Whether a picture is as it should be: "gone" or "left" with the erased concept, "kept" or "lost" without.
@@ -85,6 +85,7 @@ function page() {
   became();
   attacks();
   gallery();
+  inside();
   published();
   cards();
   document.getElementById("foot").textContent = "One file, nothing is loaded from anywhere. The numbers are those of leaderboard.csv beside it, and are made of records alone.";
