@@ -113,7 +113,7 @@ def look(
 ) -> None:
     """Look inside a run's SAE methods, for its report: latents at each step, patches they change, pictures that fire them most.
 
-    Writes look.json into the folder and makes report.html again. About ten seconds an erasure on two cores.
+    Writes look.json into the folder and makes report.html again. Takes up to half a minute an erasure on two cores.
 
     Example: `python -m bench look results/runs/minicanvas-quick --methods saeuron --concepts neon`
     """

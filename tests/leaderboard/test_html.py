@@ -151,6 +151,29 @@ def test_colours_change_and_a_phone_scrolls_tables_alone(tmp_path: Path) -> None
     assert cells == 3 * (1 + 3)
 
 
+def test_a_look_inside_follows_the_step(tmp_path: Path) -> None:
+    code = PICTURES["images"][0]
+    look = {
+        "method": "Half", "target": "style:a", "grid": {"mid_block.attentions.0": 2}, "tops": [code],
+        "latents": [{"hookpoint": "mid_block.attentions.0", "latent": 7, "strengths": [1.0, 0.0], "top": [0]}],
+        "pictures": [{"style": "a", "object": "x", "seed": 1, "base": code, "edited": code,
+                      "masks": {"mid_block.attentions.0": ["0000", "1100", "0011", "1010"]}}],
+    }  # fmt: skip
+    records = [none(), record("Half", half)]
+    text = to_html(made(*records), records, NO_PICTURES, [], [look])
+    script = """
+        const seen = () => [...document.querySelectorAll("#inside svg rect")]
+          .map(r => ["x", "y", "fill"].map(name => r.getAttribute(name)));
+        result = [seen()];
+        const slider = document.querySelector("#inside input"); slider.value = 2; slider.dispatchEvent(new Event("input"));
+        result.push(seen(), document.querySelector("#inside output").textContent);
+    """
+    first, second, told = drive(text, tmp_path, script)
+    assert first == [["0", "0", "#d62728"], ["1", "0", "#d62728"]]
+    assert second == [["0", "0", "#d62728"], ["0", "1", "#8e44ad"], ["1", "1", "#1f5fd0"]]
+    assert told == "step 2 of 2"
+
+
 def test_what_papers_say_stands_apart(tmp_path: Path) -> None:
     rows = published_rows("unlearncanvas@official")
     assert {"esd-styles", "saeuron-objects"} & {row["id"] for row in rows}
