@@ -85,7 +85,7 @@ TuningRows = Annotated[
     typer.Option(
         "--tuning",
         help="Rows of tuned methods: both (with and without tuning), tuned or untuned; shared: both, "
-        "tuned per kind of concept even where a method is tuned per concept.",
+        "with what `tune --share` found, one setting per kind of concept.",
     ),
 ]
 

@@ -309,14 +309,14 @@ def test_a_shared_setting_is_the_best_for_all_that_were_asked(
     with pytest.raises(BenchError, match="was tuned with shared"):
         search(replace(tuner, share=(NEON,)), place, NEON)
     config = RunConfig(suite="minicanvas", preset="smoke", methods=("fake",), settings={}, targets=("style:mosaic",), seeds=1, steps=4)
-    for tuning in ("both", "shared"):
-        _, with_tuning, without = method_specs(config.model_copy(update={"tuning": tuning}), suite)
-        assert with_tuning.config_for(Target((Concept("style", "mosaic"),)))["mode"] == "weights"
-        assert without.label == "fake (untuned)"
+    _, with_tuning, without = method_specs(config.model_copy(update={"tuning": "shared"}), suite)
+    assert with_tuning.config_for(Target((Concept("style", "mosaic"),)))["mode"] == "weights"
+    assert without.label == "fake (untuned)"
+    assert len(method_specs(config, suite)) == 2, "what a kind shares is taken by name alone"
     (tmp_path / "fake.toml").write_bytes(place.read_bytes().replace(b'"weights"', b'"good"'))
     for tuning, mode in (("both", "good"), ("shared", "weights")):
         _, row, _ = method_specs(config.model_copy(update={"tuning": tuning}), suite)
-        assert row.config_for(Target((Concept("style", "mosaic"),)))["mode"] == mode, "per concept before per kind, unless asked"
+        assert row.config_for(Target((Concept("style", "mosaic"),)))["mode"] == mode, "per concept, unless asked"
 
 
 def test_another_budget_or_version_is_refused_until_again(quick: Tuner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

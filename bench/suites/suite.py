@@ -168,13 +168,12 @@ class Suite(ABC):
         return replace(self.assets, statistics={kind: content_hash([r.id for r in own]) for kind, own in requests.items() if own})
 
     def tuned(self, method: str, shared: bool = False) -> Tuned | None:
-        """Tuned parameters of a method, per concept before those of a kind, or only those that concepts of a kind share.
+        """Tuned parameters of a method, per concept or those that concepts of a kind share.
 
-        None if it was never tuned here. BenchError if the file is damaged.
+        None if it was never tuned so here. BenchError if the file is damaged.
         """
-        files = [self.tuned_file(method, share) for share in ((True,) if shared else (False, True))]
-        path = next((path for path in files if path is not None and path.is_file()), None)
-        if path is None:
+        path = self.tuned_file(method, shared)
+        if path is None or not path.is_file():
             return None
         try:
             body = tomllib.loads(path.read_text(encoding="utf-8"))
