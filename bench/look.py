@@ -39,19 +39,18 @@ def look(store: Store, labels: Sequence[str], targets: Sequence[str], device: st
     preset = _preset(suite, config)
     dtype, slots = getattr(torch, config["numerics"]["dtype"]), int(config["numerics"]["slots"])
     pool = suite.split_requests("example", POOL, preset.steps)
-    found = []
+    erasures, requests = {}, {}
     for label, target, fit in wanted:
-        say(f"{label} on {target}")
         folder = store.folder / "erasures" / fit
-        if not folder.is_dir():
-            continue
-        erasure, _ = load_erasure(folder, method(plan["rows"][label]["method"]).parts, where)
-        requests = _requests(suite, Target.parse(target), preset)
-        seen = load_object("methods.sae.inside:inside")(model, erasure, requests, pool, dtype, slots)
-        if seen is not None:
-            found.append({"method": label, "target": target, **_written(seen, requests)})
-    if not found:
+        if folder.is_dir():
+            erasures[label, target], _ = load_erasure(folder, method(plan["rows"][label]["method"]).parts, where)
+            requests[label, target] = _requests(suite, Target.parse(target), preset)
+    seen, pictures = load_object("methods.sae.inside:inside")(model, erasures, requests, pool, dtype, slots, say)
+    if not seen:
         raise BenchError(f"{store.folder} has no erasure of an SAE method: `look` is for saeuron, saeuron-detect and saemnesia.")
+    found = [
+        {"method": label, "target": target, **_written(own, requests[label, target], pictures)} for (label, target), own in seen.items()
+    ]
     store.write_json(LOOK, {"looks": found})
     return len(found)
 
@@ -81,14 +80,13 @@ def _requests(suite: Suite, target: Target, preset: Preset) -> list[GenerationRe
     return [*shows[:: max(1, len(shows) // OWN)][:OWN], *others[:: max(1, len(others) // OTHER)][:OTHER]]
 
 
-def _written(seen: Mapping[str, Any], requests: Sequence[GenerationRequest]) -> dict[str, Any]:
+def _written(seen: Mapping[str, Any], requests: Sequence[GenerationRequest], pool: Tensor) -> dict[str, Any]:
     """As JSON: pictures as WebP, of the pool those alone that stand for a latent."""
-    base, edited, pool = (seen[name] for name in ("base", "edited", "others"))
     used = sorted({place for latent in seen["latents"] for place in latent["top"]})
     latents = [{**latent, "top": [used.index(place) for place in latent["top"]]} for latent in seen["latents"]]
     pictures = [
         {"style": request.style, "object": request.object, "seed": request.seed, "masks": masks, "base": _webp(own), "edited": _webp(new)}
-        for request, masks, own, new in zip(requests, seen["masks"], base, edited, strict=True)
+        for request, masks, own, new in zip(requests, seen["masks"], seen["base"], seen["edited"], strict=True)
     ]
     return {"grid": seen["grid"], "latents": latents, "pictures": pictures, "tops": [_webp(pool[place]) for place in used]}
 

@@ -30,8 +30,10 @@ def erasure(context: FitContext) -> Erasure:
 
 def test_patches_latents_and_pictures(model: DiffusionModel, erasure: Erasure) -> None:
     pool = SUITE.split_requests("example", 12, 4)
-    seen = inside(model, erasure, REQUESTS, pool, torch.float32, SLOTS)
-    assert seen is not None
+    found, pictures = inside(model, {"fish": erasure, "none": Erasure()}, {"fish": REQUESTS}, pool, torch.float32, SLOTS)
+    assert found.keys() == {"fish"}, "others have nothing to show"
+    assert len(pictures) == len(pool)
+    seen = found["fish"]
     for masks, base, edited in zip(seen["masks"], seen["base"], seen["edited"], strict=True):
         for name, rows in masks.items():
             assert len(rows) == 2 * 4, "each step, both halves of guidance"
@@ -45,10 +47,6 @@ def test_patches_latents_and_pictures(model: DiffusionModel, erasure: Erasure) -
     shows = [request.object == "fish" for request in pool]
     strongest = [latent["top"][0] for latent in seen["latents"]]
     assert sum(shows[place] for place in strongest) > len(strongest) * sum(shows) / len(shows), "they fire for fish, more than by chance"
-
-
-def test_others_have_nothing_to_show(model: DiffusionModel) -> None:
-    assert inside(model, Erasure(), REQUESTS, [], torch.float32, SLOTS) is None
 
 
 def test_a_run_is_looked_into_and_its_page_shows_it(tmp_path: Path) -> None:
