@@ -110,7 +110,7 @@ def _evenly(every: pd.DataFrame, most: float) -> pd.DataFrame:
     kept = int((sizes + len(base) <= most).sum())
     chosen = ordered[ordered["turn"] < max(1, kept)]
     needed = base[base["request"].isin(chosen["request"])]
-    return pd.concat([needed, chosen]).sort_values(["target", "request", "method"], kind="stable")
+    return pd.concat([needed, chosen]).sort_values(["target", "method", "unit", "request"], kind="stable")  # each unit is read once
 
 
 class _Pictures:

@@ -32,6 +32,7 @@ def report(store: Store) -> Leaderboard:
     """Tables and picture from the records and units that are there, into the run's folder."""
     leaderboard = leaderboard_of(store)
     write_tables(leaderboard, store, store.folder)
+    write_page(leaderboard, store.records(), [store], store.folder)
     return leaderboard
 
 
@@ -54,11 +55,10 @@ def refresh_page(store: Store) -> None:
 
 
 def write_tables(leaderboard: Leaderboard, store: Store, folder: Path) -> None:
-    """Every file that is made of records and units."""
+    """Every file that is made of records and units, but for the page."""
     write_all(leaderboard, folder)
     draw_grid(store, folder)
     draw_attacks(store, folder)
-    write_page(leaderboard, store.records(), [store], folder)
     order = store.config().get("sequential")
     if order:
         table = sequence(store.records(), order, find_suite(store.config()["suite"]).rules)
@@ -79,8 +79,8 @@ def leaderboard_of(store: Store) -> Leaderboard:
     return _leaderboard(store.records(), config["suite"], config["preset"], str(store.folder / "config.json"))
 
 
-def merge(folders: Sequence[Path], to: Path) -> Leaderboard:
-    """One table of the records of several runs, or of what was published of them, written with its records into `to`.
+def merged(folders: Sequence[Path]) -> tuple[Leaderboard, list[Record]]:
+    """One table of the records of several runs, or of what was published of them, and these.
 
     What two of them have by one name must have the same outcomes; of the unedited model the first is taken. BenchError for
     folders without records and for runs that do not belong into one table.
@@ -97,6 +97,12 @@ def merge(folders: Sequence[Path], to: Path) -> Leaderboard:
     _, preset, *_ = records[0].protocol.split("/")
     suite = next((name for folder in folders if (name := Store(folder).config().get("suite"))), suite_name(records))
     leaderboard = _leaderboard(records, suite, preset, str(folders[0]))
+    return leaderboard, records
+
+
+def merge(folders: Sequence[Path], to: Path) -> Leaderboard:
+    """Write `merged`, its records and its page into `to`."""
+    leaderboard, records = merged(folders)
     if [folder.resolve() for folder in folders] != [to.resolve()]:
         Store(to).write_records(records)
     write_all(leaderboard, to)
@@ -146,11 +152,12 @@ def differing(folders: Sequence[Path], at: Path, into: Path | None = None) -> li
         made = Path(scratch)
         store = Store(folders[0])
         if len(folders) > 1 or not store.config():
-            leaderboard = merge(folders, made)
+            leaderboard, records = merged(folders)
+            Store(made).write_records(records)
+            write_all(leaderboard, made)
         else:
             leaderboard = leaderboard_of(store)
             write_tables(leaderboard, store, made)
-        (made / PAGE).unlink()  # its pictures are in the run, which may be elsewhere now
         pairs = [(at / path.relative_to(made), path) for path in sorted(made.rglob("*")) if path.is_file()]
         found = [own for own, path in pairs if not own.is_file() or own.read_bytes() != path.read_bytes()]
     if into is not None and with_excerpt(into.read_text(), leaderboard, at.name) != into.read_text():
