@@ -62,7 +62,7 @@ def make_records(session: Session, store: Store, failed: Mapping[str, str], refe
     found = []
     for label, spec in specs.items():
         seen: list[pd.DataFrame] = []
-        distances: dict[str, dict[str, float | int | None]] = {}
+        distances: dict[str, dict[str, Any]] = {}
         for target, own in units[label].items():
             frame = _with_far(_read(store, own, target, session, damaged), artifacts)
             distances |= distances_of(session.suite, session.preset, session.targets, frame, reference, target)

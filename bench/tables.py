@@ -70,7 +70,7 @@ def write_page(leaderboard: Leaderboard, records: Sequence[Record], stores: Sequ
     """`report.html`, with the pictures that the stores have."""
     pictures = vars(gallery(stores, folder))
     looks = [own for store in stores for own in (store.read_json(LOOK, ["looks"]) or {"looks": []})["looks"]]
-    write_atomic(folder / PAGE, to_html(leaderboard, records, pictures, published_rows(suite_name(records)), looks).encode())
+    write_atomic(folder / PAGE, to_html(leaderboard, records, pictures, looks).encode())
 
 
 def leaderboard_of(store: Store) -> Leaderboard:
@@ -178,7 +178,7 @@ def _leaderboard(records: Sequence[Record], suite_name: str, preset: str, source
     suite = find_suite(suite_name)
     if preset not in suite.presets:
         raise BenchError(f'{source} names the preset "{preset}", which {suite.name} has not: run again.')
-    leaderboard = build(records, suite.rules, suite.floors)
+    leaderboard = replace(build(records, suite.rules, suite.floors), published=tuple(published_rows(f"{suite.name}@{suite.profile}")))
     if not suite.presets[preset].ranked:
         leaderboard = replace(leaderboard, invalid=f"the preset {preset} only shows that everything works")
     return leaderboard

@@ -162,6 +162,8 @@ class MetricRules:
     """Styles that are prompted but are no concepts: on their pictures only objects are judged."""
     style_cra_plain: bool = False
     """Whether, where a style is erased, CRA is of pictures prompted without any style (style "") alone, as in SAeUron's scripts."""
+    shared_noise: bool = False
+    """Whether all pictures of a seed share their initial noise, so that only seeds are independent."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,8 @@ class Record:
 
     `outcomes` holds columns of equal length: target, style, object, seed, style_pred, object_pred and, unless the record is
     older, far (whether a picture is far from every class, null where not measured). For `none`, which erases nothing,
-    target is "". `distances` maps a target to {"kernel": …, "frechet": … or null, "n": …};
+    target is "". `distances` maps a target to {"kernel": …, "frechet": … or null, "n": …,
+    "seeds": {"kernel": {seed: …}}} (of one seed's pictures alone; older records lack it);
     `cost` holds fit_seconds, shared_seconds (of what fits share, in all), seconds_per_image, ratio_to_none, peak_memory_mb, stored_mb
     (null where not measured); `missing` maps a target to the reason why it has no outcomes.
     """
@@ -210,7 +213,7 @@ class Record:
     protocol: str
     numerics: Mapping[str, Any]
     outcomes: Mapping[str, list[Any]]
-    distances: Mapping[str, Mapping[str, float | int | None]] = field(default_factory=dict)
+    distances: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cost: Mapping[str, float | None] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from bench.errors import BenchError
 from bench.leaderboard.attacks import attack_cells, attack_columns
-from bench.leaderboard.notes import Entry, footnotes_of, kind_of
+from bench.leaderboard.notes import Entry, Note, footnotes_of, kind_of
 from bench.leaderboard.table import COST, DISTANCES, KINDS, Cell, Leaderboard, Rank, Row, kind_columns, new_columns
 from bench.metrics import artifacts, robustness, unlearning
 from bench.metrics.aggregate import Aggregate, aggregate
@@ -39,7 +39,7 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     """
     by_key = _checked(records)
     frames = _frames(by_key)
-    paired = unlearning.pair(frames)
+    paired = unlearning.pair(frames, rules)
     per_target, means, estimates = _metrics(paired, rules)
     wanted = sorted({*per_target["target"], *(target for record in records for target in record.missing)})
     kinds = [kind for kind in KINDS if kind in {kind_of(target) for target in wanted}]
@@ -49,7 +49,7 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     found = robustness.attacked(assaults)
     rows = _rows(entries, kinds, footnotes, found, estimates)
     far, clip = (any(value is not None for frame in frames.values() for value in frame[name]) for name in (FAR, CLIP))
-    distances = {key for record in records for own in record.distances.values() for key in own}
+    distances = {key for record in records for own in record.distances.values() for key, value in own.items() if value is not None}
     made_from = {"records": sorted(row.record for row in rows), "rules": asdict(rules), "floors": asdict(floors)}
     return Leaderboard(
         protocol=records[0].protocol,
@@ -62,10 +62,10 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
             *COST,
         ),
         rows=rows,
-        footnotes=tuple(text for text, _ in footnotes),
+        footnotes=tuple(note.shown for note in footnotes),
         targets=_labelled(per_target, by_key),
         differences=_differences(estimates, kinds, by_key),
-        became=_labelled(unlearning.confusions(paired), by_key),
+        became=_labelled(unlearning.confusions(paired, rules), by_key),
         attacks=_labelled(found, by_key),
         attack_curves=_labelled(robustness.curves(assaults), by_key),
         attack_prompts=_labelled(_prompts(assaults), by_key),
@@ -111,12 +111,12 @@ def _frames(by_key: Mapping[str, Record]) -> dict[str, pd.DataFrame]:
 
 def _metrics(outcomes: unlearning.Outcomes, rules: MetricRules) -> tuple[pd.DataFrame, pd.DataFrame, Aggregate]:
     """What the metrics say of every method on every target, and on every kind of target, with what differences are made of."""
-    per_target = unlearning.per_target(outcomes, rules).merge(artifacts.per_target(outcomes), on=["method", "target"])
+    per_target = unlearning.per_target(outcomes, rules).merge(artifacts.per_target(outcomes, rules), on=["method", "target"])
     estimates = aggregate(outcomes, rules)
     means = estimates.table()
     if not means.empty:
-        means = means.merge(artifacts.aggregate(outcomes), on=["method", "kind"])
-        means = means.merge(artifacts.aggregate(outcomes, CLIP, CLIP_NAMES), on=["method", "kind"])
+        means = means.merge(artifacts.aggregate(outcomes, rules), on=["method", "kind"])
+        means = means.merge(artifacts.aggregate(outcomes, rules, CLIP, CLIP_NAMES), on=["method", "kind"])
     return per_target, means, estimates
 
 
@@ -196,7 +196,7 @@ def _many(estimates: Aggregate, kind: str) -> bool:
 
 
 def _rows(
-    entries: Mapping[str, Entry], kinds: Sequence[str], footnotes: Sequence[tuple[str, set[str]]], attacks: pd.DataFrame,
+    entries: Mapping[str, Entry], kinds: Sequence[str], footnotes: Sequence[Note], attacks: pd.DataFrame,
     estimates: Aggregate,
 ) -> tuple[Row, ...]:  # fmt: skip
     cells = {key: _cells(entry, kinds) | attack_cells(attacks, key) for key, entry in entries.items()}
@@ -212,7 +212,8 @@ def _rows(
             cells=cells[key],
             record=_digest(entry.record),
             numerics=content_hash(dict(entry.record.numerics)),
-            footnotes=tuple(number for number, (_, keys) in enumerate(footnotes, 1) if key in keys),
+            footnotes=tuple(number for number, note in enumerate(footnotes, 1) if key in note.keys),
+            unreliable=any(note.doubt for note in footnotes if key in note.keys),
         )
         for key, entry in entries.items()
     )
@@ -234,7 +235,7 @@ def _cells(entry: Entry, kinds: Sequence[str]) -> dict[tuple[str, str], Cell]:
         cells[kind, "ga"] = Cell(_mean([*parts, None if ar is None else 1 - ar]))
         for name in DISTANCES:
             values = entry.distances(kind, name)
-            cells[kind, name] = Cell(float(np.mean(values)) if values else None, n=len(values))
+            cells[kind, name] = Cell(float(np.mean(values)) if values else None, n=len(values), seed_sd=entry.seed_sd(kind, name))
         for name in (*METRICS, "score"):
             low, high = (_or_none(means.get(f"{name}_new_{end}")) for end in ("low", "high"))
             cells[f"new {kind}", name] = Cell(None if low is None else cells[kind, name].value, low, high, means.get("targets"))

@@ -39,6 +39,8 @@ NOISE_NOTE = (
     "In brackets 95 % intervals for other noise: for these concepts, not for new ones. Beside a rank are those that the method could have."
     " † marks what may be as good as the best of its column: their paired difference may be none. Both hold for all rows at once."
 )
+SPREAD_NOTE = "Beside a distance, after ±, is the standard deviation over seeds of the same from one seed's pictures, as many for each."
+DOUBT_NOTE = "‡ marks rows that are unreliable, for what their notes say."
 NEW_NOTE = (
     "In brackets 95 % intervals for new concepts of the kind, Student's t over concepts, given from six on. They are wide: so few concepts"
     " say little of others."
@@ -82,4 +84,7 @@ def reading_of(leaderboard: Leaderboard, table: str) -> str:
     elif table != "cost" and len(leaderboard.differences):
         parts += [text for key, text in COLUMN_NOTES.items() if key in keys]
         parts.append(NOISE_NOTE)
+        spread = any(cell.seed_sd is not None for row in leaderboard.rows for (own, _), cell in row.cells.items() if own == table)
+        parts += [SPREAD_NOTE] if spread else []
+    parts += [DOUBT_NOTE] if any(row.unreliable for row in leaderboard.rows) else []
     return " ".join(parts)

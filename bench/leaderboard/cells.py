@@ -11,13 +11,14 @@ from bench.metrics.unlearning import NONE
 
 @dataclass(frozen=True)
 class Markup:
-    """How a format writes plain text, the best (1) and second (2) value, and the marks of footnotes and of what may equal the best."""
+    """How a format writes plain text, the best (1) and second (2) value, and marks: of footnotes, what may equal the best, doubted rows."""
 
     escape: Callable[[str], str]
     best: str
     second: str
     mark: str
     dagger: str = "†"
+    doubt: str = "‡"
 
     def place(self, text: str, place: int | None) -> str:
         """A value, marked if it is the best or the second."""
@@ -36,15 +37,17 @@ def name_of(row: Row, markup: Markup, brief: bool = False) -> str:
     # Where space is short, a control is known by its empty rank.
     role = " (ceiling)" if row.method == NONE else " (control)" if row.control and not brief else ""
     marks = markup.mark.format(",".join(map(str, row.footnotes))) if row.footnotes else ""
-    return markup.escape(" ".join(row.label.split()) + role) + marks
+    return markup.escape(" ".join(row.label.split()) + role) + (markup.doubt if row.unreliable else "") + marks
 
 
 def value_of(cell: Cell, column: Column, markup: Markup, place: int | None, with_interval: bool, dagger: str) -> str:
-    """A value with its interval, rounded."""
+    """A value with its interval, or its spread over seeds, rounded."""
     if cell.value is None:
         return markup.escape("–")
 
     text = markup.place(shown(cell.value, column), place) + dagger
+    if cell.seed_sd is not None:
+        return text + markup.escape(f" ± {shown(cell.seed_sd, column)}")
     if cell.low is None or cell.high is None or not with_interval:
         return text
     return text + markup.escape(f" [{shown(cell.low, column)}, {shown(cell.high, column)}]")

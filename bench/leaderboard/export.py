@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +28,11 @@ from bench.metrics.unlearning import NONE
 
 CSV_FIELDS = (
     "protocol provenance status table label method version control rank rank_best rank_worst column value low high n unit direction"
-    " unsure numerics record"
+    " seed_sd unsure unreliable numerics record"
 )
+
+PUBLISHED_FIELDS = ["method", "concepts", "protocol", "ua", "ira", "cra", "ar", "ga", "fid", "source", "doubt"]
+PUBLISHED_NOTE = "In %, but for FID. None was measured by this project; they are neither averaged nor ranked with what was."
 
 
 def to_csv(leaderboard: Leaderboard) -> str:
@@ -41,7 +45,8 @@ def to_csv(leaderboard: Leaderboard) -> str:
             head = [leaderboard.protocol, leaderboard.provenance, status(leaderboard), column.table]
             method = [row.label, row.method, row.version, str(row.control).lower(), *row.ranks.get(column.table, (None,) * 3)]
             value = [column.key, cell.value, cell.low, cell.high, cell.n, column.unit, column.direction]
-            lines.append([*head, *method, *value, str(row.label in unsure).lower(), row.numerics, row.record])
+            marks = [cell.seed_sd, str(row.label in unsure).lower(), str(row.unreliable).lower()]
+            lines.append([*head, *method, *value, *marks, row.numerics, row.record])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([CSV_FIELDS.split(), *lines])
     return text.getvalue()
@@ -62,6 +67,14 @@ def differences_csv(leaderboard: Leaderboard) -> str:
     return _frame_csv(leaderboard, leaderboard.differences)
 
 
+def published_csv(leaderboard: Leaderboard) -> str:
+    """What papers say of the same protocol, in per cent but for FID."""
+    text = io.StringIO()
+    rows = [[row.get(name) for name in PUBLISHED_FIELDS] for row in leaderboard.published]
+    csv.writer(text, lineterminator="\n").writerows([PUBLISHED_FIELDS, *rows])
+    return text.getvalue()
+
+
 def to_markdown(leaderboard: Leaderboard) -> str:
     """One table per kind of target and one of costs, best in bold, second underlined."""
     markup = Markup(_escape_markdown, "**{}**", "<u>{}</u>", " <sup>{}</sup>")
@@ -73,6 +86,8 @@ def to_markdown(leaderboard: Leaderboard) -> str:
         rows = [row for group in _groups(leaderboard, table, markup) for row in group]
         lines = ["| " + " | ".join(cells) + " |" for cells in (header, align, *rows)]
         parts += [f"## {title_of(leaderboard, TITLES[table])}", "\n".join(lines), _escape_markdown(caption_of(leaderboard, table))]
+    if leaderboard.published:
+        parts += ["## Published figures", _published_markdown(leaderboard.published), PUBLISHED_NOTE]
     if leaderboard.footnotes:
         parts.append("\n".join(f"{number}. {_escape_markdown(text)}" for number, text in enumerate(leaderboard.footnotes, 1)))
     return "\n\n".join(parts) + "\n"
@@ -108,7 +123,7 @@ def table_json(leaderboard: Leaderboard, table: str) -> dict[str, Any]:
 
     rows = [
         {
-            "label": row.label, "slug": slug(row.label), "group": group,
+            "label": row.label, "slug": slug(row.label), "group": group, "unreliable": row.unreliable,
             "role": "ceiling" if row.method == NONE else "control" if row.control else "",
             "rank": row.ranks.get(table), "notes": row.footnotes, "cells": {column.key: cell(row, column) for column in columns},
         }
@@ -174,6 +189,8 @@ def write_all(leaderboard: Leaderboard, folder: Path) -> list[Path]:
         "became.csv": became_csv(leaderboard),
         "differences.csv": differences_csv(leaderboard),
     }
+    if leaderboard.published:
+        texts |= {"published.csv": published_csv(leaderboard)}
     if len(leaderboard.attacks):
         texts |= {"attacks.csv": _frame_csv(leaderboard, leaderboard.attacks)}
         texts |= {"attack_curves.csv": _frame_csv(leaderboard, leaderboard.attack_curves)}
@@ -209,6 +226,17 @@ def _groups(leaderboard: Leaderboard, table: str, markup: Markup, brief: bool = 
         return [*rank, name_of(row, markup, brief), *cells]
 
     return [[written(row) for row in group] for group in leaderboard.groups(table)]
+
+
+def _published_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    figures = ("ua", "ira", "cra", "ar", "ga", "fid")
+    header = ["Method", "Concepts", *(name.upper() for name in figures), "Source", "Doubt"]
+    lines = [header, [":---", ":---", *["---:"] * len(figures), ":---", ":---"]]
+    for row in rows:
+        values = ("–" if row.get(name) is None else f"{row[name]:g}" for name in figures)
+        said = (_escape_markdown(row.get(name, "")) for name in ("source", "doubt"))
+        lines.append([_escape_markdown(row["method"]), row["concepts"], *values, *said])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _escape_markdown(text: str) -> str:

@@ -20,19 +20,15 @@ SCRIPTS = ("core.js", "charts.js", "inside.js", "gallery.js")
 
 
 def to_html(
-    leaderboard: Leaderboard, records: Sequence[Record], pictures: Mapping[str, Any], published: Sequence[Mapping[str, Any]],
-    looks: Sequence[Mapping[str, Any]] = (),
-) -> str:  # fmt: skip
-    """The page. `pictures` as the fields of `bench.gallery.Gallery`, `published` as rows of results/published, of this suite.
-
-    `looks` as `bench.look` writes them.
-    """
+    leaderboard: Leaderboard, records: Sequence[Record], pictures: Mapping[str, Any], looks: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """The page. `pictures` as the fields of `bench.gallery.Gallery`, `looks` as `bench.look` writes them."""
     base = next((record.label for record in records if record.method == NONE), NONE)
     data = {
         "protocol": leaderboard.protocol, "provenance": leaderboard.provenance, "invalid": leaderboard.invalid, "none": base,
         "footnotes": leaderboard.footnotes, "tables": [table_json(leaderboard, table) for table in leaderboard.tables()],
         "targets": _rows(leaderboard.targets), "became": _rows(leaderboard.became), "attack_curves": _rows(leaderboard.attack_curves),
-        "gallery": _renamed(pictures, base), "published": list(published), "looks": list(looks),
+        "gallery": _renamed(pictures, base), "published": list(leaderboard.published), "looks": list(looks),
         "cards": [_card(record) for record in sorted(records, key=lambda record: record.label)],
     }  # fmt: skip
     parts = files("bench.leaderboard").joinpath("page")

@@ -12,14 +12,15 @@ LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
     # A row that starts with "[" would be read as the argument of the line break before it.
-    "†": r"\textdagger{}",
+    **{"†": r"\textdagger{}", "‡": r"\textdaggerdbl{}", "±": r"$\pm$"},
     **{"<": "$<$", ">": "$>$", "[": "{[}", "]": "{]}", "–": "--", "−": "$-$", "×": r"$\times$", "\N{NO-BREAK SPACE}": "~"},
 }
 
 
 def to_latex(leaderboard: Leaderboard) -> str:
     """One `table*` per kind of target and one of costs, best in bold, second underlined."""
-    markup = Markup(_escape, r"\textbf{{{}}}", r"\underline{{{}}}", r"\textsuperscript{{{}}}", r"\textsuperscript{\textdagger}")
+    marks = r"\textsuperscript{{{}}}", r"\textsuperscript{\textdagger}", r"\textsuperscript{\textdaggerdbl}"
+    markup = Markup(_escape, r"\textbf{{{}}}", r"\underline{{{}}}", *marks)
     names = leaderboard.tables()
     tables = [_table(leaderboard, name, markup, names[0]) for name in names]
     return "\n".join(["% Needs \\usepackage{booktabs,graphicx,siunitx}.", *tables])
@@ -33,15 +34,16 @@ def _table(leaderboard: Leaderboard, table: str, markup: Markup, notes_at: str) 
     align, header = ("l" if ranked else "") + "l", (["{Rank}"] if ranked else []) + ["Method"]
     for column in columns:
         title = _escape(column.title)
-        align += _format(column, rows) + (r"@{\enspace}l" if _bounded(column) else "")
-        header.append(rf"\multicolumn{{2}}{{c}}{{{title}}}" if _bounded(column) else f"{{{title}}}")
+        align += _format(column, rows) + (r"@{\enspace}l" if _beside(column, rows) else "")
+        header.append(rf"\multicolumn{{2}}{{c}}{{{title}}}" if _beside(column, rows) else f"{{{title}}}")
 
     def written(row: Row) -> str:
         cells = [_escape(rank_of(row.ranks.get(table)))] if ranked else []
         cells.append(name_of(row, markup))
         for column in columns:
             place, unsure = leaderboard.places(column).get(row.label), row.label in leaderboard.unsure(column)
-            cells += _value(row.cells[table, column.key], column, markup, place, unsure)
+            cells.append(_value(cell := row.cells[table, column.key], column, markup, place, unsure))
+            cells += [_spread(cell, column)] if _beside(column, rows) else []
         return " & ".join(cells) + r" \\"
 
     body = "\n\\midrule\n".join("\n".join(written(row) for row in group) for group in leaderboard.groups(table))
@@ -71,9 +73,10 @@ def _wanted(column: Column, rows: Sequence[Row]) -> bool:
     return not shown_alone and any(row.cells[column.table, column.key].value is not None for row in rows)
 
 
-def _bounded(column: Column) -> bool:
-    """Whether an interval stands beside the value."""
-    return column.unit == "share" and not column.key.startswith("ar_")
+def _beside(column: Column, rows: Sequence[Row]) -> bool:
+    """Whether an interval or a spread stands beside the value."""
+    bounded = column.unit == "share" and not column.key.startswith("ar_")
+    return bounded or any(row.cells[column.table, column.key].seed_sd is not None for row in rows)
 
 
 def _format(column: Column, rows: Sequence[Row]) -> str:
@@ -83,17 +86,22 @@ def _format(column: Column, rows: Sequence[Row]) -> str:
     return f"S[table-format={minus}{max(len(f'{abs(value):.0f}') for value in values)}.{column.digits}]"
 
 
-def _value(cell: Cell, column: Column, markup: Markup, place: int | None, unsure: bool) -> list[str]:
-    """A number for an `S` column and its interval; what is marked is text there, which the column aligns as the numbers."""
+def _value(cell: Cell, column: Column, markup: Markup, place: int | None, unsure: bool) -> str:
+    """A number for an `S` column; what is marked is text there, which the column aligns as the numbers."""
     text = "{--}" if cell.value is None else shown(cell.value, column)
     if cell.value is not None and (place or unsure):
         dagger = rf"\rlap{{{markup.dagger}}}" if unsure else ""
         text = f"{{{markup.place(text.replace('-', '−'), place)}{dagger}}}"
-    if not _bounded(column):
-        return [text]
+    return text
+
+
+def _spread(cell: Cell, column: Column) -> str:
+    """The interval of a value, or its spread over seeds."""
+    if cell.seed_sd is not None:
+        return rf"{{\tiny $\pm$ {shown(cell.seed_sd, column)}}}"
     if cell.low is None or cell.high is None:
-        return [text, ""]
-    return [text, f"{{\\tiny {{[}}{shown(cell.low, column)}, {shown(cell.high, column)}{{]}}}}"]
+        return ""
+    return f"{{\\tiny {{[}}{shown(cell.low, column)}, {shown(cell.high, column)}{{]}}}}"
 
 
 def _escape(text: str) -> str:

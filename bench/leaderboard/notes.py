@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -13,6 +14,22 @@ from bench.errors import BenchError
 from bench.leaderboard.table import DISTANCES
 from bench.metrics.unlearning import NONE
 from bench.types import Record, Target, content_hash
+
+BROKEN_FROM = 0.5
+"""Share of a kind's target pictures that are far from every class, from which UA is no longer about the concept."""
+
+
+class Note(NamedTuple):
+    """A footnote and the labels of the rows that it concerns; `doubt` if for this they are not to be relied on."""
+
+    text: str
+    keys: set[str]
+    doubt: bool = False
+
+    @property
+    def shown(self) -> str:
+        """As tables print it."""
+        return f"{'‡ ' if self.doubt else ''}{self.text}"
 
 
 @dataclass(frozen=True)
@@ -38,37 +55,63 @@ class Entry:
         found = [self.record.distances.get(target, {}).get(name) for target in self.targets_of(kind)]
         return [float(value) for value in found if value is not None]
 
+    def seed_sd(self, kind: str, name: str) -> float | None:
+        """Standard deviation over seeds of the mean over targets of distances of one seed's pictures; None unless all have two seeds."""
+        own = [self.record.distances.get(target, {}).get("seeds", {}).get(name, {}) for target in self.targets_of(kind)]
+        seeds = set.intersection(*map(set, own)) if own else set()
+        return stdev(fmean(values[seed] for values in own) for seed in sorted(seeds)) if len(seeds) > 1 else None
+
 
 def kind_of(target: str) -> str:
     """Of a target as records name it: style, object or mixed."""
     return Target.parse(target).kind
 
 
-def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: Sequence[str]) -> list[tuple[str, set[str]]]:
-    """Texts in a fixed order, each with the labels it concerns."""
-    found: dict[str, list[str]] = {}
+def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: Sequence[str]) -> list[Note]:
+    """In a fixed order, doubts first."""
+    found: dict[tuple[str, bool], list[str]] = {}
     for key, entry in entries.items():
-        for text in _texts(entry, per_target[per_target["method"] == key], kinds):
-            found.setdefault(text, []).append(key)
-    notes = [(f"{', '.join(entries[key].record.label for key in keys)}: {text}.", set(keys)) for text, keys in found.items()]
+        own = per_target[per_target["method"] == key]
+        for text, doubt in [*((text, True) for text in _doubts(entry, own, kinds)), *((text, False) for text in _texts(entry, kinds))]:
+            found.setdefault((text, doubt), []).append(key)
+    notes = [
+        Note(f"{', '.join(entries[key].record.label for key in keys)}: {text}.", set(keys), doubt)
+        for (text, doubt), keys in sorted(found.items(), key=lambda item: not item[0][1])
+    ]
     return notes + _runs_note(entries) + _untuned_note(entries) + _choice_note(entries) + _numerics_note(entries)
 
 
-def _texts(entry: Entry, per_target: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
-    """What is to be said of one row."""
-    record = entry.record
-    texts = [_missing_note(entry, kind) for kind in kinds if entry.lacks(kind)]
+def _doubts(entry: Entry, per_target: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
+    """Why one row's numbers mean something else than they seem to."""
+    record, texts = entry.record, []
     unscored = per_target[per_target["unscored"] > 0]
     if len(unscored):
         pictures = int(unscored["unscored"].sum())
         texts.append(f"{pictures} pictures of {len(unscored)} targets are missing or unjudged; shares are over the rest")
+    if record.tuning and record.tuning["budget"].get("on") == "evaluation":
+        texts.append(_tuning_note(record.tuning["budget"], record.config))
+    for kind in kinds:
+        broken = entry.means.get(kind, {}).get("ar_target")
+        if broken is not None and broken > BROKEN_FROM:
+            texts.append(
+                f"more than half of the pictures prompted with an erased {kind} are far from every class, so that UA is in large part"
+                " what the judge happens to call broken pictures"
+            )
+    remarks = [(attack, note) for attack, own in sorted(record.attacks.items()) for note in sorted({*own["outcomes"]["note"]} - {""})]
+    return texts + [f"{attack} ran as {note.rstrip('.')}" for attack, note in remarks]
+
+
+def _texts(entry: Entry, kinds: Sequence[str]) -> list[str]:
+    """What else is to be said of one row."""
+    record = entry.record
+    texts = [_missing_note(entry, kind) for kind in kinds if entry.lacks(kind)]
     for kind in kinds:
         n, targets = max(len(entry.distances(kind, key)) for key in DISTANCES), len(entry.targets_of(kind))
         if 0 < n < targets:
             texts.append(f"distances are means over {n} of {targets} {kind} targets")
     for slots, pictures in sorted(record.provenance.get("other_slots", {}).items()):
         texts.append(f"{pictures} pictures were sampled in calls of {slots} slots, as memory ran out")
-    if record.tuning:
+    if record.tuning and record.tuning["budget"].get("on") != "evaluation":
         texts.append(_tuning_note(record.tuning["budget"], record.config))
     shared = record.cost.get("shared_seconds") or 0.0
     if shared >= 1:
@@ -98,26 +141,26 @@ def _tuning_note(budget: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     )
 
 
-def _runs_note(entries: Mapping[str, Entry]) -> list[tuple[str, set[str]]]:
+def _runs_note(entries: Mapping[str, Entry]) -> list[Note]:
     """Where rows come from several runs, as times do not compare between them."""
     runs = {entry.record.provenance.get("plan") for entry in entries.values()}
     if len(runs) == 1:
         return []
     text = f"Rows come from {len(runs)} runs: seconds were measured in each, and compare as ratios to its own unedited model alone."
-    return [(text, set())]
+    return [Note(text, set())]
 
 
-def _untuned_note(entries: Mapping[str, Entry]) -> list[tuple[str, set[str]]]:
+def _untuned_note(entries: Mapping[str, Entry]) -> list[Note]:
     """Beside tuned rows, those of methods that have none."""
     tuned = {entry.record.method for entry in entries.values() if entry.record.tuning}
     others = {key for key, entry in entries.items() if key != NONE and entry.record.method not in tuned}
     if not tuned or not others:
         return []
     names = ", ".join(entries[key].record.label for key in sorted(others))
-    return [(f"Not tuned, unlike {', '.join(sorted(tuned))}: {names}. Ranks between the two say less.", others)]
+    return [Note(f"Not tuned, unlike {', '.join(sorted(tuned))}: {names}. Ranks between the two say less.", others)]
 
 
-def _choice_note(entries: Mapping[str, Entry]) -> list[tuple[str, set[str]]]:
+def _choice_note(entries: Mapping[str, Entry]) -> list[Note]:
     """Parameters that name one of several ways, so that the table says which."""
     told = []
     for key, entry in entries.items():
@@ -127,7 +170,7 @@ def _choice_note(entries: Mapping[str, Entry]) -> list[tuple[str, set[str]]]:
             values = {record.config[name], *(config.get(name) for config in configs)}
             ways.append(f"{name}={values.pop() if len(values) == 1 else 'tuned'}")
         told += [f"{record.label} with {', '.join(ways)}"] if ways else []
-    return [(f"Chosen among several ways: {'; '.join(told)}.", set())] if told else []
+    return [Note(f"Chosen among several ways: {'; '.join(told)}.", set())] if told else []
 
 
 def _detection_note(detection: Mapping[str, Any]) -> str:
@@ -154,9 +197,8 @@ def _missing_note(entry: Entry, kind: str) -> str:
 
 
 def _attack_notes(record: Record) -> list[str]:
-    """What attacks could not be made, or not as they were asked for."""
-    remarks = [(attack, note) for attack, own in sorted(record.attacks.items()) for note in sorted({*own["outcomes"]["note"]} - {""})]
-    return [f"{attack} ran as {note.rstrip('.')}" for attack, note in remarks] + [
+    """What attacks could not be made."""
+    return [
         f"{attack} has no outcome on {', '.join(sorted(targets))} ({reason})"
         for attack, own in sorted(record.attacks.items()) for reason, targets in sorted(_by_reason(own["missing"]).items())
     ]  # fmt: skip
@@ -170,7 +212,7 @@ def _by_reason(missing: Mapping[str, str]) -> dict[str, list[str]]:
     return reasons
 
 
-def _numerics_note(entries: Mapping[str, Entry]) -> list[tuple[str, set[str]]]:
+def _numerics_note(entries: Mapping[str, Entry]) -> list[Note]:
     groups: dict[str, list[str]] = {}
     for key, entry in entries.items():
         groups.setdefault(content_hash(dict(entry.record.numerics)), []).append(key)
@@ -179,4 +221,4 @@ def _numerics_note(entries: Mapping[str, Entry]) -> list[tuple[str, set[str]]]:
     labels = {digest: ", ".join(entries[key].record.label for key in keys) for digest, keys in sorted(groups.items())}
     lists = "; ".join(f"{digest} ({names})" for digest, names in labels.items())
     text = f"Numerics differ, so that pictures from the same noise may differ between methods: {lists}."
-    return [(text, {key for keys in groups.values() if NONE not in keys for key in keys})]
+    return [Note(text, {key for keys in groups.values() if NONE not in keys for key in keys}, doubt=True)]

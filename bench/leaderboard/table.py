@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -33,12 +33,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A value in its column's unit, None where there is none; its 95 % interval where one is defined; the `n` behind it."""
+    """A value in its column's unit, None where there is none; its 95 % interval where one is defined; the `n` behind it.
+
+    `seed_sd`, of a distance, is the standard deviation over seeds of the same from one seed's pictures.
+    """
 
     value: float | None
     low: float | None = None
     high: float | None = None
     n: int | None = None
+    seed_sd: float | None = None
 
 
 class Rank(NamedTuple):
@@ -64,6 +68,8 @@ class Row:
     numerics: str
     footnotes: tuple[int, ...]
     """Numbers of those that concern it, from 1."""
+    unreliable: bool
+    """Whether one of them says that its numbers mean something else than they seem to."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,8 @@ class Leaderboard:
     """The prompts that ended attacks: method, attack and the outcome's columns."""
     citations: tuple[str, ...]
     """BibTeX entries, sorted, each once."""
+    published: tuple[Mapping[str, Any], ...] = ()
+    """What papers say of the same protocol, rows of results/published: shown beside, never averaged or ranked."""
 
     def tables(self) -> list[str]:
         """Names of its tables in the order of `TABLES`."""

@@ -111,7 +111,7 @@ def aggregate(outcomes: Outcomes, rules: MetricRules) -> Aggregate:
 
     The score compares a method with `none` on the same targets, which may be fewer than others have.
     """
-    paired = pair(outcomes)
+    paired = pair(outcomes, rules)
     each = paired.shares(rules)
     noise: Estimates = {}
     concepts: Estimates = {}

@@ -30,7 +30,7 @@ from bench.files import write_atomic
 from bench.metrics.aggregate import Means
 from bench.metrics.uncertainty import Array, Share, wilson
 from bench.metrics.unlearning import NONE, Outcomes, pair, shows
-from bench.types import Target, canonical_json
+from bench.types import MetricRules, Target, canonical_json
 
 RATES = ("ar_target", "ar_retained", "ar")
 """Over the pictures prompted with the target, over the others, and over both, weighted as they were sampled."""
@@ -116,10 +116,10 @@ def auroc(clean: Sequence[float] | Array, planted: Sequence[float] | Array) -> f
     return float((ranks.mean() - (len(planted) + 1) / 2) / len(clean))
 
 
-def per_target(outcomes: Outcomes) -> pd.DataFrame:
+def per_target(outcomes: Outcomes, rules: MetricRules) -> pd.DataFrame:
     """One row per method and target as in `unlearning.per_target`: method, target; each of `RATES`, _low, _high (Wilson), _n."""
     rows: list[dict[str, Any]] = []
-    for (method, target), pictures in sorted(pair(outcomes).pictures.items(), key=lambda item: item[0]):
+    for (method, target), pictures in sorted(pair(outcomes, rules).pictures.items(), key=lambda item: item[0]):
         row: dict[str, Any] = {"method": method, "target": target}
         for name, far in zip(RATES, _shares(pictures.assign(unit=0), Target.parse(target), 1, "far"), strict=True):
             low, high = wilson(round(far.value * far.n) if far.n else 0, far.n) or (np.nan, np.nan)
@@ -129,13 +129,13 @@ def per_target(outcomes: Outcomes) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "target", *(f"{name}{end}" for name in RATES for end in ends)])
 
 
-def aggregate(outcomes: Outcomes, column: str = "far", names: Sequence[str] = RATES) -> pd.DataFrame:
+def aggregate(outcomes: Outcomes, rules: MetricRules, column: str = "far", names: Sequence[str] = RATES) -> pd.DataFrame:
     """One row per method and kind of target as in `Aggregate.table`: method, kind; each of `names`, _low, _high, _n.
 
     The mean of a column of the outcomes over the pictures that show the target, those that do not, and all; then over targets, with
     intervals for other noise on these targets.
     """
-    paired = pair(outcomes)
+    paired = pair(outcomes, rules)
     rows: list[dict[str, Any]] = []
     for (method, kind), targets in paired.by_kind():
         means = [Means(same=method == NONE) for _ in names]

@@ -61,6 +61,27 @@ class FeatureSet:
         """See `Moments`."""
         return Moments.of(self.features)
 
+    @cached_property
+    def within(self) -> float:
+        """Mean of the cubic kernel over pairs of different pictures."""
+        return float(_off_diagonal_mean(_kernel(self.double, self.double)))
+
+    @cached_property
+    def root(self) -> Tensor:
+        """[d, d], the square root of the covariance."""
+        values, vectors = torch.linalg.eigh(self.moments.covariance)
+        found: Tensor = vectors * values.clamp(min=0).sqrt() @ vectors.T
+        return found
+
+    @cached_property
+    def double(self) -> Tensor:
+        """[n, d]; the terms of either distance cancel to a small difference. Raises ValueError if a feature is not finite."""
+        return _double(self.features)
+
+    def where(self, wanted: NDArray[np.bool_]) -> FeatureSet:
+        """The pictures of a mask [n]."""
+        return FeatureSet(self.features[wanted])
+
     def without(self, out: NDArray[np.bool_]) -> FeatureSet:
         """The set without the pictures of a mask [n], whose sums are taken off those of the whole."""
         rest = FeatureSet(self.features[~out])
@@ -74,41 +95,42 @@ def kernel_distance(features: FeatureSet, reference: FeatureSet) -> float | None
     Over all rows, not subsets, so without randomness; may be slightly negative. None unless both have two rows.
     Raises ValueError if the dimensions differ or a feature is not finite.
     """
-    x, y = _double(features.features), _double(reference.features)
-    _same_width(x, y)
-    if min(len(x), len(y)) < 2:
+    _same_width(features, reference)
+    if min(len(features.features), len(reference.features)) < 2:
         return None
     # Not torchmetrics' own `poly_mmd`: it divides all three sums by the first set's size, wrong for sets of different sizes.
-    within = sum(_off_diagonal_mean(poly_kernel(z, z, degree=3, coef=1.0)) for z in (x, y))
-    return float(within - 2 * poly_kernel(x, y, degree=3, coef=1.0).mean())
+    return features.within + reference.within - 2 * float(_kernel(features.double, reference.double).mean())
 
 
-def frechet_distance(features: FeatureSet, reference: FeatureSet) -> float | None:
+def frechet_distance(features: FeatureSet, reference: FeatureSet, few: bool = False) -> float | None:
     """Fréchet distance (FID, arXiv 1706.08500) of the Gaussians fitted to features [n, d] and [m, d], at least 0.
 
     `|μ − ν|² + tr(A + B − 2 (A^½ B A^½)^½)`, the last term from the eigenvalues of a symmetric matrix: faster than the root of
-    `A B`, and no offset is needed where features never fire. None unless both have 2·d rows: below, the covariances are too poor
-    and the value depends on n more than on the pictures. Raises ValueError if the dimensions differ or a feature is not finite.
+    `A B`, and no offset is needed where features never fire. None unless both have 2·d rows (with `few`: two rows): below, the
+    covariances are too poor and the value depends on n more than on the pictures, so that only values of equal n compare.
+    Raises ValueError if the dimensions differ or a feature is not finite.
     """
-    width = features.features.shape[1]
-    _same_width(features.features, reference.features)
-    if min(len(features.features), len(reference.features)) < 2 * width:
+    _same_width(features, reference)
+    if min(len(features.features), len(reference.features)) < (2 if few else 2 * features.features.shape[1]):
         return None
     x, y = features.moments, reference.moments
     a, b = x.covariance, y.covariance
-    values, vectors = torch.linalg.eigh(b)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ a @ root).clamp(min=0).sqrt().sum()
+    cross = torch.linalg.eigvalsh(reference.root @ a @ reference.root).clamp(min=0).sqrt().sum()
     return max(0.0, float((x.mean - y.mean).square().sum() + a.trace() + b.trace() - 2 * cross))
 
 
-def _same_width(x: Any, y: Any) -> None:
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    """[n, m], of KID."""
+    return poly_kernel(x, y, degree=3, coef=1.0)
+
+
+def _same_width(features: FeatureSet, reference: FeatureSet) -> None:
+    x, y = features.features, reference.features
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"features {tuple(x.shape)} and {tuple(y.shape)} are not two tables of the same dimensions")
 
 
 def _double(features: Features) -> Tensor:
-    """The terms of either distance cancel to a small difference."""
     if not np.isfinite(features).all():
         raise ValueError("features are not all finite")
     return torch.from_numpy(features.astype(np.float64))

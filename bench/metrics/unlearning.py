@@ -93,7 +93,7 @@ def per_target(outcomes: Outcomes, rules: MetricRules) -> pd.DataFrame:
     target, kind, ua, ira, cra, ua_low, ua_high (Wilson, for targets of one concept), ua_n, ira_n, cra_n (judgements), unscored
     (pictures of the target's cells that this method lacks or that nobody judged). Raises KeyError without "none" or one of the columns.
     """
-    paired = pair(outcomes)
+    paired = pair(outcomes, rules)
     rows = []
     for (method, target), found in sorted(paired.shares(rules).items(), key=lambda item: item[0]):
         parsed, (ua, ira, cra) = Target.parse(target), found
@@ -107,9 +107,9 @@ def per_target(outcomes: Outcomes, rules: MetricRules) -> pd.DataFrame:
     return table.astype(dict.fromkeys(shares, np.float64))
 
 
-def confusions(outcomes: Outcomes) -> pd.DataFrame:
+def confusions(outcomes: Outcomes, rules: MetricRules) -> pd.DataFrame:
     """`became` of every method and target, with these as the first two columns; `outcomes` as in `per_target`."""
-    pictures = sorted(pair(outcomes).pictures.items(), key=lambda item: item[0])
+    pictures = sorted(pair(outcomes, rules).pictures.items(), key=lambda item: item[0])
     parts = [became(frame, Target.parse(target)).assign(method=method, target=target) for (method, target), frame in pictures]
     columns = ["method", "target", "concept", "became", "n", "share"]
     return pd.concat(parts)[columns].reset_index(drop=True) if parts else pd.DataFrame(columns=columns)
@@ -163,10 +163,11 @@ class Paired:
 Outcomes: TypeAlias = Mapping[str, pd.DataFrame] | Paired
 
 
-def pair(outcomes: Outcomes) -> Paired:
+def pair(outcomes: Outcomes, rules: MetricRules) -> Paired:
     """The pictures to compare, further columns kept: for each target, those of `none` are in the cells that other methods have.
 
-    What is paired already stays as it is.
+    Independent units are requests, compared within their cell, or whole seeds where these share their noise. What is paired
+    already stays as it is.
     """
     if isinstance(outcomes, Paired):
         return outcomes
@@ -174,19 +175,21 @@ def pair(outcomes: Outcomes) -> Paired:
     if not edited:
         return Paired({}, {}, Design([]))
     cells = pd.concat([frame[CELL] for frame in edited.values()]).drop_duplicates().sort_values(CELL, ignore_index=True)
-    cells["unit"] = cells.index
+    cells["request"] = cells.index
+    cells["unit"] = pd.factorize(cells["seed"])[0] if rules.shared_noise else cells.index
     none = outcomes[NONE].astype({"seed": cells["seed"].dtype}).merge(cells, on=CELL)
     by_target = {method: _by_target(frame.merge(cells, on=CELL)) for method, frame in edited.items()}
     pictures: dict[tuple[str, str], pd.DataFrame] = {}
     expected: dict[str, int] = {}
     for target in sorted({target for groups in by_target.values() for target in groups}):
         found = {method: groups[target] for method, groups in by_target.items() if target in groups}
-        found[NONE] = none[none["unit"].isin(pd.concat([frame["unit"] for frame in found.values()]))]
-        counts = [np.bincount(frame["unit"], minlength=len(cells)) for frame in found.values()]
+        found[NONE] = none[none["request"].isin(pd.concat([frame["request"] for frame in found.values()]))]
+        counts = [np.bincount(frame["request"], minlength=len(cells)) for frame in found.values()]
         expected[target] = int(np.max(counts, axis=0).sum())
         judged = {(method, target): _judged(frame) for method, frame in found.items()}
         pictures |= {pair: frame for pair, frame in judged.items() if len(frame)}
-    return Paired(pictures, expected, Design(cells["style"].astype(str) + "/" + cells["object"].astype(str)))
+    strata = [0] * cells["unit"].nunique() if rules.shared_noise else cells["style"].astype(str) + "/" + cells["object"].astype(str)
+    return Paired(pictures, expected, Design(strata))
 
 
 def _by_target(outcomes: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ PICTURES: dict[str, Any] = {
 
 def page(pictures: dict[str, Any] = PICTURES, published: list[dict[str, Any]] | None = None) -> str:
     records = [none(), record("Half", half), record("Good")]
-    return to_html(made(*records), records, pictures, published or [])
+    return to_html(replace(made(*records), published=tuple(published or [])), records, pictures)
 
 
 def data_of(text: str) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def test_it_is_one_file_that_asks_nobody() -> None:
 def test_numbers_are_those_of_the_leaderboard() -> None:
     records = everything()
     found = made(*records)
-    data = data_of(to_html(found, records, NO_PICTURES, []))
+    data = data_of(to_html(found, records, NO_PICTURES))
     for table in data["tables"]:
         for own in table["rows"]:
             (row,) = [row for row in found.rows if row.label == own["label"]]
@@ -73,7 +74,7 @@ def test_numbers_are_those_of_the_leaderboard() -> None:
 
 def test_no_label_ends_the_script() -> None:
     records = [none(), record("</script><b>")]
-    text = to_html(made(*records), records, NO_PICTURES, [])
+    text = to_html(made(*records), records, NO_PICTURES)
     assert text.count("</script>") == 2
     assert {"</script><b>", "none"} == {card["label"] for card in data_of(text)["cards"]}
 
@@ -160,7 +161,7 @@ def test_a_look_inside_follows_the_step(tmp_path: Path) -> None:
                       "masks": {"mid_block.attentions.0": ["0000", "1100", "0011", "1010"]}}],
     }  # fmt: skip
     records = [none(), record("Half", half)]
-    text = to_html(made(*records), records, NO_PICTURES, [], [look])
+    text = to_html(made(*records), records, NO_PICTURES, [look])
     script = """
         const seen = () => [...document.querySelectorAll("#inside svg rect")]
           .map(r => ["x", "y", "fill"].map(name => r.getAttribute(name)));

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
 import pytest
 from made_up import ALL_TARGETS, STYLE_TARGETS, half, lines, made, none, perfect, record, row
 
 from bench.leaderboard import export
+from bench.leaderboard.latex import to_latex
+from bench.published import published_rows
 from bench.types import content_hash
 
 
@@ -48,7 +54,7 @@ def test_unjudged_pictures_get_a_footnote() -> None:
         return (None, None) if (target, style, seed) == ("style:a", "a", 2) else perfect(target, style, obj, seed)
 
     found = made(none(), record("Holes", holes), record("Good"))
-    assert found.footnotes == ("Holes: 3 pictures of 1 targets are missing or unjudged; shares are over the rest.",)
+    assert found.footnotes == ("‡ Holes: 3 pictures of 1 targets are missing or unjudged; shares are over the rest.",)
     cell = row(found, "Holes").cells["style", "ua"]
     assert (cell.value, cell.n) == (1.0, 15)
     gone = made(none(), record("Gone", lambda *_: (None, None)), record("Good"))
@@ -110,3 +116,65 @@ def test_the_table_says_which_way_a_method_takes() -> None:
     assert found.footnotes == ("Chosen among several ways: A with error=exact, way=left.",)
     (_, ways) = made(none(), record("A", config={"way": "left", "n": 0}, tuning=tuning)).footnotes
     assert ways == "Chosen among several ways: A with way=tuned."
+
+
+def test_distances_have_their_spread_over_seeds() -> None:
+    """Of the means over targets, seed by seed; a seed that one target lacks is left out."""
+    seeds = [{"1": 0.001, "2": 0.003, "3": 0.9}, {"1": 0.003, "2": 0.005}, {"1": 0.002, "2": 0.004, "3": 0.0}]
+    each = {
+        target: {"kernel": 0.004, "frechet": None, "n": 12, "seeds": {"kernel": own}}
+        for target, own in zip(STYLE_TARGETS, seeds, strict=True)
+    }
+    found = made(none(), record("Good", distances=each), record("Half", half))
+    # Seed 1: mean 0.002, seed 2: 0.004; their standard deviation is 0.002 / √2.
+    assert row(found, "Good").cells["style", "kernel"].seed_sd == pytest.approx(0.002 / 2**0.5)
+    assert row(found, "Half").cells["style", "kernel"].seed_sd is None
+    assert " ± 1.41 |" in export.to_markdown(found)
+    assert "standard deviation over seeds" in export.to_markdown(found)
+    assert r"{\tiny $\pm$ 1.41}" in to_latex(found)
+    assert "standard deviation" not in export.to_markdown(made(none(), record("Half", half)))
+
+
+def _broken(target: str, share: float) -> list[bool]:
+    cells = [(style, obj) for style in ("a", "b", "c") for obj in ("x", "y", "z") for _ in (1, 2)]
+    own = [style == target for style, _ in cells]
+    return [here and k % 6 < share * 6 for k, here in enumerate(own)]
+
+
+@pytest.mark.parametrize(("share", "doubted"), [(0.5, False), (0.7, True)])
+def test_rows_of_broken_pictures_are_unreliable(share: float, doubted: bool) -> None:
+    base = record("Good")
+    far = [value for target in STYLE_TARGETS for value in _broken(target[-1], share)]
+    found = made(none(), record("Good", outcomes={**base.outcomes, "far": far}), record("Half", half))
+    assert (row(found, "Good").unreliable, row(found, "Half").unreliable) == (doubted, False)
+    assert (
+        any(text.startswith("‡ Good: more than half of the pictures prompted with an erased style") for text in found.footnotes) == doubted
+    )
+    (line,) = lines(found, label="Good", table="style", column="ua")
+    assert line["unreliable"] == str(doubted).lower()
+    for text in (export.to_markdown(found), to_latex(found)):
+        assert (("Good‡" in text) or (r"Good\textsuperscript{\textdaggerdbl}" in text)) == doubted
+    assert ("‡ marks rows that are unreliable" in export.to_markdown(found)) == doubted
+
+
+def test_other_numerics_and_the_evaluating_judge_make_rows_unreliable() -> None:
+    chosen = {"budget": {"settings": 9, "pictures": 240, "on": "evaluation"}, "configs": {}}
+    found = made(none(), record("Good", tuning=chosen), record("Other", numerics={"dtype": "bfloat16"}), record("Half", half))
+    assert {own.label: own.unreliable for own in found.rows} == {"Good": True, "Other": True, "Half": False, "none": False}
+
+
+def test_published_figures_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
+    rows = published_rows("unlearncanvas@official")
+    found = replace(made(none(), record("Good")), published=tuple(rows))
+    text = export.to_markdown(found)
+    _, shown = text.split("## Published figures")
+    assert shown.count("\n| ") == 1 + 1 + len(rows)
+    assert "neither averaged nor ranked" in shown
+    doubts = [own["doubt"] for own in rows if "doubt" in own]
+    assert doubts
+    assert all(export._escape_markdown(doubt) in shown for doubt in doubts)
+    export.write_all(found, tmp_path)
+    table = pd.read_csv(tmp_path / "published.csv")
+    assert table["ua"].tolist() == [own["ua"] for own in rows]
+    export.write_all(made(none(), record("Good")), tmp_path / "other")
+    assert not (tmp_path / "other" / "published.csv").exists()

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -226,16 +227,30 @@ def test_equal_outcomes_get_equal_intervals_and_order_is_nothing() -> None:
     pd.testing.assert_frame_equal(table.loc[["twin"]].droplevel(0), table.loc[["method 0"]].droplevel(0))
     shuffled = {name: found[name].sample(frac=1, random_state=1) for name in reversed(found)}
     pd.testing.assert_frame_equal(aggregate(shuffled, WITH).table().set_index(["method", "kind"]), table)
-    pd.testing.assert_frame_equal(confusions(shuffled), confusions(found))
+    pd.testing.assert_frame_equal(confusions(shuffled, WITH), confusions(found, WITH))
 
 
 def test_none_alone_has_no_rows() -> None:
     only = {"none": grid(2)}
     assert per_target(only, WITH).empty
     assert aggregate(only, WITH).table().empty
-    assert confusions(only).empty
+    assert confusions(only, WITH).empty
 
 
 def test_needs_no_torch() -> None:
     code = "import sys, bench.metrics.unlearning, bench.leaderboard.build, bench.leaderboard.export; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_where_a_seed_shares_its_noise_seeds_are_what_is_independent() -> None:
+    """The variance of a mean is that of its seeds' means over their number, with as many degrees of freedom as seeds less one."""
+    outcomes = run(5, methods=1)
+    found = aggregate(outcomes, replace(WITH, shared_noise=True))
+    assert found.design.freedom == 4
+    pictures = outcomes["method 0"].query("target == 'object:cat' and object != 'cat'")
+    right = pictures.assign(right=pictures["object"] == pictures["object_pred"])
+    by_seed = right.groupby("seed")["right"].mean()
+    ira = found.noise["method 0", "object"]["ira"]
+    assert ira.value == pytest.approx(by_seed.mean())
+    assert ira.spread @ ira.spread == pytest.approx(by_seed.var(ddof=1) / 5)
+    assert aggregate(outcomes, WITH).noise["method 0", "object"]["ira"].value == ira.value

@@ -19,6 +19,7 @@ from bench.metrics.uncertainty import wilson
 from bench.types import MetricRules, Target
 
 STYLES, OBJECTS = ("a", "b", "c"), ("x", "y", "z")
+RULES = MetricRules(cra_includes_target=False)
 
 
 def world(n: int, rng: int, d: int = 6, cells: int = 4) -> tuple[np.ndarray, list[str]]:
@@ -128,7 +129,7 @@ def test_auroc_agrees_with_scikit_learn(rng: int) -> None:
 def test_rates_of_target_and_retained_prompts_by_hand() -> None:
     # Style a is the target: its three pictures come first.
     far = [True, True, False, True, False, False, False, False, None]
-    found = artifacts.per_target({"none": frame(("",), [False] * 9), "m": frame(("style:a",), far)}).set_index("method")
+    found = artifacts.per_target({"none": frame(("",), [False] * 9), "m": frame(("style:a",), far)}, RULES).set_index("method")
     row = found.loc["m"]
     assert (row["ar_target"], row["ar_target_n"]) == (pytest.approx(2 / 3), 3)
     # The unmeasured picture is not counted, neither as far nor as near.
@@ -142,7 +143,7 @@ def test_means_over_targets_and_the_unedited_model_on_the_same_cells() -> None:
     targets = ("style:a", "style:b")
     far = [True] * 3 + [False] * 6 + [True, False, False] + [False] * 6
     none = [True] + [False] * 8
-    found = artifacts.aggregate({"none": frame(("",), none), "m": frame(targets, far)}).set_index("method")
+    found = artifacts.aggregate({"none": frame(("",), none), "m": frame(targets, far)}, RULES).set_index("method")
     # Target a: 3 of 3 far. Target b: its own pictures are near, of the 6 others one is far.
     assert found.loc["m", ["ar_target", "ar_retained", "ar"]].tolist() == pytest.approx([1 / 2, 1 / 12, (3 / 9 + 1 / 9) / 2])
     assert found.loc["m", ["ar_target_n", "ar_retained_n", "ar_n"]].tolist() == [6, 12, 18]
@@ -158,28 +159,27 @@ def test_intervals_cover() -> None:
     for rng in range(60):
         draw = np.random.default_rng(rng)
         outcomes = {"none": frame(("",), [False] * 180, 20), "m": frame(("style:a",), list(draw.random(180) < 0.1), 20)}
-        row = artifacts.aggregate(outcomes).set_index("method").loc["m"]
+        row = artifacts.aggregate(outcomes, RULES).set_index("method").loc["m"]
         held += row["ar_low"] <= 0.1 <= row["ar_high"]
     assert held >= 51
 
 
 def test_what_was_not_measured_is_empty() -> None:
     outcomes = {"none": frame(("",), [None] * 9), "m": frame(("style:a",), [None] * 9)}
-    for table in (artifacts.per_target(outcomes), artifacts.aggregate(outcomes)):
+    for table in (artifacts.per_target(outcomes, RULES), artifacts.aggregate(outcomes, RULES)):
         assert table[["ar", "ar_target", "ar_retained", "ar_low", "ar_high"]].isna().all(axis=None)
         assert (table["ar_n"] == 0).all()
     alone = {"none": frame(("",), [True] * 9)}
-    assert artifacts.per_target(alone).empty
-    assert artifacts.aggregate(alone).empty
+    assert artifacts.per_target(alone, RULES).empty
+    assert artifacts.aggregate(alone, RULES).empty
 
 
 def test_rows_are_those_of_unlearning() -> None:
     outcomes = {"none": frame(("",), [False] * 9), "m": frame(("style:a", "object:x", "style:a+object:x"), [False] * 27)}
-    rules = MetricRules(cra_includes_target=False)
     keys = ["method", "target"]
-    assert artifacts.per_target(outcomes)[keys].equals(unlearning.per_target(outcomes, rules)[keys])
+    assert artifacts.per_target(outcomes, RULES)[keys].equals(unlearning.per_target(outcomes, RULES)[keys])
     keys = ["method", "kind"]
-    assert artifacts.aggregate(outcomes)[keys].equals(aggregate(outcomes, rules).table()[keys])
+    assert artifacts.aggregate(outcomes, RULES)[keys].equals(aggregate(outcomes, RULES).table()[keys])
     shown = unlearning.shows(outcomes["m"], Target.parse("style:a+object:x"))
     # Three pictures in style a and three of object x, one of them both.
     assert shown.sum() == 3 * 5

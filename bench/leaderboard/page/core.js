@@ -83,6 +83,9 @@ function value(cell, column) {
     whisker.title = `95 % interval [${low}, ${high}], n = ${cell.n}`;
     parts.push(whisker);
   }
+  if (cell.seed_sd !== null && cell.seed_sd !== undefined) {
+    parts.push(el("small", { title: "standard deviation over seeds" }, ` ± ${shown(cell.seed_sd, column)}`));
+  }
   return parts;
 }
 
@@ -112,6 +115,7 @@ function leaderboard() {
         return el("tr", { class: first ? "group" : null },
           table.ranked ? el("td", { class: "rank" }, String(rank)) : null,
           el("td", { class: "method" }, el("a", { href: `#card-${row.slug}` }, row.label), row.role ? ` (${row.role})` : "",
+            row.unreliable ? el("sup", { title: "unreliable: see its notes" }, "‡") : null,
             row.notes.length ? el("sup", {}, ` ${row.notes.join(",")}`) : null),
           table.columns.map((column) => el("td", {}, value(row.cells[column.key], column))));
       }));

@@ -61,7 +61,7 @@ function gallery() {
 
 function published() {
   if (!data.published.length) return;
-  const columns = [["ua", "UA"], ["ira", "IRA"], ["cra", "CRA"], ["fid", "FID"]];
+  const columns = [["ua", "UA"], ["ira", "IRA"], ["cra", "CRA"], ["ar", "AR"], ["ga", "GA"], ["fid", "FID"]];
   section("published", "Published", "What papers say of the same protocol, in %. Nothing here was measured by this project; it is neither averaged nor ranked with what was.",
     el("div", { class: "scroll", tabindex: "0" }, el("table", {},
       el("thead", {}, el("tr", {}, el("th", { class: "method" }, "Method"), el("th", {}, "concepts"), columns.map(([, name]) => el("th", {}, name)),

@@ -81,7 +81,8 @@ class UnlearnCanvas(Suite):
 
     def __init__(self, profile: Profile) -> None:
         self.choices = profile
-        self.profile, self.version, self.rules, self.noise = profile.name, profile.version, profile.rules, profile.noise
+        self.profile, self.version, self.noise = profile.name, profile.version, profile.noise
+        self.rules = replace(profile.rules, shared_noise=profile.noise == "seed")
         self.default = profile is OFFICIAL
 
     @property
