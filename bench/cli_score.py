@@ -113,7 +113,7 @@ def _show(store: Store, suite: Suite, record: Record) -> None:
 
     frame = pd.DataFrame(record.outcomes)
     if record.method == "none":
-        rates = {kind: accuracy(counted(frame, kind, suite.rules), kind)["accuracy"] for kind in KINDS}
+        rates = {kind: accuracy(frame[counted(frame, kind, suite.rules)], kind)["accuracy"] for kind in KINDS}
         table = pd.DataFrame([{"kind": kind, "concepts": len(own), "accuracy": own.mean()} for kind, own in rates.items()])
         show_frame(table, "the unedited model")
     else:

@@ -9,12 +9,14 @@ Means over targets and their intervals are in `bench.metrics.aggregate`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bench.metrics.uncertainty import Array, Design, Share, mean, wilson
 from bench.types import KINDS, Floors, Kind, MetricRules, Target
@@ -63,11 +65,10 @@ def scores(outcomes: pd.DataFrame, target: Target, rules: MetricRules) -> Scores
 
 def became(outcomes: pd.DataFrame, target: Target) -> pd.DataFrame:
     """What the judge saw on pictures prompted with each erased concept: concept, became, n, share; most frequent first."""
-    pictures = _judged(outcomes)
     rows = []
     for concept in sorted(target.concepts):
-        seen = pictures.loc[pictures[concept.kind] == concept.name, f"{concept.kind}_pred"]
-        counts = sorted(((label, n) for label, n in seen.value_counts().items() if n), key=lambda item: (-item[1], str(item[0])))
+        seen = list(_judged(outcomes[outcomes[concept.kind] == concept.name])[f"{concept.kind}_pred"])
+        counts = sorted(Counter(seen).items(), key=lambda item: (-item[1], str(item[0])))
         rows += [(str(concept), str(label), int(n), n / len(seen)) for label, n in counts]
     return pd.DataFrame(rows, columns=["concept", "became", "n", "share"])
 
@@ -118,7 +119,7 @@ def confusions(outcomes: Outcomes, rules: MetricRules) -> pd.DataFrame:
 def below_floor(outcomes: pd.DataFrame, rules: MetricRules, floors: Floors) -> str | None:
     """Why a table with these outcomes of `none` is invalid, in words; None if it is valid."""
     for kind in KINDS:
-        floor, rates = getattr(floors, kind), accuracy(counted(outcomes, kind, rules), kind)["accuracy"]
+        floor, rates = getattr(floors, kind), accuracy(outcomes[counted(outcomes, kind, rules)], kind)["accuracy"]
         if rates.empty:
             return f"the unedited model has no judged picture, so that its {kind} accuracy is unknown"
         if rates.mean() < floor:
@@ -203,32 +204,36 @@ def _judged(outcomes: pd.DataFrame) -> pd.DataFrame:
 
 def shares(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: int) -> tuple[Share, Share, Share]:
     """UA, IRA and CRA of judged pictures with a column `unit`."""
-    retained = pictures[~shows(pictures, target)]
     own = [kind for kind in KINDS if target.names(kind)]
     other = [kind for kind in KINDS if not target.names(kind)]
-    crossed = pictures if rules.cra_includes_target else retained
+    named = {kind: pictures[kind].isin(target.names(kind)).to_numpy() for kind in own}
+    retained = ~np.logical_or.reduce(list(named.values()))
+    crossed = np.ones(len(pictures), bool) if rules.cra_includes_target else retained
     if rules.style_cra_plain and "style" in own:
-        crossed = crossed[crossed["style"] == ""]
-    kept = _accuracy({kind: pictures[pictures[kind].isin(target.names(kind))] for kind in own}, units)
+        crossed = crossed & (pictures["style"] == "").to_numpy()
+    asked = {kind: counted(pictures, kind, rules) for kind in KINDS}
+    kept = _accuracy(pictures, named, units)
     return (
         Share(1 - kept.value, -kept.influences, kept.pictures),
-        _accuracy({kind: counted(retained, kind, rules) for kind in own}, units),
-        _accuracy({kind: counted(crossed, kind, rules) for kind in other}, units),
+        _accuracy(pictures, {kind: retained & asked[kind] for kind in own}, units),
+        _accuracy(pictures, {kind: crossed & asked[kind] for kind in other}, units),
     )
 
 
-def counted(pictures: pd.DataFrame, kind: Kind, rules: MetricRules) -> pd.DataFrame:
-    """Those that were prompted with a concept of this kind."""
-    return pictures[~pictures[kind].isin(("", *rules.uncounted))]
+def counted(pictures: pd.DataFrame, kind: Kind, rules: MetricRules) -> NDArray[np.bool_]:
+    """[n], those that were prompted with a concept of this kind."""
+    found: NDArray[np.bool_] = ~pictures[kind].isin(("", *rules.uncounted)).to_numpy()
+    return found
 
 
-def _accuracy(pictures: Mapping[Kind, pd.DataFrame], units: int) -> Share:
-    """Mean over the concepts of the share of their pictures that were judged right."""
+def _accuracy(pictures: pd.DataFrame, wanted: Mapping[Kind, NDArray[np.bool_]], units: int) -> Share:
+    """Mean over the concepts of the share of their pictures, of those wanted [n] of a kind, that were judged right."""
     rates: list[Array] = []
     influences, counts = np.zeros(units), np.zeros(units)
-    for kind, frame in pictures.items():
-        codes, _ = pd.factorize(frame[kind])
-        hits, unit = (frame[kind] == frame[f"{kind}_pred"]).to_numpy(dtype=np.float64), frame["unit"].to_numpy()
+    for kind, mask in wanted.items():
+        concepts = pictures[kind][mask]
+        codes, _ = pd.factorize(concepts)
+        hits, unit = (concepts == pictures[f"{kind}_pred"][mask]).to_numpy(dtype=np.float64), pictures["unit"].to_numpy()[mask]
         judged = np.bincount(codes)
         rates.append(np.bincount(codes, hits) / judged)
         influences += np.bincount(unit, (hits - rates[-1][codes]) / judged[codes], minlength=units)
