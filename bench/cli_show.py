@@ -10,6 +10,8 @@ import typer
 from rich.table import Table
 
 from bench import registry
+from bench.cards import cards as all_cards
+from bench.cards import cited, parameters_of, settings_here
 from bench.cli_options import err, out
 from bench.errors import BenchError, unknown
 from bench.types import Target
@@ -37,6 +39,11 @@ def list_(what: Annotated[Things, typer.Argument(help="What to list.")] = "metho
         err.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
+def cards() -> None:
+    """Print all methods and attacks with their parameters as one page of Markdown, as docs/method-cards.md has it."""
+    print(all_cards(), end="")
+
+
 def _summary(what: Things, name: str, module: str) -> str:
     """One line."""
     if what == "methods":
@@ -57,26 +64,22 @@ def show(name: Annotated[str, typer.Argument(help="A method, path/to/file.py:MyM
         raise unknown("method, attack or suite", name, [*known, *registry.ATTACKS, *registry.SUITES])
     kind = registry.method(name)
     out.print(f"[bold]{registry.short_name(name)}[/bold] (version {kind.version}): {registry.summary(kind.__module__)}")
-    cited = kind.card.paper or (f"cite {kind.card.cite_instead}" if kind.card.cite_instead else "no paper")
-    out.print(f"{kind.card.title}, {cited}; removes {' and '.join(f'{k}s' for k in kind.card.supports)}")
+    out.print(f"{kind.card.title}, {cited(kind.card)}; removes {' and '.join(f'{k}s' for k in kind.card.supports)}")
     out.print(inspect.getdoc(kind) or "", markup=False, highlight=False)
     if kind.card.notes:
         out.print(kind.card.notes)
     _show_parameters(kind)
-    for suite_name in registry.SUITES:
-        here = registry.suite(suite_name).method_settings.get(name)
-        if here:
-            out.print(f"On {suite_name}, unless set: {', '.join(f'{key}={value}' for key, value in here.items())}")
+    for suite, values in settings_here(name).items():
+        out.print(f"On {suite}, unless set: {values}")
     if kind.card.bibtex:
         out.print(kind.card.bibtex, markup=False, highlight=False)
 
 
 def _show_parameters(kind: Any) -> None:
     table = Table("parameter", "type", "default", "meaning")
-    for key, field in kind.Config.model_fields.items():
-        kind_name = getattr(field.annotation, "__name__", "") if field.annotation in (int, float, str, bool) else str(field.annotation)
-        table.add_row(key, kind_name.replace("typing.", ""), str(field.default), field.description or "")
-    if kind.Config.model_fields:
+    for parameter in parameters_of(kind):
+        table.add_row(*parameter)
+    if table.row_count:
         out.print(table)
 
 

@@ -1,4 +1,4 @@
-"""Every command that README and docs show is one: its name, its options and their values are parsed."""
+"""README and docs: every command is one (its name, its options and their values are parsed), every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import typer
 
+from bench import registry
+from bench.cards import cards
 from bench.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,26 @@ def test_commands_are_parsed(page: Path) -> None:
                 group.make_context(command, list(arguments)).close()
             except Exception as error:
                 pytest.fail(f"{page.name}: {command}: {getattr(error, 'message', error)}")
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    heads = re.findall(r"(?m)^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, _, anchor in (link.partition("#") for link in re.findall(r"\]\(((?!https?:)[^)\s]+)\)", page.read_text())):
+        place = (page.parent / target).resolve() if target else page
+        assert place.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in anchors(place), f"{page.name}: {target}#{anchor}"
+
+
+def test_cards_are_those_of_the_classes() -> None:
+    page = ROOT / "docs" / "method-cards.md"
+    assert page.read_text() == cards(), "print them again: python -m bench cards > docs/method-cards.md"
+    assert all(f"### `{name}`" in cards() for name in registry.methods() if registry.methods()[name].startswith("methods."))
 
 
 def test_there_are_commands() -> None:

@@ -222,7 +222,7 @@ def _rows(
             record=_digest(entry.record),
             numerics=content_hash(dict(entry.record.numerics)),
             footnotes=tuple(number for number, note in enumerate(footnotes, 1) if key in note.keys),
-            unreliable=any(note.doubt for note in footnotes if key in note.keys),
+            doubts=frozenset[str]().union(*(note.doubts for note in footnotes if key in note.keys)),
         )
         for key, entry in entries.items()
     )

@@ -86,5 +86,5 @@ def reading_of(leaderboard: Leaderboard, table: str) -> str:
         parts.append(NOISE_NOTE)
         spread = any(cell.seed_sd is not None for row in leaderboard.rows for (own, _), cell in row.cells.items() if own == table)
         parts += [SPREAD_NOTE] if spread else []
-    parts += [DOUBT_NOTE] if any(row.unreliable for row in leaderboard.rows) else []
+    parts += [DOUBT_NOTE] if any(row.unreliable(table) for row in leaderboard.rows) else []
     return " ".join(parts)

@@ -32,12 +32,12 @@ def rank_of(rank: Rank | None) -> str:
     return f"{rank.place}" if rank.best == rank.worst else f"{rank.place} [{rank.best}–{rank.worst}]"
 
 
-def name_of(row: Row, markup: Markup, brief: bool = False) -> str:
-    """A row's label with its role and footnotes."""
+def name_of(row: Row, table: str, markup: Markup, brief: bool = False) -> str:
+    """A row's label in a table, with its role and footnotes."""
     # Where space is short, a control is known by its empty rank.
     role = " (ceiling)" if row.method == NONE else " (control)" if row.control and not brief else ""
     marks = markup.mark.format(",".join(map(str, row.footnotes))) if row.footnotes else ""
-    return markup.escape(" ".join(row.label.split()) + role) + (markup.doubt if row.unreliable else "") + marks
+    return markup.escape(" ".join(row.label.split()) + role) + (markup.doubt if row.unreliable(table) else "") + marks
 
 
 def value_of(cell: Cell, column: Column, markup: Markup, place: int | None, with_interval: bool, dagger: str) -> str:

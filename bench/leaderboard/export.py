@@ -45,7 +45,7 @@ def to_csv(leaderboard: Leaderboard) -> str:
             head = [leaderboard.protocol, leaderboard.provenance, status(leaderboard), column.table]
             method = [row.label, row.method, row.version, str(row.control).lower(), *row.ranks.get(column.table, (None,) * 3)]
             value = [column.key, cell.value, cell.low, cell.high, cell.n, column.unit, column.direction]
-            marks = [cell.seed_sd, str(row.label in unsure).lower(), str(row.unreliable).lower()]
+            marks = [cell.seed_sd, str(row.label in unsure).lower(), str(row.unreliable(column.table)).lower()]
             lines.append([*head, *method, *value, *marks, row.numerics, row.record])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([CSV_FIELDS.split(), *lines])
@@ -123,7 +123,7 @@ def table_json(leaderboard: Leaderboard, table: str) -> dict[str, Any]:
 
     rows = [
         {
-            "label": row.label, "slug": slug(row.label), "group": group, "unreliable": row.unreliable,
+            "label": row.label, "slug": slug(row.label), "group": group, "unreliable": row.unreliable(table),
             "role": "ceiling" if row.method == NONE else "control" if row.control else "",
             "rank": row.ranks.get(table), "notes": row.footnotes, "cells": {column.key: cell(row, column) for column in columns},
         }
@@ -223,7 +223,7 @@ def _groups(leaderboard: Leaderboard, table: str, markup: Markup, brief: bool = 
             )
             for column in columns
         ]  # fmt: skip
-        return [*rank, name_of(row, markup, brief), *cells]
+        return [*rank, name_of(row, table, markup, brief), *cells]
 
     return [[written(row) for row in group] for group in leaderboard.groups(table)]
 

@@ -39,7 +39,7 @@ def _table(leaderboard: Leaderboard, table: str, markup: Markup, notes_at: str) 
 
     def written(row: Row) -> str:
         cells = [_escape(rank_of(row.ranks.get(table)))] if ranked else []
-        cells.append(name_of(row, markup))
+        cells.append(name_of(row, table, markup))
         for column in columns:
             place, unsure = leaderboard.places(column).get(row.label), row.label in leaderboard.unsure(column)
             cells.append(_value(cell := row.cells[table, column.key], column, markup, place, unsure))

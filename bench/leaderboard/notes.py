@@ -11,25 +11,29 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.leaderboard.table import DISTANCES
+from bench.leaderboard.table import DISTANCES, KINDS
 from bench.metrics.unlearning import NONE
 from bench.types import Record, Target, content_hash
 
 BROKEN_FROM = 0.5
 """Share of a kind's target pictures that are far from every class, from which UA is no longer about the concept."""
+_BROKEN = (
+    "more than half of the pictures prompted with an erased {} are far from every class, so that UA is in large part what the judge happens"
+    " to call broken pictures"
+)
 
 
 class Note(NamedTuple):
-    """A footnote and the labels of the rows that it concerns; `doubt` if for this they are not to be relied on."""
+    """A footnote and the labels of the rows that it concerns; `doubts` are kinds of targets of which they are unreliable for this."""
 
     text: str
     keys: set[str]
-    doubt: bool = False
+    doubts: frozenset[str] = frozenset()
 
     @property
     def shown(self) -> str:
         """As tables print it."""
-        return f"{'‡ ' if self.doubt else ''}{self.text}"
+        return f"{'‡ ' if self.doubts else ''}{self.text}"
 
 
 @dataclass(frozen=True)
@@ -69,20 +73,20 @@ def kind_of(target: str) -> str:
 
 def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: Sequence[str]) -> list[Note]:
     """In a fixed order, doubts first."""
-    found: dict[tuple[str, bool], list[str]] = {}
+    found: dict[tuple[str, frozenset[str]], list[str]] = {}
     for key, entry in entries.items():
         own = per_target[per_target["method"] == key]
-        for text, doubt in [*((text, True) for text in _doubts(entry, own, kinds)), *((text, False) for text in _texts(entry, kinds))]:
-            found.setdefault((text, doubt), []).append(key)
+        for text, doubts in [*_doubts(entry, own, kinds), *((text, frozenset[str]()) for text in _texts(entry, kinds))]:
+            found.setdefault((text, doubts), []).append(key)
     notes = [
-        Note(f"{', '.join(entries[key].record.label for key in keys)}: {text}.", set(keys), doubt)
-        for (text, doubt), keys in sorted(found.items(), key=lambda item: not item[0][1])
+        Note(f"{', '.join(entries[key].record.label for key in keys)}: {text}.", set(keys), doubts)
+        for (text, doubts), keys in sorted(found.items(), key=lambda item: not item[0][1])
     ]
     return notes + _runs_note(entries) + _untuned_note(entries) + _choice_note(entries) + _numerics_note(entries)
 
 
-def _doubts(entry: Entry, per_target: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
-    """Why one row's numbers mean something else than they seem to."""
+def _doubts(entry: Entry, per_target: pd.DataFrame, kinds: Sequence[str]) -> list[tuple[str, frozenset[str]]]:
+    """Why one row's numbers mean something else than they seem to, and on targets of which kinds."""
     record, texts = entry.record, []
     unscored = per_target[per_target["unscored"] > 0]
     if len(unscored):
@@ -90,15 +94,16 @@ def _doubts(entry: Entry, per_target: pd.DataFrame, kinds: Sequence[str]) -> lis
         texts.append(f"{pictures} pictures of {len(unscored)} targets are missing or unjudged; shares are over the rest")
     if record.tuning and record.tuning["budget"].get("on") == "evaluation":
         texts.append(_tuning_note(record.tuning["budget"], record.config))
-    for kind in kinds:
-        broken = entry.means.get(kind, {}).get("ar_target")
-        if broken is not None and broken > BROKEN_FROM:
-            texts.append(
-                f"more than half of the pictures prompted with an erased {kind} are far from every class, so that UA is in large part"
-                " what the judge happens to call broken pictures"
-            )
     remarks = [(attack, note) for attack, own in sorted(record.attacks.items()) for note in sorted({*own["outcomes"]["note"]} - {""})]
-    return texts + [f"{attack} ran as {note.rstrip('.')}" for attack, note in remarks]
+    texts += [f"{attack} ran as {note.rstrip('.')}" for attack, note in remarks]
+    return [(text, frozenset(KINDS)) for text in texts] + [
+        (_BROKEN.format(kind), frozenset({kind})) for kind in kinds if _broken(entry, kind)
+    ]
+
+
+def _broken(entry: Entry, kind: str) -> bool:
+    share = entry.means.get(kind, {}).get("ar_target")
+    return share is not None and share > BROKEN_FROM
 
 
 def _texts(entry: Entry, kinds: Sequence[str]) -> list[str]:
@@ -221,4 +226,4 @@ def _numerics_note(entries: Mapping[str, Entry]) -> list[Note]:
     labels = {digest: ", ".join(entries[key].record.label for key in keys) for digest, keys in sorted(groups.items())}
     lists = "; ".join(f"{digest} ({names})" for digest, names in labels.items())
     text = f"Numerics differ, so that pictures from the same noise may differ between methods: {lists}."
-    return [Note(text, {key for keys in groups.values() if NONE not in keys for key in keys}, doubt=True)]
+    return [Note(text, {key for keys in groups.values() if NONE not in keys for key in keys}, frozenset(KINDS))]

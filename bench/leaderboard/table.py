@@ -68,8 +68,12 @@ class Row:
     numerics: str
     footnotes: tuple[int, ...]
     """Numbers of those that concern it, from 1."""
-    unreliable: bool
-    """Whether one of them says that its numbers mean something else than they seem to."""
+    doubts: frozenset[str]
+    """Kinds of targets of which one of them says that the numbers mean something else than they seem to."""
+
+    def unreliable(self, table: str) -> bool:
+        """Whether that is so of the numbers in one of the tables."""
+        return table.removeprefix("new ").removesuffix(" attacks") in self.doubts
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def test_rows_of_broken_pictures_are_unreliable(share: float, doubted: bool) -> 
     base = record("Good")
     far = [value for target in STYLE_TARGETS for value in _broken(target[-1], share)]
     found = made(none(), record("Good", outcomes={**base.outcomes, "far": far}), record("Half", half))
-    assert (row(found, "Good").unreliable, row(found, "Half").unreliable) == (doubted, False)
+    assert (row(found, "Good").unreliable("style"), row(found, "Half").unreliable("style")) == (doubted, False)
     assert (
         any(text.startswith("‡ Good: more than half of the pictures prompted with an erased style") for text in found.footnotes) == doubted
     )
@@ -160,7 +160,8 @@ def test_rows_of_broken_pictures_are_unreliable(share: float, doubted: bool) -> 
 def test_other_numerics_and_the_evaluating_judge_make_rows_unreliable() -> None:
     chosen = {"budget": {"settings": 9, "pictures": 240, "on": "evaluation"}, "configs": {}}
     found = made(none(), record("Good", tuning=chosen), record("Other", numerics={"dtype": "bfloat16"}), record("Half", half))
-    assert {own.label: own.unreliable for own in found.rows} == {"Good": True, "Other": True, "Half": False, "none": False}
+    assert not row(found, "Good").unreliable("cost")
+    assert {own.label: own.unreliable("new style") for own in found.rows} == {"Good": True, "Other": True, "Half": False, "none": False}
 
 
 def test_published_figures_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
