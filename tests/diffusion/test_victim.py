@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from bench.registry import method
 from bench.suites.minicanvas import SUITE
 from methods.common.adapters import LowRankAdapters, adapted_modules
 from methods.sae import bank
+from methods.sae.autoencoder import load_sae
 
 FISH = Concept("object", "fish")
 NAMES = ["none", "uce", "rece", "safree", "seot", "sld", "negative-prompt", "saeuron", "saeuron-detect", "spm"]
@@ -80,32 +82,54 @@ def test_predictions_are_the_samplers(name: str, model: DiffusionModel, erasures
     torch.testing.assert_close(found[0], expected, rtol=1e-3, atol=2e-4)
 
 
+@pytest.fixture(scope="module")
+def double(model: DiffusionModel) -> DiffusionModel:
+    """The model in float64."""
+    found = copy.deepcopy(model)
+    found.text_encoder.double()
+    found.unet.double()
+    return found
+
+
+def in_double(erasure: Erasure) -> Erasure:
+    """With every table of its parts in float64."""
+    parts = [replace(part, **_doubled(part)) for part in erasure.activations]
+    text = erasure.text and replace(erasure.text, **_doubled(erasure.text)) if is_dataclass(erasure.text) else erasure.text
+    return replace(erasure, text=text, activations=tuple(parts))
+
+
+def _doubled(part: object) -> dict[str, Tensor]:
+    own = ((field.name, getattr(part, field.name)) for field in fields(part))  # type: ignore[arg-type]
+    return {name: value.double() for name, value in own if isinstance(value, Tensor) and value.is_floating_point()}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_those_of_finite_differences(
-    name: str, model: DiffusionModel, erasures: dict[str, Erasure], monkeypatch: pytest.MonkeyPatch
+    name: str, double: DiffusionModel, erasures: dict[str, Erasure], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without what goes straight through thresholds, whose true derivative is zero almost everywhere."""
+    """In float64, without what goes straight through thresholds, whose true derivative is zero almost everywhere."""
     monkeypatch.setattr(bank, "_soft", lambda z, thresholds: torch.zeros_like(z))
-    row = Row(request(4.0), erasures[name])
-    victim = Victim(model, [row], torch.float32)
+    monkeypatch.setattr(Tensor, "float", Tensor.double)  # what is held in float32 at the least
+    monkeypatch.setattr(bank, "load_sae", lambda *where: copy.deepcopy(load_sae(*where)).double())
+    row = Row(request(4.0), in_double(erasures[name]))
+    victim = Victim(double, [row], torch.float64)
     generator = torch.Generator().manual_seed(1)
-    noisy = torch.randn(1, *model.latent_shape, generator=generator)
-    text = soft(model, row.request.prompt)
+    noisy = torch.randn(1, *double.latent_shape, generator=generator).double()
+    text = soft(double, row.request.prompt)
     weights = torch.randn(noisy.shape, generator=generator)
 
     def value(embeds: Tensor) -> Tensor:
-        found = victim.predict([0], [soft(model, row.request.prompt, embeds)], noisy, torch.tensor([501]))
-        return (found * weights).double().sum()
+        return (victim.predict([0], [soft(double, row.request.prompt, embeds)], noisy, torch.tensor([501])) * weights).sum()
 
     leaf = text.embeds.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(value(leaf), leaf)
     direction = gradient / gradient.norm()
-    # SLD's safety term has kinks, of which a wide step crosses many.
-    step = (1e-4 if name == "sld" else 2e-3) * float(text.embeds.norm())
+    step = 1e-6 * float(text.embeds.norm())
     with torch.no_grad():
         measured = (value(text.embeds + step * direction) - value(text.embeds - step * direction)) / (2 * step)
+    assert value(leaf).dtype == torch.float64
     assert float(gradient.norm()) > 1e-3
-    assert float(measured) == pytest.approx(float((gradient * direction).sum()), rel=0.05)
+    assert float(measured) == pytest.approx(float((gradient * direction).sum()), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["saeuron", "saeuron-detect"])
