@@ -77,7 +77,7 @@ def test_a_file_is_a_method(tmp_path: Path) -> None:
     # Elsewhere it is the same method; with other code too, but that is told.
     (tmp_path / "mine.py").unlink()
     (tmp_path / "other.py").write_text(METHOD.read_text().replace("text.replace(old, new)", "text.replace(new, old)"))
-    again = bench(*FEW, "--methods", "other.py:Reword:instead=house", "--workers", "2", cwd=tmp_path)
+    again = bench(*FEW, "--methods", "other.py:Reword:instead=house", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "are there already" in again.stderr
     assert "The code of Reword has changed" in words(again.stderr)

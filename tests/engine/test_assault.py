@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from commands import bench, process
+from commands import bench
 
 from bench.adversary import Candidate, Goal
 from bench.engine.assault import Sight, _in_turn, drive
@@ -81,7 +81,7 @@ RUN = ("run", "--preset", "smoke", "--methods", "uce", "--batch-size", "4", "--d
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("attacked")
-    found = process(*RUN, "--attacks", ATTACKS, cwd=folder)
+    found = bench(*RUN, "--attacks", ATTACKS, cwd=folder)
     assert found.returncode == 0, found.stderr
     return folder / "run"
 
@@ -118,7 +118,7 @@ def test_what_was_in_flight_is_attacked_again_with_the_same_prompts(attacked: Pa
     for unit in lost:
         for path in (tmp_path / "run" / "units").glob(f"*/{unit}.*"):
             path.unlink()
-    found = process(*RUN, "--attacks", ATTACKS, cwd=tmp_path)
+    found = bench(*RUN, "--attacks", ATTACKS, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert outcomes_of(tmp_path / "run", "uce") == outcomes_of(attacked, "uce")
 
@@ -126,7 +126,7 @@ def test_what_was_in_flight_is_attacked_again_with_the_same_prompts(attacked: Pa
 def test_prompts_are_exported_and_replayed(attacked: Path, tmp_path: Path) -> None:
     shutil.copytree(attacked, tmp_path / "run")
     prompts = attacked / "attack_prompts.csv"
-    found = process(*RUN, "--attack-prompts", str(prompts), cwd=tmp_path)
+    found = bench(*RUN, "--attack-prompts", str(prompts), cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     own = pd.DataFrame(outcomes_of(tmp_path / "run", "uce")["replay"])
     known = set(pd.read_csv(prompts)["prompt"])
