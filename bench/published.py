@@ -12,7 +12,10 @@ PUBLISHED = Path("results/published")
 
 
 def read_published(folder: Path = PUBLISHED) -> dict[str, Any]:
-    """`rows`, each with id, method, concepts, protocol, source and figures in per cent, and `tolerance_points`. BenchError without them."""
+    """unlearncanvas.json: `rows`, each with id, method, concepts, protocol, source and figures in per cent, and `tolerance_points`.
+
+    BenchError without it.
+    """
     path = folder / "unlearncanvas.json"
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -23,5 +26,6 @@ def read_published(folder: Path = PUBLISHED) -> dict[str, Any]:
 
 
 def published_rows(protocol: str) -> list[dict[str, Any]]:
-    """Those of a suite's protocol, such as unlearncanvas@official; none outside a checkout."""
-    return [row for row in read_published()["rows"] if row["protocol"] == protocol] if PUBLISHED.is_dir() else []
+    """Those of a suite's protocol, such as unlearncanvas@official, from all files; none outside a checkout."""
+    bodies = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(PUBLISHED.glob("*.json"))]
+    return [row for body in bodies for row in body["rows"] if row["protocol"] == protocol]

@@ -31,7 +31,7 @@ CSV_FIELDS = (
     " seed_sd unsure unreliable numerics record"
 )
 
-PUBLISHED_FIELDS = ["method", "concepts", "protocol", "ua", "ira", "cra", "ar", "ga", "fid", "source", "doubt"]
+PUBLISHED_FIELDS = "method concepts protocol ua ira cra ar ga fid attack ua_before ua_after source doubt".split()  # noqa: SIM905
 PUBLISHED_NOTE = "In %, but for FID. None was measured by this project; they are neither averaged nor ranked with what was."
 
 
@@ -230,13 +230,21 @@ def _groups(leaderboard: Leaderboard, table: str, markup: Markup, brief: bool = 
 
 def _published_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     figures = ("ua", "ira", "cra", "ar", "ga", "fid")
-    header = ["Method", "Concepts", *(name.upper() for name in figures), "Source", "Doubt"]
-    lines = [header, [":---", ":---", *["---:"] * len(figures), ":---", ":---"]]
+    header = ["Method", "Concepts", *(name.upper() for name in figures), "UA under attack", "Source", "Doubt"]
+    lines = [header, [":---", ":---", *["---:"] * len(figures), ":---", ":---", ":---"]]
     for row in rows:
         values = ("–" if row.get(name) is None else f"{row[name]:g}" for name in figures)
         said = (_escape_markdown(row.get(name, "")) for name in ("source", "doubt"))
-        lines.append([_escape_markdown(row["method"]), row["concepts"], *values, *said])
+        lines.append([_escape_markdown(row["method"]), row["concepts"], *values, _escape_markdown(under_attack(row)), *said])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def under_attack(row: Mapping[str, Any]) -> str:
+    """What a paper says of UA before and after an attack, empty for other rows."""
+    if row.get("ua_after") is None:
+        return ""
+    before = "" if row.get("ua_before") is None else f"{row['ua_before']:g} → "
+    return f"{before}{row['ua_after']:g} ({row['attack']})"
 
 
 def _escape_markdown(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.leaderboard.export import slug, table_json
+from bench.leaderboard.export import slug, table_json, under_attack
 from bench.leaderboard.table import Leaderboard
 from bench.metrics.unlearning import NONE
 from bench.types import Record
@@ -28,7 +28,8 @@ def to_html(
         "protocol": leaderboard.protocol, "provenance": leaderboard.provenance, "invalid": leaderboard.invalid, "none": base,
         "footnotes": leaderboard.footnotes, "tables": [table_json(leaderboard, table) for table in leaderboard.tables()],
         "targets": _rows(leaderboard.targets), "became": _rows(leaderboard.became), "attack_curves": _rows(leaderboard.attack_curves),
-        "gallery": _renamed(pictures, base), "published": list(leaderboard.published), "looks": list(looks),
+        "gallery": _renamed(pictures, base), "looks": list(looks),
+        "published": [{**row, "attacked": under_attack(row)} for row in leaderboard.published],
         "cards": [_card(record) for record in sorted(records, key=lambda record: record.label)],
     }  # fmt: skip
     parts = files("bench.leaderboard").joinpath("page")

@@ -61,13 +61,13 @@ function gallery() {
 
 function published() {
   if (!data.published.length) return;
-  const columns = [["ua", "UA"], ["ira", "IRA"], ["cra", "CRA"], ["ar", "AR"], ["ga", "GA"], ["fid", "FID"]];
+  const columns = [["ua", "UA"], ["ira", "IRA"], ["cra", "CRA"], ["ar", "AR"], ["ga", "GA"], ["fid", "FID"], ["attacked", "UA under attack"]];
   section("published", "Published", "What papers say of the same protocol, in %. Nothing here was measured by this project; it is neither averaged nor ranked with what was.",
     el("div", { class: "scroll", tabindex: "0" }, el("table", {},
       el("thead", {}, el("tr", {}, el("th", { class: "method" }, "Method"), el("th", {}, "concepts"), columns.map(([, name]) => el("th", {}, name)),
         el("th", { style: "text-align:left" }, "source and doubts"))),
       el("tbody", {}, data.published.map((row) => el("tr", {}, el("td", { class: "method" }, row.method), el("td", {}, row.concepts),
-        columns.map(([key]) => el("td", {}, row[key] === undefined || row[key] === null ? "–" : String(row[key]))),
+        columns.map(([key]) => el("td", {}, row[key] === undefined || row[key] === null || row[key] === "" ? "–" : String(row[key]))),
         el("td", { style: "text-align:left" }, row.source, row.doubt ? el("em", {}, ` Doubt: ${row.doubt}`) : null)))))));
 }
 
