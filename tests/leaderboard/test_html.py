@@ -175,6 +175,27 @@ def test_a_look_inside_follows_the_step(tmp_path: Path) -> None:
     assert told == "step 2 of 2"
 
 
+def test_many_rows_are_numbered_and_untuned_ones_stand_back(tmp_path: Path) -> None:
+    """More than eight rows do not fit into a chart by name; in the gallery tuned rows hide their untuned ones until asked."""
+    names = [f"m{k}" for k in range(5)]
+    records = [none(), *(record(f"{name}{more}", method=name) for name in names for more in ("", " (untuned)"))]
+    cells = [item(f"m0{more}", "style:a", "a", "x", "a") for more in ("", " (untuned)")]
+    pictures = {**PICTURES, "items": [*PICTURES["items"][:1], *cells]}
+    text = to_html(made(*records), records, pictures)
+    script = (
+        "const names=[...document.querySelectorAll('#tradeoff .legend b')].map(b=>b.textContent);"
+        "const drawn=[...document.querySelectorAll('#tradeoff svg .name')].map(t=>t.textContent);"
+        "const heads=()=>[...document.querySelectorAll('#gallery thead th')].map(t=>t.textContent);const before=heads();"
+        "const rows=[...document.querySelectorAll('#gallery select')].at(-1);rows.value='all';rows.dispatchEvent(new Event('change'));"
+        "result={names,drawn,before,after:heads()}"
+    )
+    found = drive(text, tmp_path, script)
+    assert sorted(found["names"]) == sorted(["1", *(f"{k}{more}" for k in range(2, 7) for more in ("", "u"))])
+    assert found["drawn"] == ["1", "2, 3, 4, 5, 6"], "rows at one place share a label"
+    assert found["before"] == ["asked for", "none", "m0"]
+    assert found["after"] == ["asked for", "none", "m0", "m0 (untuned)"]
+
+
 def test_what_papers_say_stands_apart(tmp_path: Path) -> None:
     rows = published_rows("unlearncanvas@official")
     assert {"esd-styles", "saeuron-objects"} & {row["id"] for row in rows}

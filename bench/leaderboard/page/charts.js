@@ -24,7 +24,7 @@ function tradeoff(kind) {
   const [width, height] = [540, 380];
   const least = Math.min(...points.map((point) => point.low), 0.9);
   const from = Math.max(0, least < 0.5 ? Math.floor(least * 5) / 5 : Math.floor(least * 10) / 10);
-  const { at, nodes } = frame(46, 14, width - 70, height - 62, from);
+  const { at, nodes } = frame(46, 30, width - 70, height - 78, from);
   for (let v = from; v <= 1.0001; v += from < 0.5 ? 0.2 : from < 0.8 ? 0.1 : 0.05) {
     nodes.push(el("text", { x: at.x(v), y: height - 30, "text-anchor": "middle" }, (100 * v).toFixed(0)));
   }
@@ -34,31 +34,77 @@ function tradeoff(kind) {
   const front = ranked.filter((a) => !ranked.some((b) => b !== a && b.kept >= a.kept && b.ua.value >= a.ua.value
     && (b.kept > a.kept || b.ua.value > a.ua.value))).sort((a, b) => a.kept - b.kept);
   nodes.push(el("polyline", { class: "front", points: front.map((point) => `${at.x(point.kept)},${at.y(point.ua.value)}`).join(" ") }));
-  // Labels are put where no other stands yet.
-  const taken = [];
-  points.forEach((point, place) => {
-    const [x, y] = [at.x(point.kept), at.y(point.ua.value)], label = point.row.label;
-    const colour = point.row.rank ? hue(place) : "var(--soft)";
-    const text = `${label}: UA ${percent(point.ua.value)}, retained ${percent(point.kept)}`;
-    const left = x > width - 40 - 6 * label.length;
-    let dy = 4;
-    while (taken.some(([ox, oy]) => Math.abs(oy - (y + dy)) < 12 && Math.abs(ox - x) < 130) && dy < 150) dy += 12;
-    taken.push([x, y + dy]);
+  const tags = tagged(points);
+  // What is on top of others is the tuned row.
+  [...points].sort((a, b) => tags.get(b).second - tags.get(a).second).forEach((point) => {
+    const [x, y] = [at.x(point.kept), at.y(point.ua.value)], colour = tags.get(point).colour;
+    const text = `${point.row.label}: UA ${percent(point.ua.value)}, retained ${percent(point.kept)}`;
     nodes.push(el("g", { tabindex: "0", role: "img", "aria-label": text }, el("title", {}, text),
       point.ua.low !== undefined && point.ua.low !== null
         ? el("path", { stroke: colour, "stroke-opacity": .5, fill: "none",
           d: `M${x} ${at.y(point.ua.low)}V${at.y(point.ua.high)}M${at.x(point.low)} ${y}H${at.x(point.high)}` }) : null,
-      el("circle", { cx: x, cy: y, r: 5, fill: colour }),
-      el("text", { class: "name", x: left ? x - 9 : x + 9, y: y + dy, "text-anchor": left ? "end" : "start" }, label)));
+      el("circle", { cx: x, cy: y, r: 5, fill: tags.get(point).second ? "var(--card)" : colour, stroke: colour, "stroke-width": 2 })));
   });
+  nodes.push(...names(points, at, tags, width));
   const title = KINDS.find(([own]) => own === kind)[1];
   return el("figure", { style: "margin:0" }, el("h3", {}, title),
-    el("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `UA against what is retained, ${title}` }, nodes));
+    el("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `UA against what is retained, ${title}` }, nodes),
+    points.length > NAMED ? legend(points, tags) : null);
+}
+
+const bare = (label) => label.replace(/ \(untuned\)$/, "");
+const METHODS = unique(data.tables.flatMap((table) => table.rows.map((row) => bare(row.label))));
+
+// Up to so many rows are named in the chart; more are numbered, with their names below.
+const NAMED = 8;
+
+// By point: colour and name or number; an untuned row beside its tuned one is a ring with the same number and "u".
+function tagged(points) {
+  const found = new Map();
+  for (const point of points) {
+    const place = METHODS.indexOf(bare(point.row.label)), label = point.row.label;
+    const second = label !== bare(label) && points.some((other) => other.row.label === bare(label));
+    const tag = points.length <= NAMED ? label : `${place + 1}${second ? "u" : ""}`;
+    found.set(point, { tag, second, colour: point.row.rank ? hue(place) : "var(--soft)" });
+  }
+  return found;
+}
+
+// Points at one place share a label; it is put beside, above or below them, where least stands yet.
+function names(points, at, tags, width) {
+  const groups = [];
+  for (const point of points) {
+    const [x, y] = [at.x(point.kept), at.y(point.ua.value)];
+    const near = groups.find((group) => Math.abs(group.x - x) < 8 && Math.abs(group.y - y) < 8);
+    if (near) near.tags.push(tags.get(point).tag);
+    else groups.push({ x, y, tags: [tags.get(point).tag] });
+  }
+  const taken = points.map((point) => box(at.x(point.kept) - 5, at.y(point.ua.value) - 5, 10, 10));
+  return groups.map(({ x, y, tags: own }) => {
+    const text = own.filter((tag) => !tag.endsWith("u") || !own.includes(tag.slice(0, -1))).join(", "), wide = 7 * text.length;
+    const places = [0, -13, 13, -26, 26, -39, 39].flatMap((dy) => (Math.abs(dy) === 13 ? [-wide / 2] : []).concat([9, -9 - wide])
+      .map((dx) => box(x + dx, y + dy - 6, wide, 12))).filter((one) => one.left >= 0 && one.right <= width && one.top >= 0);
+    const crowd = (one) => taken.filter((other) => overlap(one, other)).length;
+    const best = places.reduce((a, b) => (crowd(b) < crowd(a) ? b : a));
+    taken.push(best);
+    return el("text", { class: "name", x: best.left, y: best.top + 10 }, text);
+  });
+}
+
+const box = (left, top, width, height) => ({ left, top, right: left + width, bottom: top + height });
+const overlap = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+
+function legend(points, tags) {
+  return el("ul", { class: "legend" }, points.map((point) => {
+    const { tag, colour, second } = tags.get(point);
+    const dot = el("i", { style: `border-color:${colour};background:${second ? "transparent" : colour}` });
+    return el("li", {}, dot, el("b", {}, tag), ` ${point.row.label}`, el("small", {}, ` ${percent(point.ua.value)} · ${percent(point.kept)}`));
+  }));
 }
 
 function tradeoffs() {
   if (!KINDS.length) return;
-  section("tradeoff", "Trade-off", "Up and to the right is better. Whiskers are 95 % intervals for other noise; the dashed line joins the rows that no other beats in both.",
+  section("tradeoff", "Trade-off", "Up and to the right is better. Whiskers are 95 % intervals for other noise; the dashed line joins the rows that no other beats in both; rings are untuned rows beside tuned ones.",
     el("div", { class: "columns" }, KINDS.map(([kind]) => tradeoff(kind))));
 }
 

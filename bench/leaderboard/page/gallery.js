@@ -26,6 +26,7 @@ function gallery() {
     return el("figure", { class: base ? "plain" : ["left", "lost"].includes(word) ? "bad" : "good" },
       links[item.image] ? el("a", { href: links[item.image] }, image) : image, el("figcaption", {}, base ? seen : `${WORDS[word]}: ${seen}`));
   };
+  const beside = (name) => name !== bare(name) && methods.includes(bare(name));
   let count = STEP;
   const draw = () => {
     const own = items.filter((item) => item.target === target.value), rows = new Map();
@@ -35,11 +36,12 @@ function gallery() {
     }
     const base = new Map(items.filter((item) => item.target === "").map((item) => [`${item.style}\n${item.object}\n${item.seed}`, item]));
     const chosen = [...rows].map(([key, row]) => {
-      const words = Object.values(row).map((item) => verdict(item, target.value));
+      const words = Object.values(row).filter((item) => shownRows.value === "all" || !beside(item.method)).map((item) => verdict(item, target.value));
       return { key, row, words, bad: words.filter((word) => word === "left" || word === "lost").length };
     }).filter(({ key, words }) => (concept.value === "all" || key.split("\n").includes(concept.value))
       && (wanted.value === "all" || words.includes(wanted.value))).sort((a, b) => b.bad - a.bad || (a.key < b.key ? -1 : 1));
-    const columns = methods.filter((name) => name !== data.none && own.some((item) => item.method === name));
+    const columns = methods.filter((name) => name !== data.none && own.some((item) => item.method === name)
+      && (shownRows.value === "all" || !beside(name)));
     const line = ({ key, row }) => {
       const [style, object, seed] = key.split("\n"), none = base.get(key);
       return el("tr", {}, el("th", { scope: "row" }, style || "no style", el("br"), object, el("br"), `seed ${seed}`),
@@ -55,7 +57,9 @@ function gallery() {
   const again = () => { count = STEP; draw(); };
   const target = picker("Erased", targets, again), concept = picker("Asked for", ["all", ...concepts], again);
   const wanted = picker("Verdict", [["all", "all"], ["left", "still there"], ["gone", "gone"], ["lost", "lost"], ["kept", "kept"]], again);
-  section("gallery", "Pictures", data.gallery.note, el("div", { class: "bar" }, target.node, concept.node, wanted.node), place);
+  const shownRows = picker("Rows", [["tuned", "without untuned beside tuned"], ["all", "all"]], again);
+  const bar = [target, concept, wanted, ...(methods.some(beside) ? [shownRows] : [])].map((one) => one.node);
+  section("gallery", "Pictures", data.gallery.note, el("div", { class: "bar" }, bar), place);
   draw();
 }
 
