@@ -26,7 +26,7 @@ from bench.types import Floors, MetricRules, Record, Target, content_hash
 
 OUTCOMES = ["target", *CELL, "style_pred", "object_pred"]
 NAMES = [name for name in OUTCOMES if name != "seed"]
-FAR, CLIP = "far", "clip"
+FAR, CLIP, FIRST_EDIT = "far", "clip", "first_edit"
 """Columns of outcomes that not all records have."""
 CLIP_NAMES = ("clip_target", "clip_retained", "clip_all")
 
@@ -171,6 +171,8 @@ def _frame(record: Record, words: Sequence[str]) -> pd.DataFrame:
 
     own = {name: named(record.outcomes[name]) if name in NAMES else record.outcomes[name] for name in OUTCOMES}
     more = {name: pd.Series(record.outcomes.get(name, nothing), dtype=object) for name in (FAR, CLIP)}
+    if FIRST_EDIT in record.outcomes:
+        more[FIRST_EDIT] = pd.Series(record.outcomes[FIRST_EDIT], dtype=float)
     return pd.DataFrame(own).assign(**more)
 
 

@@ -28,11 +28,10 @@ Estimates: TypeAlias = dict[tuple[str, str], dict[str, Estimate]]
 class Means:
     """Of shares over targets: one each is added."""
 
-    same: bool = False
-    """Whether all targets have the very same pictures, as of the unedited model: how often one is judged says nothing then."""
     values: list[float] = field(default_factory=list)
     influences: Array = field(default_factory=lambda: np.zeros(1))
     seen: Array = field(default_factory=lambda: np.zeros(1))
+    unedited: Array = field(default_factory=lambda: np.zeros(1))
 
     def add(self, share: Share) -> None:
         """Of one more target, if it has pictures."""
@@ -40,17 +39,23 @@ class Means:
             self.values.append(share.value)
             self.influences = self.influences + share.influences
             self.seen = self.seen + share.pictures
+            self.unedited = self.unedited + (0 if share.unedited is None else share.unedited)
 
     @property
     def judged(self) -> int:
         """Judgements."""
         return int(self.seen.sum())
 
+    @property
+    def distinct(self) -> int:
+        """Pictures: how often targets share the unedited model's own, where nothing was edited, says nothing."""
+        return int((self.seen - self.unedited).sum() + (self.unedited > 0).sum())
+
     def with_noise(self, design: Design) -> Estimate:
         """With other noise, on these targets."""
         if not self.values:
             return Estimate(np.nan, np.zeros(len(design.stratum)), 0)
-        n = int((self.seen > 0).sum()) if self.same else self.judged
+        n = self.distinct
         return Estimate(float(np.mean(self.values)), design.spread(self.influences / len(self.values)), n, 1 / n**2)
 
     def over_concepts(self) -> Estimate:
@@ -138,7 +143,7 @@ def bounds(name: str, noise: Estimate | None, concepts: Estimate | None, design:
 
 
 def _mean(each: Mapping[tuple[str, str], Sequence[Share]], method: str, targets: Sequence[str], place: int) -> Means:
-    found = Means(same=method == NONE)
+    found = Means()
     for target in targets:
         if (method, target) in each:
             found.add(each[method, target][place])

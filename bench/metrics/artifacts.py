@@ -29,7 +29,7 @@ from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.metrics.aggregate import Means
 from bench.metrics.uncertainty import Array, Share, wilson
-from bench.metrics.unlearning import NONE, Outcomes, pair, shows
+from bench.metrics.unlearning import Outcomes, pair, shows
 from bench.types import MetricRules, Target, canonical_json
 
 RATES = ("ar_target", "ar_retained", "ar")
@@ -138,7 +138,7 @@ def aggregate(outcomes: Outcomes, rules: MetricRules, column: str = "far", names
     paired = pair(outcomes, rules)
     rows: list[dict[str, Any]] = []
     for (method, kind), targets in paired.by_kind():
-        means = [Means(same=method == NONE) for _ in names]
+        means = [Means() for _ in names]
         for target in targets:
             for one, share in zip(means, _shares(paired.pictures[method, target], Target.parse(target), paired.units, column), strict=True):
                 one.add(share)
@@ -159,5 +159,6 @@ def _shares(pictures: pd.DataFrame, target: Target, units: int, column: str) -> 
     known = pictures[there]
     shown = shows(known, target)
     return [
-        Share.of(part[column].to_numpy(dtype=np.float64), part["unit"].to_numpy(), units) for part in (known[shown], known[~shown], known)
+        Share.of(part[column].to_numpy(dtype=np.float64), part["unit"].to_numpy(), units, part["unedited"].to_numpy())
+        for part in (known[shown], known[~shown], known)
     ]

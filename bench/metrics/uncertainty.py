@@ -6,8 +6,8 @@ noise: influences of two statistics on the same units tell how the two move toge
 style and object, which the suite fixes: what differs between cells is no chance.
 
 Shares are in [0, 1]. Their intervals are Wilson's with the number of independent trials that the variance amounts to (Korn and Graubard
-1998), so that they stay in [0, 1] and have a width where every picture came out alike. Differences are made of two such intervals
-(MOVER; Zou and Donner 2008) with the correlation that the influences give.
+1998), so that they stay in [0, 1] and have a width where every picture came out alike. Differences are paired: what two statistics have in
+common cancels in the difference of their influences.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ class Share:
     """[units]."""
     pictures: Array
     """[units], how many each has."""
+    unedited: Array | None = None
+    """[units], how many of them are the unedited model's own: those of one unit are one picture, however many targets it serves."""
 
     @property
     def n(self) -> int:
@@ -92,12 +94,13 @@ class Share:
         return int(self.pictures.sum())
 
     @classmethod
-    def of(cls, values: Array, unit: NDArray[np.int64], units: int) -> Share:
-        """The mean of values [n], each of a unit."""
+    def of(cls, values: Array, unit: NDArray[np.int64], units: int, unedited: NDArray[np.bool_] | None = None) -> Share:
+        """The mean of values [n], each of a unit; `unedited` [n] as in the field."""
         value = float(values.mean()) if len(values) else np.nan
         apart = (values - value) / max(1, len(values))
         influences, pictures = (np.asarray(np.bincount(unit, own, minlength=units), np.float64) for own in (apart, np.ones(len(unit))))
-        return cls(value, influences, pictures)
+        own = None if unedited is None else np.asarray(np.bincount(unit, unedited, minlength=units), np.float64)
+        return cls(value, influences, pictures, own)
 
 
 @dataclass(frozen=True)
@@ -135,17 +138,23 @@ class Estimate:
 
 def difference(ours: Estimate, theirs: Estimate, quantile: float) -> tuple[float, float, float]:
     """Ours less theirs, two shares of the same units, and its bounds; NaN without a value."""
-    low, high = ours.bounds(quantile)
-    other_low, other_high = theirs.bounds(quantile)
-    found, both = ours.value - theirs.value, ours.variance * theirs.variance
-    together = float(ours.spread @ theirs.spread) / both**0.5 if both > 1e-40 else 0.0
+    (variance,) = _variances(np.stack([ours.spread, theirs.spread]), [ours.one, theirs.one])
+    found, half = ours.value - theirs.value, quantile * float(variance) ** 0.5
+    return found, max(-1.0, found - half), min(1.0, found + half)
 
-    def half(own: float, other: float) -> float:
-        return float(np.sqrt(max(0.0, own * own + other * other - 2 * together * own * other)))
 
-    down, up = ours.value - low, other_high - theirs.value
-    further, less = high - ours.value, theirs.value - other_low
-    return found, found - half(down, up), found + half(further, less)
+def _variances(spreads: Array, ones: Sequence[float]) -> Array:
+    """Of the differences of all pairs of statistics, in the order of `np.triu_indices`.
+
+    What two rows have in common cancels. One more picture that differs is added in either direction (as Agresti and Min do, 2005), and
+    counts as it does for the row of the two that has more of them.
+    """
+    first, second = np.triu_indices(len(spreads), 1)
+    products = spreads @ spreads.T
+    apart = products[first, first] + products[second, second] - 2 * products[first, second]
+    own = np.asarray(ones)
+    found: Array = np.maximum(apart, 0.0) + 2 * np.minimum(own[first], own[second])
+    return found
 
 
 def simultaneous_quantile(estimates: Sequence[Estimate], design: Design) -> float:
@@ -155,15 +164,15 @@ def simultaneous_quantile(estimates: Sequence[Estimate], design: Design) -> floa
     """
     if len(estimates) < 2 or not design.freedom:
         return design.quantile
-    covariance = covariance_of(estimates)
+    spreads = np.stack([own.spread for own in estimates])
+    variances = _variances(spreads, [own.one for own in estimates])
     first, second = np.triu_indices(len(estimates), 1)
-    variances = covariance[first, first] + covariance[second, second] - 2 * covariance[first, second]
     known = variances > 1e-20
     if not known.any():
         return design.quantile
-    drawn = joint_draws(covariance, design)
+    drawn = joint_draws(spreads @ spreads.T, design)  # rows of the same pictures never differ, and widen nothing
     worst = np.abs((drawn[first[known]] - drawn[second[known]]) / np.sqrt(variances[known])[:, None]).max(0)
-    return float(np.quantile(worst, LEVEL))
+    return max(design.quantile, float(np.quantile(worst, LEVEL)))
 
 
 def covariance_of(estimates: Sequence[Estimate]) -> Array:

@@ -58,7 +58,7 @@ def scores(outcomes: pd.DataFrame, target: Target, rules: MetricRules) -> Scores
     other kind, which a mixed target does not have. All are means over concepts, so that each weighs the same.
     A picture counts once for each kind that it is judged by.
     """
-    found = shares(_judged(outcomes).assign(unit=0), target, rules, units=1)
+    found = shares(_judged(outcomes).assign(unit=0, unedited=False), target, rules, units=1)
     ua, ira, cra = (_or_none(own.value) for own in found)
     return Scores(ua, ira, cra, *(own.n for own in found))
 
@@ -178,8 +178,8 @@ def pair(outcomes: Outcomes, rules: MetricRules) -> Paired:
     cells = pd.concat([frame[CELL] for frame in edited.values()]).drop_duplicates().sort_values(CELL, ignore_index=True)
     cells["request"] = cells.index
     cells["unit"] = pd.factorize(cells["seed"])[0] if rules.shared_noise else cells.index
-    none = outcomes[NONE].astype({"seed": cells["seed"].dtype}).merge(cells, on=CELL)
-    by_target = {method: _by_target(frame.merge(cells, on=CELL)) for method, frame in edited.items()}
+    none = outcomes[NONE].astype({"seed": cells["seed"].dtype}).merge(cells, on=CELL).assign(unedited=True)
+    by_target = {method: _by_target(_with_unedited(frame).merge(cells, on=CELL)) for method, frame in edited.items()}
     pictures: dict[tuple[str, str], pd.DataFrame] = {}
     expected: dict[str, int] = {}
     for target in sorted({target for groups in by_target.values() for target in groups}):
@@ -193,6 +193,12 @@ def pair(outcomes: Outcomes, rules: MetricRules) -> Paired:
     return Paired(pictures, expected, Design(strata))
 
 
+def _with_unedited(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """With a column that says which pictures are the unedited model's own, as their edit never acted."""
+    never = outcomes["first_edit"] == -1 if "first_edit" in outcomes else False
+    return outcomes.assign(unedited=never)
+
+
 def _by_target(outcomes: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(target): frame for target, frame in outcomes.groupby("target", observed=True)}
 
@@ -203,7 +209,7 @@ def _judged(outcomes: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: int) -> tuple[Share, Share, Share]:
-    """UA, IRA and CRA of judged pictures with a column `unit`."""
+    """UA, IRA and CRA of judged pictures with columns `unit` and `unedited`."""
     own = [kind for kind in KINDS if target.names(kind)]
     other = [kind for kind in KINDS if not target.names(kind)]
     named = {kind: pictures[kind].isin(target.names(kind)).to_numpy() for kind in own}
@@ -214,7 +220,7 @@ def shares(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: in
     asked = {kind: counted(pictures, kind, rules) for kind in KINDS}
     kept = _accuracy(pictures, named, units)
     return (
-        Share(1 - kept.value, -kept.influences, kept.pictures),
+        Share(1 - kept.value, -kept.influences, kept.pictures, kept.unedited),
         _accuracy(pictures, {kind: retained & asked[kind] for kind in own}, units),
         _accuracy(pictures, {kind: crossed & asked[kind] for kind in other}, units),
     )
@@ -229,7 +235,7 @@ def counted(pictures: pd.DataFrame, kind: Kind, rules: MetricRules) -> NDArray[n
 def _accuracy(pictures: pd.DataFrame, wanted: Mapping[Kind, NDArray[np.bool_]], units: int) -> Share:
     """Mean over the concepts of the share of their pictures, of those wanted [n] of a kind, that were judged right."""
     rates: list[Array] = []
-    influences, counts = np.zeros(units), np.zeros(units)
+    influences, counts, unedited = np.zeros(units), np.zeros(units), np.zeros(units)
     for kind, mask in wanted.items():
         concepts = pictures[kind][mask]
         codes, _ = pd.factorize(concepts)
@@ -238,8 +244,9 @@ def _accuracy(pictures: pd.DataFrame, wanted: Mapping[Kind, NDArray[np.bool_]], 
         rates.append(np.bincount(codes, hits) / judged)
         influences += np.bincount(unit, (hits - rates[-1][codes]) / judged[codes], minlength=units)
         counts += np.bincount(unit, minlength=units)
+        unedited += np.bincount(unit, pictures["unedited"].to_numpy()[mask], minlength=units)
     every = np.concatenate([np.zeros(0), *rates])
-    return Share(float(mean(every, 0)), influences / max(1, len(every)), counts)
+    return Share(float(mean(every, 0)), influences / max(1, len(every)), counts, unedited)
 
 
 def _or_none(value: float) -> float | None:

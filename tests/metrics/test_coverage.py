@@ -62,6 +62,37 @@ def test_of_a_paired_difference(ours: float, theirs: float) -> None:
     assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
 
 
+@pytest.mark.parametrize("rate", [0.98, 0.99, 0.995])
+def test_of_pictures_that_many_targets_share(rate: float) -> None:
+    """Where an edit never acts, nine targets have the same ninety pictures of the unedited model: ninety, not 810."""
+    chance, hits = np.random.default_rng(5), []
+    design, unit = Design(np.repeat(np.arange(30), 3)), np.arange(90)
+    for _ in range(3000):
+        right, means = (chance.random(90) < rate).astype(float), Means()
+        for _ in range(9):
+            means.add(Share.of(right, unit, 90, np.ones(90, bool)))
+        low, high = means.with_noise(design).bounds(design.quantile)
+        hits.append(low <= rate <= high)
+    assert np.mean(hits) > 0.935
+
+
+@pytest.mark.parametrize("lost", [0.005, 0.02, 0.1])
+def test_of_a_difference_from_what_never_fails(lost: float) -> None:
+    """A method that loses a few pictures of a model that shows all: the loss has its own interval, and is found where it is one."""
+    chance, hits, found = np.random.default_rng(6), [], []
+    design, unit, ones = Design(np.repeat(np.arange(30), 3)), np.arange(90), np.ones(90)
+    for _ in range(3000):
+        edited, base = Means(), Means()
+        for _ in range(9):
+            edited.add(Share.of((chance.random(90) >= lost).astype(float), unit, 90))
+            base.add(Share.of(ones, unit, 90, ones.astype(bool)))
+        _, low, high = difference(edited.with_noise(design), base.with_noise(design), design.quantile)
+        hits.append(low <= -lost <= high)
+        found.append(high < 0)
+    assert np.mean(hits) > 0.935
+    assert lost < 0.02 or np.mean(found) > 0.95
+
+
 def test_of_ranks() -> None:
     """All at once, in the hardest case: methods that are equal could have any rank."""
     chance = np.random.default_rng(3)
@@ -105,6 +136,9 @@ def test_on_the_real_design(seeds: int, capsys: pytest.CaptureFixture[str]) -> N
                 for row in differences(found, "a", other, kind):
                     apart = true.truth["a", kind][row["metric"]] - true.truth[other, kind][row["metric"]]
                     note("differences", apart, row["low"], row["high"])
+            for row in differences(found, "a", NONE, kind):
+                apart = true.truth["a", kind][row["metric"]] - true.truth[NONE, kind][row["metric"]]
+                note("differences from the unedited model", apart, row["low"], row["high"])
             held.setdefault("all differences of scores", []).append(_all(found, true, kind))
             held.setdefault("all ranks", []).append(_ranks(found, true, kind))
     shares = {name: float(np.mean(own)) for name, own in held.items()}
