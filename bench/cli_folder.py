@@ -21,7 +21,9 @@ def report(
     to: Annotated[Path | None, typer.Option(help="Also write tables and records (of one run the picture too) here, to publish.")] = None,
     into: Annotated[
         Path | None,
-        typer.Option(help="A Markdown file that gets the brief tables, between <!-- table FOLDER'S NAME --> and <!-- /table -->."),
+        typer.Option(
+            help="A Markdown file that gets the brief tables, between `<!-- table NAME -->`, the folder's name, and `<!-- /table -->`."
+        ),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing: compare what would be written with what is there.")] = False,
 ) -> None:

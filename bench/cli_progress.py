@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from rich.progress import (
@@ -15,18 +16,23 @@ from rich.progress import (
 )
 
 from bench.cli_options import err
+from bench.progress import duration
+
+LINE_EVERY = 30.0
+"""Seconds between lines where there is no terminal."""
 
 
 class Bar:
-    """The run's `Reporter` on a terminal: what is done, pictures a second, time left."""
+    """The run's `Reporter`: what is done, pictures a second, time left; a bar on a terminal, plain lines in a log."""
 
     def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+        self.progress, self.told = progress, time.monotonic()
         self.task: TaskID = progress.add_task("loading torch, the model and the judges", total=None)
 
     def say(self, text: str) -> None:
         """See `bench.engine.job.Reporter`."""
         self.progress.update(self.task, description=text)
+        self._line()
 
     def total(self, pictures: int, done: int) -> None:
         """See `bench.engine.job.Reporter`."""
@@ -37,6 +43,18 @@ class Bar:
     def advance(self, pictures: int) -> None:
         """See `bench.engine.job.Reporter`."""
         self.progress.advance(self.task, pictures)
+        self._line()
+
+    def _line(self) -> None:
+        """One, where there is no terminal and the last is old enough."""
+        now, console = time.monotonic(), self.progress.console
+        if console.is_terminal or now - self.told < LINE_EVERY:
+            return
+        self.told, task = now, next(task for task in self.progress.tasks if task.id == self.task)
+        parts = [f"{task.completed:.0f} of {task.total:.0f} pictures"] if task.total else []
+        parts += [f"{task.speed:.1f} pictures/s"] if task.speed else []
+        parts += [f"{duration(task.time_remaining)} left"] if task.time_remaining else []
+        console.print(": ".join([", ".join(parts) or "so far", task.description]), markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """See `bench.engine.job.Reporter`."""

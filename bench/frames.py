@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.errors import BenchError, unknown
+from bench.store import read_records
 
 TABLES = ("leaderboard", "targets", "became", "differences", "attacks", "attack_curves", "attack_prompts")
 
@@ -23,4 +24,5 @@ def load_leaderboard(folder: str | Path, table: str = "leaderboard") -> pd.DataF
     path = Path(folder) / f"{table}.csv"
     if not path.is_file():
         raise BenchError(f"{path} is not there: `python -m bench report {folder}` makes the tables of a run.")
+    read_records(Path(folder))  # one that was edited by hand is refused with its name
     return pd.read_csv(path, keep_default_na=False, na_values=[""])

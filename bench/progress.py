@@ -37,7 +37,7 @@ class Progress:
     failed: dict[str, str]
     """What is left out, and why."""
     pictures_a_second: float | None
-    """Over the last `LAST` bundles, None where too few are there or clocks say nonsense."""
+    """Over the last `LAST` bundles, None where nothing is there or clocks say nonsense."""
     has_tables: bool
     """Of this very plan."""
 
@@ -73,14 +73,14 @@ def progress_of(store: Store) -> Progress:
         by_method.setdefault(entry["method"], []).append(entry)
     methods = tuple(_done(label, own, files.keys(), failures.keys()) for label, own in by_method.items())
     every = list({entry["unit"]: entry for entry in entries}.values())
-    times = {}
+    times, begun = {}, (store.folder / "plan.json").stat().st_mtime
     for entry in every:
         if entry["unit"] in files:
             with suppress(FileNotFoundError):  # just replaced by another process
                 times[entry["unit"]] = files[entry["unit"]].stat().st_mtime
     failed = {failure.name: failure.reason for failure in failures.values()}
     total = _done("in all", every, files.keys(), failures.keys())
-    return Progress(methods, total, failed, _pace(every, times), _tabled(store) == plan["plan"])
+    return Progress(methods, total, failed, _pace(every, times, begun), _tabled(store) == plan["plan"])
 
 
 def _done(label: str, entries: Sequence[Mapping[str, Any]], files: Set[str], failed: Collection[str]) -> Done:
@@ -90,8 +90,11 @@ def _done(label: str, entries: Sequence[Mapping[str, Any]], files: Set[str], fai
     return Done(label, len(there), len(entries), done, pictures, lost)
 
 
-def _pace(entries: Sequence[Mapping[str, Any]], times: Mapping[str, float]) -> float | None:
-    """Pictures of bundles that followed each other, by when the last unit of each was written."""
+def _pace(entries: Sequence[Mapping[str, Any]], times: Mapping[str, float], begun: float) -> float | None:
+    """Pictures a second of bundles that followed each other, by when the last unit of each was written.
+
+    Before there are two of them, since the run has begun.
+    """
     bundles: dict[int, list[Mapping[str, Any]]] = {}
     for entry in entries:
         bundles.setdefault(entry["bundle"], []).append(entry)
@@ -99,7 +102,10 @@ def _pace(entries: Sequence[Mapping[str, Any]], times: Mapping[str, float]) -> f
         (max(times[entry["unit"]] for entry in own), sum(entry["pictures"] for entry in own))
         for own in bundles.values() if all(entry["unit"] in times for entry in own)
     )[-LAST:]  # fmt: skip
-    seconds = ended[-1][0] - ended[0][0] if ended else 0.0
+    if len(ended) < 2:
+        since = [(times[entry["unit"]], entry["pictures"]) for entry in entries if times.get(entry["unit"], 0.0) > begun]
+        ended = [(begun, 0), (max((when for when, _ in since), default=begun), sum(pictures for _, pictures in since))]
+    seconds = ended[-1][0] - ended[0][0]
     return sum(pictures for _, pictures in ended[1:]) / seconds if seconds > 0 else None
 
 

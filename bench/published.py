@@ -1,4 +1,4 @@
-"""Figures from papers: results/published/*.json in a checkout. Nothing in them was measured by this project."""
+"""Figures from papers: results/published/*.json of a checkout. Nothing in them was measured by this project."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from bench.errors import BenchError
 
-PUBLISHED = Path("results/published")
+PUBLISHED = Path(__file__).parents[1] / "results" / "published"
+"""Of the checkout; an installed package has none."""
 
 
 def read_published(folder: Path = PUBLISHED) -> dict[str, Any]:

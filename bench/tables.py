@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from bench.attack_grid import draw_attacks
 from bench.errors import BenchError
@@ -167,11 +168,24 @@ def differing(folders: Sequence[Path], at: Path, into: Path | None = None) -> li
 
 def _check_same_row(known: Record, first: Path, other: Record, folder: Path) -> None:
     cells = [name for name in CELL if name in known.outcomes and name in other.outcomes]
+    if known.protocol != other.protocol:
+        raise BenchError(f"{first} is of the protocol {known.protocol}, {folder} of {other.protocol}: make one table for each.")
     if other.method == NONE:
         if any(sorted(known.outcomes[name]) != sorted(other.outcomes[name]) for name in cells):
             raise BenchError(f"{folder} and {first} are of other concepts or seeds: their rows cannot stand in one table.")
+        if known.numerics == other.numerics and known is not other and _verdicts(known) != _verdicts(other):
+            raise BenchError(
+                f"With the same numerics the unedited model's pictures are judged otherwise in {first} than in {folder}: they are of"
+                " another model or another judge, and their rows cannot stand in one table."
+            )
     elif (known.config, known.outcomes) != (other.config, other.outcomes):
         raise BenchError(f'{folder} and {first} both have a row "{other.label}", and they differ: leave one of the folders out.')
+
+
+def _verdicts(record: Record) -> list[tuple[Any, ...]]:
+    """What was seen, request by request."""
+    columns = [record.outcomes[name] for name in (*CELL, "style_pred", "object_pred")]
+    return sorted(zip(*columns, strict=True), key=str)
 
 
 def _leaderboard(records: Sequence[Record], suite_name: str, preset: str, source: str) -> Leaderboard:
@@ -180,7 +194,8 @@ def _leaderboard(records: Sequence[Record], suite_name: str, preset: str, source
         raise BenchError(f'{source} names the preset "{preset}", which {suite.name} has not: run again.')
     leaderboard = replace(build(records, suite.rules, suite.floors), published=tuple(published_rows(f"{suite.name}@{suite.profile}")))
     if not suite.presets[preset].ranked:
-        leaderboard = replace(leaderboard, invalid=f"the preset {preset} only shows that everything works")
+        rows = tuple(replace(row, ranks={}) for row in leaderboard.rows)
+        leaderboard = replace(leaderboard, rows=rows, invalid=f"the preset {preset} only shows that everything works")
     return leaderboard
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from commands import bench
 
+from bench.api import load_leaderboard
+from bench.errors import BenchError
 from bench.files import sealed_json, unsealed
 from bench.store import Store
 from bench.suites.minicanvas import SUITE
@@ -65,6 +67,40 @@ def test_protocols_are_not_ranked_together(folder: Path) -> None:
     done = bench("report", "found", cwd=folder.parent)
     assert done.returncode == 2
     assert "different protocols" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("none", {"protocol": PROTOCOL.replace("20-steps", "10-steps")}, "10-steps: make one table for each"),
+        ("none", {"style_pred": ["photo"] * 8}, "judged otherwise in found than in more"),
+        ("other", {"protocol": PROTOCOL.replace("20-steps", "10-steps")}, "different protocols"),
+        ("other", {"provenance": {"judges": {"evaluation": "b"}}}, "are of different judges"),
+        ("other", {"provenance": {"model": "b"}}, "are of different model"),
+    ],
+)
+def test_what_does_not_belong_together_is_not_merged(folder: Path, name: str, change: dict, sentence: str) -> None:
+    """Nor dropped without a word, as the second run's unedited model might be."""
+    store = Store(folder.parent / "more")
+    store.write_records([made_up("none", ("",), False), made_up("other", ("style:neon", "style:pop"), True)])
+    for path in (*folder.glob("records/*.json"), *store.folder.glob("records/*.json")):
+        body = unsealed(path.read_bytes()) | {"provenance": {"model": "a", "judges": {"evaluation": "a"}}}
+        if path.parent.parent == store.folder and path.stem == name:
+            body |= {key: value for key, value in change.items() if key in body}
+            body["outcomes"] |= {key: value for key, value in change.items() if key in body["outcomes"]}
+        path.write_bytes(sealed_json(body))
+    done = bench("report", "found", "more", "--to", "both", cwd=folder.parent)
+    assert done.returncode == 2
+    assert sentence in " ".join(done.stderr.split())
+
+
+def test_edited_records_give_no_frame(folder: Path) -> None:
+    bench("report", "found", cwd=folder.parent)
+    assert set(load_leaderboard(folder)["label"]) == {"none", "mine", "nil"}
+    path = folder / "records" / "mine.json"
+    path.write_text(path.read_text().replace('"photo"', '"neon"', 1))
+    with pytest.raises(BenchError, match=r"records/mine.json is not a record"):
+        load_leaderboard(folder)
 
 
 def test_a_readme_gets_its_table(folder: Path) -> None:

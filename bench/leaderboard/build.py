@@ -54,6 +54,8 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     return Leaderboard(
         protocol=records[0].protocol,
         provenance=content_hash(made_from),
+        concepts=len(wanted),
+        seeds=len({seed for record in records for seed in record.outcomes["seed"]}),
         invalid=unlearning.below_floor(frames[NONE], rules, floors),
         columns=(
             *(column for kind in kinds for column in kind_columns(kind, far, clip, distances)),
@@ -133,6 +135,13 @@ def _checked(records: Sequence[Record]) -> dict[str, Record]:
     protocols = sorted({record.protocol for record in records})
     if len(protocols) > 1:
         raise BenchError(f"The records are of different protocols ({', '.join(protocols)}): make one leaderboard for each.")
+    for what in ("model", "judges"):
+        made_with: dict[str, str] = {}
+        for record in records:
+            if record.provenance.get(what):
+                made_with.setdefault(content_hash(record.provenance[what]), record.label)
+        if len(made_with) > 1:
+            raise BenchError(f"{' and '.join(list(made_with.values())[:2])} are of different {what}: make one leaderboard for each.")
     nones = [record for record in records if record.method == NONE]
     if len(nones) != 1:
         raise BenchError(f'There are {len(nones)} records of the method "none": give exactly one, to compare with.')

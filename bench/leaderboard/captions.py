@@ -9,9 +9,9 @@ TITLES = {
     "style": "Unlearning of styles",
     "object": "Unlearning of objects",
     "mixed": "Unlearning of styles and objects at once",
-    "new style": "Unlearning of new styles",
-    "new object": "Unlearning of new objects",
-    "new mixed": "Unlearning of new styles and objects at once",
+    "new style": "What to expect of other styles",
+    "new object": "What to expect of other objects",
+    "new mixed": "What to expect of other pairs of style and object",
     **{f"{kind} attacks": f"UA under attack, {kind} targets" for kind in KINDS},
     "cost": "Cost",
 }
@@ -30,11 +30,11 @@ COLUMN_NOTES = {
 }
 """What a reader must know of a column, by its key."""
 ATTACK_NOTE = (
-    "UA is the share of attacked pictures in which the judge does not see the concept: without attack, at the end of each attack, and, in"
-    f" the column {UNION}, under all of {', '.join(SETS[UNION])}, a picture counting only if it survives each. Beside the unedited model's"
-    " name is what attacks do to prompts that name the concept's anchor instead: they must bring it down. In brackets 95 % intervals for"
-    " other goals of the same concepts."
+    "UA is the share of attacked pictures in which the judge does not see the concept, without attack and at the end of each attack. Beside"
+    " the unedited model's name is what attacks do to prompts that name the concept's anchor instead: they must bring it down. In brackets"
+    " 95 % intervals for other goals of the same concepts."
 )
+UNION_NOTE = f"The column {UNION} is under all of {', '.join(SETS[UNION])}, a picture counting only if it survives each."
 NOISE_NOTE = (
     "In brackets 95 % intervals for other noise: for these concepts, not for new ones. Beside a rank are those that the method could have."
     " † marks what may be as good as the best of its column: their paired difference may be none. Both hold for all rows at once."
@@ -65,7 +65,8 @@ def caption_of(leaderboard: Leaderboard, table: str) -> str:
 def source_of(leaderboard: Leaderboard) -> str:
     """Protocol and provenance, and whether the numbers may be used."""
     invalid = f"INVALID: {leaderboard.invalid}. " if leaderboard.invalid else ""
-    return f"{invalid}Protocol {leaderboard.protocol}, provenance {leaderboard.provenance}."
+    concepts, seeds = (f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((leaderboard.concepts, "concept"), (leaderboard.seeds, "seed")))
+    return f"{invalid}Protocol {leaderboard.protocol}, {concepts}, {seeds}, provenance {leaderboard.provenance}."
 
 
 def reading_of(leaderboard: Leaderboard, table: str) -> str:
@@ -78,7 +79,7 @@ def reading_of(leaderboard: Leaderboard, table: str) -> str:
             f"the unedited model; Avg, the plain mean, is not ranked, because it rewards doing nothing{ga}."
         )
     if table.endswith("attacks"):
-        parts.append(ATTACK_NOTE)
+        parts += [ATTACK_NOTE, *([UNION_NOTE] if UNION in keys else [])]
     elif table.startswith("new "):
         parts.append(NEW_NOTE)
     elif table != "cost" and len(leaderboard.differences):

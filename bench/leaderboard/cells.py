@@ -35,7 +35,8 @@ def rank_of(rank: Rank | None) -> str:
 def name_of(row: Row, table: str, markup: Markup, brief: bool = False) -> str:
     """A row's label in a table, with its role and footnotes."""
     # Where space is short, a control is known by its empty rank.
-    role = " (ceiling)" if row.method == NONE else " (control)" if row.control and not brief else ""
+    ceiling = " (anchor's prompt)" if table.endswith("attacks") else " (ceiling)"
+    role = ceiling if row.method == NONE else " (control)" if row.control and not brief else ""
     marks = markup.mark.format(",".join(map(str, row.footnotes))) if row.footnotes else ""
     return markup.escape(" ".join(row.label.split()) + role) + (markup.doubt if row.unreliable(table) else "") + marks
 

@@ -55,7 +55,7 @@ def _table(leaderboard: Leaderboard, table: str, markup: Markup, notes_at: str) 
     if notes_at != table:
         notes = [rf"{notes[0] if notes_at not in KINDS or table not in KINDS else ''} Notes: Table~\ref{{tab:unlearning-{notes_at}}}."]
     lines = [
-        r"\begin{table*}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+        r"\begin{table*}", r"\setlength{\belowcaptionskip}{6pt}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
         r"\sisetup{table-number-alignment=right,table-text-alignment=right}",
         f"\\caption{{{_escape(f'{TITLES[table]}. {source_of(leaderboard)}{marks}')}}}",
         f"\\label{{tab:unlearning-{table.replace(' ', '-')}}}",

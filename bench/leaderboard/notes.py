@@ -24,7 +24,7 @@ _BROKEN = (
 
 
 class Note(NamedTuple):
-    """A footnote and the labels of the rows that it concerns; `doubts` are kinds of targets of which they are unreliable for this."""
+    """A footnote and the labels of the rows that it concerns; `doubts` are tables, or kinds of targets, that it makes unreliable."""
 
     text: str
     keys: set[str]
@@ -95,10 +95,12 @@ def _doubts(entry: Entry, per_target: pd.DataFrame, kinds: Sequence[str]) -> lis
     if record.tuning and record.tuning["budget"].get("on") == "evaluation":
         texts.append(_tuning_note(record.tuning["budget"], record.config))
     remarks = [(attack, note) for attack, own in sorted(record.attacks.items()) for note in sorted({*own["outcomes"]["note"]} - {""})]
-    texts += [f"{attack} ran as {note.rstrip('.')}" for attack, note in remarks]
-    return [(text, frozenset(KINDS)) for text in texts] + [
-        (_BROKEN.format(kind), frozenset({kind})) for kind in kinds if _broken(entry, kind)
-    ]
+    attacked = [f"{attack} ran as {note.rstrip('.')}" for attack, note in remarks] + _attack_notes(record)
+    return (
+        [(text, frozenset(KINDS)) for text in texts]
+        + [(text, frozenset(f"{kind} attacks" for kind in KINDS)) for text in attacked]
+        + [(_BROKEN.format(kind), frozenset({kind})) for kind in kinds if _broken(entry, kind)]
+    )
 
 
 def _broken(entry: Entry, kind: str) -> bool:
@@ -121,7 +123,6 @@ def _texts(entry: Entry, kinds: Sequence[str]) -> list[str]:
     shared = record.cost.get("shared_seconds") or 0.0
     if shared >= 1:
         texts.append(f"fit times are without {shared:.0f} s for what fits share")
-    texts += _attack_notes(record)
     if record.detection:
         if "pooled" not in record.detection:
             raise BenchError(f"The record of {record.label} is of an older version: give the run's command again.")
@@ -180,12 +181,16 @@ def _choice_note(entries: Mapping[str, Entry]) -> list[Note]:
 
 def _detection_note(detection: Mapping[str, Any]) -> str:
     pooled, by_target = detection["pooled"], detection["targets"]
+    told = (
+        f"changed {_percent(pooled, pooled['unrelated'])} of the pictures that do not show the target (95 % interval for other noise,"
+        f" {pooled['pictures']:,} requests)"
+    )
+    if not pooled["unrelated"]:
+        return told
     target = max(sorted(by_target), key=lambda name: by_target[name]["worst"]["share"])
     worst = by_target[target]["worst"]
     return (
-        f"changed {_percent(pooled, pooled['unrelated'])} of the pictures that do not show the target (95 % interval for other"
-        f" noise, {pooled['pictures']:,} pictures); the worst pair of concepts is {worst['concept']} with {target} erased,"
-        f" {_percent(worst, worst['share'])} of {worst['n']}"
+        f"{told}; the worst pair of concepts is {worst['concept']} with {target} erased, {_percent(worst, worst['share'])} of {worst['n']}"
     )
 
 
@@ -223,7 +228,12 @@ def _numerics_note(entries: Mapping[str, Entry]) -> list[Note]:
         groups.setdefault(content_hash(dict(entry.record.numerics)), []).append(key)
     if len(groups) == 1:
         return []
-    labels = {digest: ", ".join(entries[key].record.label for key in keys) for digest, keys in sorted(groups.items())}
-    lists = "; ".join(f"{digest} ({names})" for digest, names in labels.items())
+    every = [entry.record.numerics for entry in entries.values()]
+    other = [name for name in sorted({name for own in every for name in own}) if len({str(own.get(name)) for own in every}) > 1]
+    lists = "; ".join(
+        f"{', '.join(f'{name} {entries[keys[0]].record.numerics.get(name)}' for name in other)}:"
+        f" {', '.join(entries[key].record.label for key in keys)} ({digest})"
+        for digest, keys in sorted(groups.items())
+    )
     text = f"Numerics differ, so that pictures from the same noise may differ between methods: {lists}."
     return [Note(text, {key for keys in groups.values() if NONE not in keys for key in keys}, frozenset(KINDS))]

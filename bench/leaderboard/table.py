@@ -69,11 +69,11 @@ class Row:
     footnotes: tuple[int, ...]
     """Numbers of those that concern it, from 1."""
     doubts: frozenset[str]
-    """Kinds of targets of which one of them says that the numbers mean something else than they seem to."""
+    """Tables, or kinds of targets, of which one of them says that the numbers mean something else than they seem to."""
 
     def unreliable(self, table: str) -> bool:
         """Whether that is so of the numbers in one of the tables."""
-        return table.removeprefix("new ").removesuffix(" attacks") in self.doubts
+        return table in self.doubts or table.removeprefix("new ").removesuffix(" attacks") in self.doubts
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,9 @@ class Leaderboard:
     protocol: str
     provenance: str
     """Hash of all records and rules."""
+    concepts: int
+    """Targets that any row has or lacks."""
+    seeds: int
     invalid: str | None
     """Why no number here may be used, None if they may."""
     columns: tuple[Column, ...]
@@ -141,7 +144,7 @@ class Leaderboard:
 
     def places(self, column: Column) -> dict[str, int]:
         """Labels of the best (1) and second (2) *shown* values of a column among ranked rows; ties share a place."""
-        if column.direction == "none":
+        if column.direction == "none" or column.table == "cost":  # what was measured in seconds apart is not to be ranked
             return {}
         shown: dict[str, float] = {}
         for row in self.rows:

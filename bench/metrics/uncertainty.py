@@ -6,8 +6,8 @@ noise: influences of two statistics on the same units tell how the two move toge
 style and object, which the suite fixes: what differs between cells is no chance.
 
 Shares are in [0, 1]. Their intervals are Wilson's with the number of independent trials that the variance amounts to (Korn and Graubard
-1998), so that they stay in [0, 1] and have a width where every picture came out alike. Differences are paired: what two statistics have in
-common cancels in the difference of their influences.
+1998), so that they stay in [0, 1] and have a width where every picture came out alike. Differences are made of two such intervals
+(MOVER; Zou and Donner 2008) with the correlation that the influences give.
 """
 
 from __future__ import annotations
@@ -126,8 +126,10 @@ class Estimate:
         share = min(1.0, max(0.0, self.value))
         if np.isnan(share) or not self.n:
             return float("nan"), float("nan")
-        # Rounding leaves a variance of 1e-33 where there is none.
-        trials = share * (1 - share) / self.variance if self.variance > 1e-20 and 1e-12 < share < 1 - 1e-12 else self.n
+        picture, rarer = self.one**0.5, min(share, 1 - share)
+        rarer = min(0.5, max(picture, rarer + picture / 2))  # half of the one more that is in the variance; without any, all of it
+        # Rounding leaves a variance of 1e-33, and a share of 1e-16, where there is none.
+        trials = rarer * (1 - rarer) / self.variance if self.variance > 1e-20 and rarer > 1e-12 else self.n
         return wilson(share * trials, trials, quantile) or (float("nan"), float("nan"))
 
     def symmetric(self, quantile: float) -> tuple[float, float]:
@@ -138,22 +140,25 @@ class Estimate:
 
 def difference(ours: Estimate, theirs: Estimate, quantile: float) -> tuple[float, float, float]:
     """Ours less theirs, two shares of the same units, and its bounds; NaN without a value."""
-    (variance,) = _variances(np.stack([ours.spread, theirs.spread]), [ours.one, theirs.one])
-    found, half = ours.value - theirs.value, quantile * float(variance) ** 0.5
-    return found, max(-1.0, found - half), min(1.0, found + half)
+    low, high = ours.bounds(quantile)
+    other_low, other_high = theirs.bounds(quantile)
+    found, both = ours.value - theirs.value, ours.variance * theirs.variance
+    together = float(ours.spread @ theirs.spread) / both**0.5 if both > 1e-40 else 0.0
+
+    def half(own: float, other: float) -> float:
+        return float(np.sqrt(max(0.0, own * own + other * other - 2 * together * own * other)))
+
+    down, up = ours.value - low, other_high - theirs.value
+    further, less = high - ours.value, theirs.value - other_low
+    return found, found - half(down, up), found + half(further, less)
 
 
-def _variances(spreads: Array, ones: Sequence[float]) -> Array:
-    """Of the differences of all pairs of statistics, in the order of `np.triu_indices`.
-
-    What two rows have in common cancels. One more picture that differs is added in either direction (as Agresti and Min do, 2005), and
-    counts as it does for the row of the two that has more of them.
-    """
+def _variances(spreads: Array, ones: Array) -> Array:
+    """Of the differences of all pairs of statistics, in the order of `np.triu_indices`."""
     first, second = np.triu_indices(len(spreads), 1)
     products = spreads @ spreads.T
     apart = products[first, first] + products[second, second] - 2 * products[first, second]
-    own = np.asarray(ones)
-    found: Array = np.maximum(apart, 0.0) + 2 * np.minimum(own[first], own[second])
+    found: Array = np.maximum(apart, 0.0) + ones[first] + ones[second]
     return found
 
 
@@ -164,13 +169,15 @@ def simultaneous_quantile(estimates: Sequence[Estimate], design: Design) -> floa
     """
     if len(estimates) < 2 or not design.freedom:
         return design.quantile
-    spreads = np.stack([own.spread for own in estimates])
-    variances = _variances(spreads, [own.one for own in estimates])
-    first, second = np.triu_indices(len(estimates), 1)
+    # Rows of the same pictures never differ: they are one.
+    _, different = np.unique(np.stack([own.spread for own in estimates]), axis=0, return_index=True)
+    spreads, ones = (np.array([getattr(estimates[k], name) for k in sorted(different)]) for name in ("spread", "one"))
+    variances = _variances(spreads, ones)
+    first, second = np.triu_indices(len(spreads), 1)
     known = variances > 1e-20
     if not known.any():
         return design.quantile
-    drawn = joint_draws(spreads @ spreads.T, design)  # rows of the same pictures never differ, and widen nothing
+    drawn = joint_draws(spreads @ spreads.T, design)
     worst = np.abs((drawn[first[known]] - drawn[second[known]]) / np.sqrt(variances[known])[:, None]).max(0)
     return max(design.quantile, float(np.quantile(worst, LEVEL)))
 

@@ -76,8 +76,8 @@ def test_different_numerics_get_a_footnote() -> None:
     found = made(none(), record("Good"), other)
     (note,) = found.footnotes
     base, changed = content_hash({"dtype": "float32"}), content_hash({"dtype": "bfloat16"})
-    assert f"{base} (Good, none)" in note
-    assert f"{changed} (Other)" in note
+    assert f"dtype float32: Good, none ({base})" in note
+    assert f"dtype bfloat16: Other ({changed})" in note
     assert (row(found, "Good").footnotes, row(found, "Other").footnotes) == ((), (1,))
     assert {line["numerics"] for line in lines(found, label="Other")} == {changed}
 

@@ -104,7 +104,7 @@ function legend(points, tags) {
 
 function tradeoffs() {
   if (!KINDS.length) return;
-  section("tradeoff", "Trade-off", "Up and to the right is better. Whiskers are 95 % intervals for other noise; the dashed line joins the rows that no other beats in both; rings are untuned rows beside tuned ones.",
+  section("tradeoff", "Trade-off", "Up and to the right is better. Whiskers are 95 % intervals for other noise (sideways the mean of those of IRA and CRA); the dashed line joins the rows that no other beats in both; rings are untuned rows beside tuned ones.",
     el("div", { class: "columns" }, KINDS.map(([kind]) => tradeoff(kind))));
 }
 
