@@ -122,7 +122,7 @@ class Steerers(UnlearningMethod):
     Config = SteerersConfig
     parts = (SteeredText,)
     quick = {"tokens": 2_000, "batch": 200, "k": 8, "learning_rate": 1e-2}
-    tuning = {"strength": (-0.25, -0.5, -1.0), "latents": ("dense", "topk")}
+    tuning = {"strength": (-0.5, -1.0, -2.0), "latents": ("dense", "topk")}
 
     def prepare(self, context: FitContext, concepts: Sequence[Concept]) -> None:
         """Train the autoencoder."""
