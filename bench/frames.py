@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.errors import BenchError, unknown
-from bench.store import read_records
+from bench.files import unsealed
 
 TABLES = ("leaderboard", "targets", "became", "differences", "attacks", "attack_curves", "attack_prompts")
 
@@ -17,12 +17,16 @@ def load_leaderboard(folder: str | Path, table: str = "leaderboard") -> pd.DataF
 
     `leaderboard` has one line per method and value, unrounded: label, column, value, low, high, n, unit, rank, … (`targets`: one per
     method and target; `differences`: one per pair of methods). Every line names its protocol, provenance and whether it is valid.
-    BenchError for another table or a folder without it.
+    BenchError for another table, a folder without it, or a record that was edited.
     """
     if table not in TABLES:
         raise unknown("table", table, TABLES)
     path = Path(folder) / f"{table}.csv"
     if not path.is_file():
         raise BenchError(f"{path} is not there: `python -m bench report {folder}` makes the tables of a run.")
-    read_records(Path(folder))  # one that was edited by hand is refused with its name
+    for record in sorted((Path(folder) / "records").glob("*.json")):
+        try:
+            unsealed(record.read_bytes())
+        except ValueError as error:
+            raise BenchError(f"{record} is not a record ({error}): the run's command makes it again.") from error
     return pd.read_csv(path, keep_default_na=False, na_values=[""])
