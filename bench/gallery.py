@@ -77,7 +77,10 @@ def gallery(stores: Sequence[Store], folder: Path) -> Gallery:
             "style_pred": _or_none(row.style_pred), "object_pred": _or_none(row.object_pred), "image": images[name],
         })  # fmt: skip
     left = len(every) - len(chosen)
-    note = "The same request, hence the same initial noise, in every row; red: the erased concept is still there, or another was lost."
+    note = (
+        "The same request, hence the same initial noise, in every row; red: the erased concept is still there, or another was lost; dashed:"
+        " gone, but the picture is far from every class."
+    )
     return Gallery(items, data, links, f"{note} {left} more pictures are in the run's folder." if left else note)
 
 

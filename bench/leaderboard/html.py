@@ -28,7 +28,7 @@ def to_html(
         "protocol": leaderboard.protocol, "provenance": leaderboard.provenance, "invalid": leaderboard.invalid, "none": base,
         "footnotes": leaderboard.footnotes, "tables": [table_json(leaderboard, table) for table in leaderboard.tables()],
         "targets": _rows(leaderboard.targets), "became": _rows(leaderboard.became), "attack_curves": _rows(leaderboard.attack_curves),
-        "gallery": _renamed(pictures, base), "looks": list(looks),
+        "gallery": _told(pictures, records, base), "looks": list(looks),
         "published": [{**row, "attacked": under_attack(row)} for row in leaderboard.published],
         "cards": [_card(record) for record in sorted(records, key=lambda record: record.label)],
     }  # fmt: skip
@@ -58,10 +58,16 @@ def _card(record: Record) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _renamed(pictures: Mapping[str, Any], base: str) -> dict[str, Any]:
-    """With the unedited model's own label."""
+def _told(pictures: Mapping[str, Any], records: Sequence[Record], base: str) -> dict[str, Any]:
+    """With the unedited model's own label, and whether a picture is far from every class."""
+    far: set[tuple[Any, ...]] = set()
+    for record in records if pictures["items"] else ():
+        own = record.outcomes
+        cells = zip(*(own[name] for name in ("target", "style", "object", "seed", "far")), strict=True) if "far" in own else ()
+        far |= {(record.label, *cell) for *cell, broken in cells if broken}
     items = [{**item, "method": base} if item["target"] == "" else item for item in pictures["items"]]
-    return {**pictures, "items": items}
+    keys = [tuple(item[name] for name in ("method", "target", "style", "object", "seed")) for item in items]
+    return {**pictures, "items": [{**item, "far": key in far} for item, key in zip(items, keys, strict=True)]}
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

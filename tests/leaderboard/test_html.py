@@ -196,6 +196,18 @@ def test_many_rows_are_numbered_and_untuned_ones_stand_back(tmp_path: Path) -> N
     assert found["after"] == ["asked for", "none", "m0", "m0 (untuned)"]
 
 
+def test_broken_pictures_are_not_called_gone_alone(tmp_path: Path) -> None:
+    """Far from every class, what the judge says it sees there means little."""
+    base = record("Good")
+    far = [(target, style, obj, seed) == ("style:a", "a", "x", 1) for target, style, obj, seed in zip(
+        *(base.outcomes[name] for name in ("target", "style", "object", "seed")), strict=True)]  # fmt: skip
+    records = [none(), record("Good", outcomes={**base.outcomes, "far": far}), record("Half", half)]
+    items = [item("none", "", "a", "x", "a"), item("Good", "style:a", "a", "x", "b"), item("Half", "style:a", "a", "x", "b")]
+    text = to_html(made(*records), records, {**PICTURES, "items": items})
+    script = "result=[...document.querySelectorAll('#gallery tbody figure')].map(f=>[f.className,f.textContent])"
+    assert drive(text, tmp_path, script) == [["plain", "a · x"], ["broken", "gone, broken: b · x"], ["good", "gone: b · x"]]
+
+
 def test_what_papers_say_stands_apart(tmp_path: Path) -> None:
     rows = published_rows("unlearncanvas@official")
     assert {"esd-styles", "saeuron-objects"} & {row["id"] for row in rows}

@@ -2,16 +2,17 @@
 // The same requests across methods, failures first; what papers say; the page as a whole.
 const STEP = 12;
 
-// Whether a picture is as it should be: "gone" or "left" with the erased concept, "kept" or "lost" without.
+// Whether a picture is as it should be: "gone", "broken" (gone, and far from every class) or "left" with the erased concept, "kept" or
+// "lost" without.
 function verdict(item, target) {
   if (item.style_pred === null) return "unjudged";
   const own = target.split("+").map((name) => name.split(":")).filter(([kind, name]) => item[kind] === name);
-  if (own.length) return own.some(([kind, name]) => item[`${kind}_pred`] === name) ? "left" : "gone";
+  if (own.length) return own.some(([kind, name]) => item[`${kind}_pred`] === name) ? "left" : item.far ? "broken" : "gone";
   const right = (!item.style || item.style_pred === item.style) && item.object_pred === item.object;
   return right ? "kept" : "lost";
 }
 
-const WORDS = { gone: "gone", left: "still there", kept: "kept", lost: "lost", unjudged: "not judged", same: "unedited" };
+const WORDS = { gone: "gone", broken: "gone, broken", left: "still there", kept: "kept", lost: "lost", unjudged: "not judged", same: "unedited" };
 
 function gallery() {
   if (!data.gallery.items.length) return;
@@ -23,7 +24,7 @@ function gallery() {
     const seen = `${item.style_pred ?? "?"} · ${item.object_pred ?? "?"}`;
     const alt = `${item.method}, ${target} erased, asked for ${item.object}${item.style ? ` in style ${item.style}` : ""}: judged ${seen}, ${WORDS[word]}`;
     const image = el("img", { src: `data:image/webp;base64,${images[item.image]}`, alt, loading: "lazy", decoding: "async" });
-    return el("figure", { class: base ? "plain" : ["left", "lost"].includes(word) ? "bad" : "good" },
+    return el("figure", { class: base ? "plain" : ["left", "lost"].includes(word) ? "bad" : word === "broken" ? "broken" : "good" },
       links[item.image] ? el("a", { href: links[item.image] }, image) : image, el("figcaption", {}, base ? seen : `${WORDS[word]}: ${seen}`));
   };
   const beside = (name) => name !== bare(name) && methods.includes(bare(name));
@@ -56,7 +57,7 @@ function gallery() {
   };
   const again = () => { count = STEP; draw(); };
   const target = picker("Erased", targets, again), concept = picker("Asked for", ["all", ...concepts], again);
-  const wanted = picker("Verdict", [["all", "all"], ["left", "still there"], ["gone", "gone"], ["lost", "lost"], ["kept", "kept"]], again);
+  const wanted = picker("Verdict", [["all", "all"], ["left", "still there"], ["gone", "gone"], ["broken", "gone, broken"], ["lost", "lost"], ["kept", "kept"]], again);
   const shownRows = picker("Rows", [["tuned", "without untuned beside tuned"], ["all", "all"]], again);
   const bar = [target, concept, wanted, ...(methods.some(beside) ? [shownRows] : [])].map((one) => one.node);
   section("gallery", "Pictures", data.gallery.note, el("div", { class: "bar" }, bar), place);
