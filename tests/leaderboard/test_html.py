@@ -183,7 +183,7 @@ def test_many_rows_are_numbered_and_untuned_ones_stand_back(tmp_path: Path) -> N
     pictures = {**PICTURES, "items": [*PICTURES["items"][:1], *cells]}
     text = to_html(made(*records), records, pictures)
     script = (
-        "const names=[...document.querySelectorAll('#tradeoff .legend b')].map(b=>b.textContent);"
+        "const names=[...document.querySelectorAll('#tradeoff .names b')].map(b=>b.textContent);"
         "const drawn=[...document.querySelectorAll('#tradeoff svg .name')].map(t=>t.textContent);"
         "const heads=()=>[...document.querySelectorAll('#gallery thead th')].map(t=>t.textContent);const before=heads();"
         "const rows=[...document.querySelectorAll('#gallery select')].at(-1);rows.value='all';rows.dispatchEvent(new Event('change'));"

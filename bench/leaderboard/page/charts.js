@@ -95,7 +95,7 @@ const box = (left, top, width, height) => ({ left, top, right: left + width, bot
 const overlap = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
 
 function legend(points, tags) {
-  return el("ul", { class: "legend" }, points.map((point) => {
+  return el("ul", { class: "names" }, points.map((point) => {
     const { tag, colour, second } = tags.get(point);
     const dot = el("i", { style: `border-color:${colour};background:${second ? "transparent" : colour}` });
     return el("li", {}, dot, el("b", {}, tag), ` ${point.row.label}`, el("small", {}, ` ${percent(point.ua.value)} · ${percent(point.kept)}`));
