@@ -8,8 +8,9 @@ from typing import Any
 
 from bench.errors import BenchError
 
-PUBLISHED = Path(__file__).parents[1] / "results" / "published"
-"""Of the checkout; an installed package has none."""
+_CHECKOUT = Path(__file__).parents[1] / "results" / "published"
+PUBLISHED = _CHECKOUT if _CHECKOUT.is_dir() else Path("results/published")
+"""Of the checkout that this is in; an installed package has none, and takes that of the working folder."""
 
 
 def read_published(folder: Path = PUBLISHED) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def test_values_and_ranks_by_hand() -> None:
     assert cells["style", "kernel"].value == pytest.approx(0.002)
     # Two seeds do not tell half of 18 pictures from all of them, with three rows at once.
     assert {label: row(found, label).ranks for label in ("Good", "Half", "Wreck", "none")} == {
-        "Good": {"style": (1, 1, 2)}, "Half": {"style": (2, 1, 2)}, "Wreck": {"style": (3, 3, 3)}, "none": {},
+        "Good": {"style": (1, 1, 1)}, "Half": {"style": (2, 2, 2)}, "Wreck": {"style": (3, 3, 3)}, "none": {},
     }  # fmt: skip
     assert [[r.label for r in group] for group in found.groups("style")] == [["none"], ["Good", "Half", "Wreck"]]
     # Doing nothing beats all but the perfect method in the plain mean, which is why that one does not rank.
