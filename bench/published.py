@@ -18,7 +18,10 @@ def read_published(folder: Path = PUBLISHED) -> dict[str, Any]:
 
     BenchError without it.
     """
-    path = folder / "unlearncanvas.json"
+    return _read(folder / "unlearncanvas.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
@@ -29,5 +32,4 @@ def read_published(folder: Path = PUBLISHED) -> dict[str, Any]:
 
 def published_rows(protocol: str) -> list[dict[str, Any]]:
     """Those of a suite's protocol, such as unlearncanvas@official, from all files; none outside a checkout."""
-    bodies = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(PUBLISHED.glob("*.json"))]
-    return [row for body in bodies for row in body["rows"] if row["protocol"] == protocol]
+    return [row for path in sorted(PUBLISHED.glob("*.json")) for row in _read(path)["rows"] if row["protocol"] == protocol]

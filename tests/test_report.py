@@ -75,8 +75,8 @@ def test_protocols_are_not_ranked_together(folder: Path) -> None:
         ("none", {"protocol": PROTOCOL.replace("20-steps", "10-steps")}, "10-steps: make one table for each"),
         ("none", {"style_pred": ["photo"] * 8}, "judged otherwise in found than in more"),
         ("other", {"protocol": PROTOCOL.replace("20-steps", "10-steps")}, "different protocols"),
-        ("other", {"provenance": {"judges": {"evaluation": "b"}}}, "are of different judges"),
-        ("other", {"provenance": {"model": "b"}}, "are of different model"),
+        ("other", {"provenance": {"judges": {"evaluation": "b"}}}, "are of different networks for evaluation"),
+        ("other", {"provenance": {"model": "b"}}, "are of different models"),
     ],
 )
 def test_what_does_not_belong_together_is_not_merged(folder: Path, name: str, change: dict, sentence: str) -> None:

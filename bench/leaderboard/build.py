@@ -135,13 +135,7 @@ def _checked(records: Sequence[Record]) -> dict[str, Record]:
     protocols = sorted({record.protocol for record in records})
     if len(protocols) > 1:
         raise BenchError(f"The records are of different protocols ({', '.join(protocols)}): make one leaderboard for each.")
-    for what in ("model", "judges"):
-        made_with: dict[str, str] = {}
-        for record in records:
-            if record.provenance.get(what):
-                made_with.setdefault(content_hash(record.provenance[what]), record.label)
-        if len(made_with) > 1:
-            raise BenchError(f"{' and '.join(list(made_with.values())[:2])} are of different {what}: make one leaderboard for each.")
+    _check_made_alike(records)
     nones = [record for record in records if record.method == NONE]
     if len(nones) != 1:
         raise BenchError(f'There are {len(nones)} records of the method "none": give exactly one, to compare with.')
@@ -151,6 +145,17 @@ def _checked(records: Sequence[Record]) -> dict[str, Record]:
             raise BenchError(f'Two records are labelled "{record.label}": leave one out or give it another label.')
         by_key.setdefault(NONE if record.method == NONE else record.label, record)
     return dict(sorted(by_key.items()))
+
+
+def _check_made_alike(records: Sequence[Record]) -> None:
+    """BenchError for pictures of different models, or that different networks judged in one role; not all records have all roles."""
+    made_with: dict[str, tuple[str, str]] = {}
+    for record in records:
+        for what, digest in {"model": record.provenance.get("model"), **record.provenance.get("judges", {})}.items():
+            first, known = made_with.setdefault(what, (record.label, digest)) if digest else (record.label, digest)
+            if known != digest:
+                thing = "models" if what == "model" else f"networks for {what}"
+                raise BenchError(f"{first} and {record.label} are of different {thing}: make one leaderboard for each.")
 
 
 def _check(record: Record) -> None:
