@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from bench.cli_options import err, show_frame
@@ -29,7 +30,7 @@ def compare(
 
     records, rules = rows_of(folder)
     table = leaderboard.compare(records, first, second, rules)
-    show_frame(table, f"{first} − {second}")
+    show_frame(_in_percent(table, first, second), f"{first} − {second} (%)")
 
 
 def matched(
@@ -49,7 +50,24 @@ def matched(
 
     records, rules = rows_of(folder)
     table = leaderboard.matched(records, method, by, rules)
-    show_frame(table, f"{method} by {by}")
+    first, second = table.columns[2:4]
+    show_frame(_in_percent(table.rename(columns={first: "first", second: "second"}), first, second), f"{method}: {by}, at the same UA (%)")
     place = folder / f"matched-{method}-{by}.csv"
     write_atomic(place, table.to_csv(index=False).encode())
     err.print(f"Table: {place}", highlight=False, soft_wrap=True)
+
+
+def _in_percent(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """Rows of `differences` or `at_matched_ua` as a person reads them: in percent, the difference with its interval in one cell."""
+    shown = pd.DataFrame({"kind": table["kind"]})
+    if "ua" in table:
+        shown["UA ≥"] = [f"{100 * ua:.0f}" for ua in table["ua"]]
+    shown["metric"] = [name if name == "score" else name.upper() for name in table["metric"]]
+    for label, values in ((first, table["first"]), (second, table["second"])):
+        shown[label] = [f"{100 * value:.1f}" for value in values]
+    apart = zip(table["difference"], table["low"], table["high"], strict=True)
+    shown["difference"] = [f"{100 * value:+.1f} [{100 * low:.1f}, {100 * high:.1f}]" for value, low, high in apart]
+    shown["sure"] = ["yes" if low > 0 or high < 0 else "no" for low, high in zip(table["low"], table["high"], strict=True)]
+    if "missed" in table:
+        shown["missed"] = [f"{100 * share:.1f}" for share in table["missed"]]
+    return shown

@@ -125,7 +125,9 @@ def test_a_readme_gets_its_table(folder: Path) -> None:
 def test_rows_compare_and_figures_are_drawn_without_a_run(folder: Path) -> None:
     done = bench("compare", "found", "mine", "nil", cwd=folder.parent)
     assert done.returncode == 0, done.stderr
-    assert "True" in done.stdout
+    (ua,) = [line.split() for line in done.stdout.splitlines() if line.split()[:2] == ["style", "UA"]]
+    assert ua[2:5] == ["100.0", "0.0", "+100.0"]
+    assert ua[-1] == "yes"
     done = bench("plot", "found", "--format", "svg", cwd=folder.parent)
     assert done.returncode == 0, done.stderr
     assert (folder / "figures" / "tradeoff.svg").is_file()

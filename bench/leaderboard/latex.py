@@ -15,18 +15,24 @@ LATEX = {
     **{"†": r"\textdagger{}", "‡": r"\textdaggerdbl{}", "±": r"$\pm$"},
     **{"<": "$<$", ">": "$>$", "[": "{[}", "]": "{]}", "–": "--", "−": "$-$", "×": r"$\times$", "\N{NO-BREAK SPACE}": "~"},
 }
+NOTES = "tab:unlearning-notes"
 
 
 def to_latex(leaderboard: Leaderboard) -> str:
-    """One `table*` per kind of target and one of costs, best in bold, second underlined."""
+    """One `table*` per kind of target and one of costs, best in bold, second underlined; in a last one what their marks mean."""
     marks = r"\textsuperscript{{{}}}", r"\textsuperscript{\textdagger}", r"\textsuperscript{\textdaggerdbl}"
     markup = Markup(_escape, r"\textbf{{{}}}", r"\underline{{{}}}", *marks)
-    names = leaderboard.tables()
-    tables = [_table(leaderboard, name, markup, names[0]) for name in names]
-    return "\n".join(["% Needs \\usepackage{booktabs,graphicx,siunitx}.", *tables])
+    tables = [_table(leaderboard, name, markup) for name in leaderboard.tables()]
+    return "\n".join(
+        [
+            "% Needs \\usepackage{booktabs,graphicx,siunitx}. The last table explains the others: it may go to an appendix.",
+            *tables,
+            _notes(leaderboard, markup),
+        ]
+    )
 
 
-def _table(leaderboard: Leaderboard, table: str, markup: Markup, notes_at: str) -> str:
+def _table(leaderboard: Leaderboard, table: str, markup: Markup) -> str:
     """Values in `S` columns, each with its interval beside it; what nobody has and what is only shown is left to the CSV."""
     rows = [row for group in leaderboard.groups(table) for row in group]
     columns = [column for column in leaderboard.columns_of(table) if _wanted(column, rows)]
@@ -34,7 +40,7 @@ def _table(leaderboard: Leaderboard, table: str, markup: Markup, notes_at: str) 
     align, header = ("l" if ranked else "") + "l", (["{Rank}"] if ranked else []) + ["Method"]
     for column in columns:
         title = _escape(column.title)
-        align += _format(column, rows) + (r"@{\enspace}l" if _beside(column, rows) else "")
+        align += _format(column, rows) + (r"@{\,}l" if _beside(column, rows) else "")
         header.append(rf"\multicolumn{{2}}{{c}}{{{title}}}" if _beside(column, rows) else f"{{{title}}}")
 
     def written(row: Row) -> str:
@@ -42,29 +48,43 @@ def _table(leaderboard: Leaderboard, table: str, markup: Markup, notes_at: str) 
         cells.append(name_of(row, table, markup))
         for column in columns:
             place, unsure = leaderboard.places(column).get(row.label), row.label in leaderboard.unsure(column)
-            cells.append(_value(cell := row.cells[table, column.key], column, markup, place, unsure))
-            cells += [_spread(cell, column)] if _beside(column, rows) else []
+            cell, dagger = row.cells[table, column.key], markup.dagger if unsure else ""
+            beside = [_spread(cell, column) + dagger] if _beside(column, rows) else []
+            cells += [_value(cell, column, markup, place, "" if beside else dagger), *beside]
         return " & ".join(cells) + r" \\"
 
     body = "\n\\midrule\n".join("\n".join(written(row) for row in group) for group in leaderboard.groups(table))
-    marks = " Best bold, second underlined; in brackets 95 % intervals, and ranks that could be." if ranked else ""
-    notes = [
-        _escape(reading_of(leaderboard, table)),
-        *(f"{markup.mark.format(n)} {_escape(text)}" for n, text in enumerate(leaderboard.footnotes, 1)),
-    ]
-    if notes_at != table:
-        notes = [rf"{notes[0] if notes_at not in KINDS or table not in KINDS else ''} Notes: Table~\ref{{tab:unlearning-{notes_at}}}."]
+    marks = " Best bold, second underlined; small: 95 % intervals; in brackets: ranks that could be." if ranked else ""
     lines = [
         r"\begin{table*}", r"\setlength{\belowcaptionskip}{6pt}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+        r"\renewcommand{\arraystretch}{1.4}",
         r"\sisetup{table-number-alignment=right,table-text-alignment=right}",
-        f"\\caption{{{_escape(f'{TITLES[table]}. {source_of(leaderboard)}{marks}')}}}",
-        f"\\label{{tab:unlearning-{table.replace(' ', '-')}}}",
+        f"\\caption{{{_escape(f'{TITLES[table]}. {source_of(leaderboard)}{marks}')} Notes: Table~\\ref{{{NOTES}}}.}}",
+        f"\\label{{{_label(table)}}}",
         # No wider than the page, whatever that is.
         r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{",
         f"\\begin{{tabular}}{{{align}}}", r"\toprule", " & ".join(header) + r" \\", r"\midrule", body, r"\bottomrule", r"\end{tabular}}",
-        r"\par\smallskip\raggedright " + r"\quad ".join(notes), "\\end{table*}\n",
+        "\\end{table*}\n",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _notes(leaderboard: Leaderboard, markup: Markup) -> str:
+    """How to read the tables, what they say alike said once, and all footnotes."""
+    readings: dict[str, list[str]] = {}
+    for table in leaderboard.tables():
+        readings.setdefault(reading_of(leaderboard, table), []).append(rf"\ref{{{_label(table)}}}")
+    notes = [f"Table~{', '.join(tables)}: {_escape(text)}" for text, tables in readings.items() if text]
+    notes += [f"{markup.mark.format(n)} {_escape(text)}" for n, text in enumerate(leaderboard.footnotes, 1)]
+    lines = [
+        r"\begin{table*}", r"\setlength{\belowcaptionskip}{6pt}",
+        rf"\caption{{{_escape(f'Notes to the tables of unlearning. {source_of(leaderboard)}')}}}", rf"\label{{{NOTES}}}",
+    ]  # fmt: skip
+    return "\n".join([*lines, r"\scriptsize\raggedright", "\\par\n".join(notes), "\\end{table*}\n"])
+
+
+def _label(table: str) -> str:
+    return f"tab:unlearning-{table.replace(' ', '-')}"
 
 
 def _wanted(column: Column, rows: Sequence[Row]) -> bool:
@@ -86,22 +106,22 @@ def _format(column: Column, rows: Sequence[Row]) -> str:
     return f"S[table-format={minus}{max(len(f'{abs(value):.0f}') for value in values)}.{column.digits}]"
 
 
-def _value(cell: Cell, column: Column, markup: Markup, place: int | None, unsure: bool) -> str:
+def _value(cell: Cell, column: Column, markup: Markup, place: int | None, dagger: str) -> str:
     """A number for an `S` column; what is marked is text there, which the column aligns as the numbers."""
     text = "{--}" if cell.value is None else shown(cell.value, column)
-    if cell.value is not None and (place or unsure):
-        dagger = rf"\rlap{{{markup.dagger}}}" if unsure else ""
-        text = f"{{{markup.place(text.replace('-', '−'), place)}{dagger}}}"
+    if cell.value is not None and (place or dagger):
+        after = rf"\rlap{{{dagger}}}" if dagger else ""
+        text = f"{{{markup.place(text.replace('-', '−'), place)}{after}}}"
     return text
 
 
 def _spread(cell: Cell, column: Column) -> str:
-    """The interval of a value, or its spread over seeds."""
+    """The interval of a value, its bounds one above the other, or its spread over seeds."""
     if cell.seed_sd is not None:
-        return rf"{{\tiny $\pm$ {shown(cell.seed_sd, column)}}}"
+        return rf"{{\tiny ~$\pm$ {shown(cell.seed_sd, column)}}}"
     if cell.low is None or cell.high is None:
         return ""
-    return f"{{\\tiny {{[}}{shown(cell.low, column)}, {shown(cell.high, column)}{{]}}}}"
+    return f"$^{{{shown(cell.high, column)}}}_{{{shown(cell.low, column)}}}$"
 
 
 def _escape(text: str) -> str:

@@ -168,15 +168,17 @@ def _untuned_note(entries: Mapping[str, Entry]) -> list[Note]:
 
 def _choice_note(entries: Mapping[str, Entry]) -> list[Note]:
     """Parameters that name one of several ways, so that the table says which."""
-    told = []
+    told: dict[str, list[str]] = {}
     for key, entry in entries.items():
         record, ways = entry.record, []
         configs = list(record.tuning["configs"].values()) if record.tuning else []
         for name in sorted(name for name, value in record.config.items() if key != NONE and isinstance(value, str)):
             values = {record.config[name], *(config.get(name) for config in configs)}
             ways.append(f"{name}={values.pop() if len(values) == 1 else 'tuned'}")
-        told += [f"{record.label} with {', '.join(ways)}"] if ways else []
-    return [Note(f"Chosen among several ways: {'; '.join(told)}.", set())] if told else []
+        if ways:
+            told.setdefault(", ".join(ways), []).append(record.label)
+    every = "; ".join(f"{', '.join(labels)} with {ways}" for ways, labels in told.items())
+    return [Note(f"Chosen among several ways: {every}.", set())] if told else []
 
 
 def _detection_note(detection: Mapping[str, Any]) -> str:

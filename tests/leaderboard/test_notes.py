@@ -131,7 +131,7 @@ def test_distances_have_their_spread_over_seeds() -> None:
     assert row(found, "Half").cells["style", "kernel"].seed_sd is None
     assert " ± 1.41 |" in export.to_markdown(found)
     assert "standard deviation over seeds" in export.to_markdown(found)
-    assert r"{\tiny $\pm$ 1.41}" in to_latex(found)
+    assert r"{\tiny ~$\pm$ 1.41}" in to_latex(found)
     assert "standard deviation" not in export.to_markdown(made(none(), record("Half", half)))
 
 

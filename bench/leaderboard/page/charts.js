@@ -154,6 +154,7 @@ function became() {
 function attacks() {
   if (!data.attack_curves.length) return;
   const names = unique(data.attack_curves.map((row) => row.attack)), kinds = unique(data.attack_curves.map((row) => row.kind));
+  const thickness = (name) => 1.5 + 6 * (1 - (names.indexOf(name) + 1) / names.length); // of equal curves the later is seen inside the earlier
   const place = el("div", { class: "columns" });
   const one = (method, rows) => {
     const most = Math.max(1, ...rows.map((row) => row.judged)), [width, height] = [360, 220];
@@ -163,16 +164,18 @@ function attacks() {
       nodes.push(el("text", { x: x(k), y: height - 20, "text-anchor": "middle" }, String(k)));
     }
     nodes.push(el("text", { x: width / 2, y: height - 4, "text-anchor": "middle" }, "pictures judged for a goal"));
-    for (const name of unique(rows.map((row) => row.attack))) {
+    const ends = [];
+    for (const name of names.filter((name) => rows.some((row) => row.attack === name))) {
       const own = rows.filter((row) => row.attack === name), last = own[own.length - 1];
+      ends.push(`${name} ${percent(last.success)} %`);
       const points = own.map((row) => `${x(row.judged)},${at.y(row.success)}`);
       if (last.judged < most) points.push(`${x(most)},${at.y(last.success)}`);
-      nodes.push(el("polyline", { points: points.join(" "), fill: "none", stroke: hue(names.indexOf(name)), "stroke-width": 2 },
+      nodes.push(el("polyline", { points: points.join(" "), fill: "none", stroke: hue(names.indexOf(name)), "stroke-width": thickness(name) },
         el("title", {}, `${name}: ${percent(last.success)} % in the end`)));
     }
-    const ends = unique(rows.map((row) => row.attack)).map((name) => `${name} ${percent(rows.filter((row) => row.attack === name).at(-1).success)} %`);
     return el("figure", { style: "margin:0" }, el("h3", {}, method),
-      el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Success of attacks on ${method}: ${ends.join(", ")}` }, nodes));
+      el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Success of attacks on ${method}: ${ends.join(", ")}` }, nodes),
+      el("figcaption", {}, `In the end: ${ends.join(", ")}.`));
   };
   const draw = () => {
     const rows = data.attack_curves.filter((row) => row.kind === kind.value);
