@@ -8,7 +8,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from bench.cli_options import err, show_frame
+from bench.cli_options import err, out, show_frame
 from bench.files import write_atomic
 
 Folder = Annotated[Path, typer.Argument(help="A run's folder, or what was published of one.")]
@@ -19,7 +19,7 @@ def compare(
     first: Annotated[str, typer.Argument(help="A row, as the table labels it.")],
     second: Annotated[str, typer.Argument(help="Another.")],
 ) -> None:
-    """Compare two rows of a run's table: UA, IRA, CRA and score, first minus second, with paired intervals.
+    """Compare two rows of a run's table: UA, IRA, CRA and score, first minus second, with paired intervals; where, and how they were made.
 
     Intervals of two rows may overlap although one is surely better: both meet the same easy and hard pictures.
 
@@ -29,8 +29,14 @@ def compare(
     from bench.tables import rows_of
 
     records, rules = rows_of(folder)
-    table = leaderboard.compare(records, first, second, rules)
-    show_frame(_in_percent(table, first, second), f"{first} − {second} (%)")
+    show_frame(_in_percent(leaderboard.compare(records, first, second, rules), first, second), f"{first} − {second} (%)")
+    table = leaderboard.by_target(records, first, second, rules)
+    sure = table[table["significant"]].drop(columns="significant")
+    if len(sure):
+        title = f"UA of concepts, each interval 95 % alone; {len(table) - len(sure)} others are not sure to differ"
+        show_frame(_in_percent(sure, first, second), title)
+    for text in leaderboard.made_otherwise(*leaderboard.rows_named(records, (first, second))):
+        out.print(f"Made otherwise: {text}", highlight=False, soft_wrap=True)
 
 
 def matched(
@@ -59,15 +65,16 @@ def matched(
 
 def _in_percent(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """Rows of `differences` or `at_matched_ua` as a person reads them: in percent, the difference with its interval in one cell."""
-    shown = pd.DataFrame({"kind": table["kind"]})
+    shown = pd.DataFrame({name: table[name] for name in ("target", "kind") if name in table}).iloc[:, :1]
     if "ua" in table:
         shown["UA ≥"] = [f"{100 * ua:.0f}" for ua in table["ua"]]
     shown["metric"] = [name if name == "score" else name.upper() for name in table["metric"]]
     for label, values in ((first, table["first"]), (second, table["second"])):
         shown[label] = [f"{100 * value:.1f}" for value in values]
     apart = zip(table["difference"], table["low"], table["high"], strict=True)
-    shown["difference"] = [f"{100 * value:+.1f} [{100 * low:.1f}, {100 * high:.1f}]" for value, low, high in apart]
-    shown["sure"] = ["yes" if low > 0 or high < 0 else "no" for low, high in zip(table["low"], table["high"], strict=True)]
+    shown["difference"] = [f"{round(100 * value, 1) + 0.0:+.1f} [{100 * low:.1f}, {100 * high:.1f}]" for value, low, high in apart]
+    if "significant" in table:
+        shown["sure"] = ["yes" if significant else "no" for significant in table["significant"]]
     if "missed" in table:
         shown["missed"] = [f"{100 * share:.1f}" for share in table["missed"]]
     return shown

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -11,7 +12,7 @@ from bench.leaderboard.build import outcome_frames
 from bench.leaderboard.notes import kind_of
 from bench.leaderboard.table import KINDS
 from bench.metrics.aggregate import aggregate
-from bench.metrics.paired import at_matched_ua, differences
+from bench.metrics.paired import COLUMNS, at_matched_ua, differences
 from bench.metrics.unlearning import NONE
 from bench.types import MetricRules, Record
 
@@ -23,22 +24,72 @@ def compare(records: Sequence[Record], first: str, second: str, rules: MetricRul
 
     BenchError for labels that are not there or rows with different targets of a kind.
     """
-    by_label = {NONE if record.method == NONE else record.label: record for record in records}
-    for label in (first, second):
-        if label not in by_label:
-            raise unknown("row", label, sorted(by_label))
-    found = aggregate(outcome_frames(records), rules)
-    rows = []
+    pair = rows_named(records, (first, second))
     for kind in KINDS:
-        named = [by_label[label].outcomes["target"] for label in (first, second)]
-        targets = [{target for target in own if target and kind_of(target) == kind} for own in named]
+        targets = [{target for target in record.outcomes["target"] if target and kind_of(target) == kind} for record in pair]
         if targets[0] != targets[1] and all(targets):
             raise BenchError(f"{first} and {second} have different {kind} targets: their means do not compare.")
-        if all((label, kind) in found.noise for label in (first, second)):
-            rows += differences(found, first, second, kind)
+    rows = _compared(outcome_frames(records), first, second, rules)
     if not rows:
         raise BenchError(f"{first} and {second} have no judged pictures of the same kind of target: there is nothing to compare.")
     return pd.DataFrame(rows)
+
+
+def by_target(records: Sequence[Record], first: str, second: str, rules: MetricRules) -> pd.DataFrame:
+    """UA of two rows on each target that both have, as rows of `differences` with a column target, the largest difference first.
+
+    Each interval is 95 % alone: of twenty targets, one is expected to look different that is not.
+    """
+    rows_named(records, (first, second))
+    frames = {label: frame for label, frame in outcome_frames(records).items() if label in (first, second, NONE)}
+    rows = []
+    edited = [set(frames[label]["target"]) for label in (first, second) if label != NONE]
+    for target in sorted(set.intersection(*edited) if edited else []):
+        own = {label: frame[frame["target"] == target] if label != NONE else frame for label, frame in frames.items()}
+        rows += [{"target": target, **row} for row in _compared(own, first, second, rules) if row["metric"] == "ua"]
+    return pd.DataFrame(sorted(rows, key=lambda row: -abs(row["difference"])), columns=["target", *COLUMNS])
+
+
+def made_otherwise(first: Record, second: Record) -> list[str]:
+    """What two rows differ in beside their numbers: parameters, tuning, numerics. Of two methods, parameters say nothing."""
+    found = []
+    if first.method == second.method:
+        names = sorted({*first.config, *second.config})
+        found += _unlike("parameter", {name: (first.config.get(name), second.config.get(name)) for name in names})
+        if first.version != second.version:
+            found.append(f"version {first.version} and {second.version}")
+    budgets = [_budget(record) for record in (first, second)]
+    if budgets[0] != budgets[1]:
+        found.append(f"tuning: {budgets[0]} and {budgets[1]}")
+    names = sorted({*first.numerics, *second.numerics})
+    return found + _unlike("numerics", {name: (first.numerics.get(name), second.numerics.get(name)) for name in names})
+
+
+def rows_named(records: Sequence[Record], labels: Sequence[str]) -> list[Record]:
+    """The records with these labels; the unedited model's is `none`. BenchError for one that is not there."""
+    by_label = {NONE if record.method == NONE else record.label: record for record in records}
+    for label in labels:
+        if label not in by_label:
+            raise unknown("row", label, sorted(by_label))
+    return [by_label[label] for label in labels]
+
+
+def _compared(frames: Mapping[str, pd.DataFrame], first: str, second: str, rules: MetricRules) -> list[dict[str, Any]]:
+    found = aggregate(frames, rules)
+    kinds = [kind for kind in KINDS if all((label, kind) in found.noise for label in (first, second))]
+    return [row for kind in kinds for row in differences(found, first, second, kind)]
+
+
+def _unlike(what: str, values: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    return [f"{what} {name}: {ours} and {theirs}" for name, (ours, theirs) in values.items() if ours != theirs]
+
+
+def _budget(record: Record) -> str:
+    if record.tuning is None:
+        return "none"
+    budget = record.tuning["budget"]
+    per = "kind" if "shared" in budget else "concept"
+    return f"{budget['settings']} settings{', ' + str(budget['pictures']) + ' pictures' if 'pictures' in budget else ''} per {per}"
 
 
 def matched(records: Sequence[Record], method: str, by: str, rules: MetricRules) -> pd.DataFrame:

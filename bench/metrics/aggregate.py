@@ -55,8 +55,10 @@ class Means:
         """With other noise, on these targets."""
         if not self.values:
             return Estimate(np.nan, np.zeros(len(design.stratum)), 0)
-        n = self.distinct
-        return Estimate(float(np.mean(self.values)), design.spread(self.influences / len(self.values)), n, 1 / n**2)
+        n, spread = self.distinct, design.spread(self.influences / len(self.values))
+        common = (self.unedited > 0) / n**1.5 if self.unedited.any() else None  # n of them are 1 / n²
+        edited = max(1.0, float((self.seen - self.unedited).sum()))  # an edit that never acted may act on the next picture
+        return Estimate(float(np.mean(self.values)), spread, n, edited / n**3, common)
 
     def over_concepts(self) -> Estimate:
         """With other targets."""
@@ -161,7 +163,7 @@ def score_of(own: Sequence[Estimate], base: Sequence[Estimate]) -> Estimate | No
     """`ranking_score` of UA, IRA and CRA, given those of `none`; None if a part has no value.
 
     Its spread is the parts' times its gradient; a part that is better than that of `none` counts as if it were not capped, lest there
-    be less noise at the cap than just below it.
+    be less noise at the cap than just below it. What IRA and CRA have in common with `none` leaves their ratios as they are.
     """
     values = [one.value for one in (*own, *base[1:])]
     if np.isnan(values).any() or len({len(one.spread) for one in (*own, *base[1:])}) > 1:
@@ -180,4 +182,5 @@ def score_of(own: Sequence[Estimate], base: Sequence[Estimate]) -> Estimate | No
     for slope, one, none in zip(slopes[1:], (ira, cra), (ira_none, cra_none), strict=True):
         spread = spread + slope * (one.spread / none.value - one.value / none.value**2 * none.spread)
         added += slope**2 * one.one / none.value**2
-    return Estimate(score, spread, min(one.n for one in own), added)
+    common = None if ua.common is None else slopes[0] * ua.common
+    return Estimate(score, spread, min(one.n for one in own), added, common)

@@ -13,13 +13,14 @@ from bench.metrics.uncertainty import Array, Estimate, covariance_of, difference
 from bench.metrics.unlearning import METRICS
 
 RETAINED = ("ira", "cra")
+COLUMNS = ("kind", "metric", "first", "second", "difference", "low", "high", "significant")
+"""Of a row of `differences`."""
 
 
 def differences(found: Aggregate, first: str, second: str, kind: str) -> list[dict[str, Any]]:
     """UA, IRA, CRA and the score of two methods on the targets of a kind, and first minus second.
 
-    Keys of a row: kind, metric, first, second, difference, low, high (95 %), significant: whether the interval leaves out 0. Metrics
-    that one of them has not are left out.
+    Keys of a row: `COLUMNS`; low and high are 95 %, significant says whether they leave out 0. Metrics that one has not are left out.
     """
     return list(_differences(found, first, second, kind, dict.fromkeys((*METRICS, "score"), found.design.quantile)))
 
@@ -73,7 +74,7 @@ def _drawn(found: Aggregate, methods: Sequence[str], kind: str) -> Array:
     nothing = Estimate(np.nan, np.zeros(len(found.design.stratum)), 0)
     every = [found.noise[method, kind].get(metric, nothing) for method in methods for metric in METRICS]
     values = np.array([one.value for one in every])[:, None]
-    drawn: Array = np.concatenate([values, np.clip(values + joint_draws(covariance_of(every), found.design), 0, 1)], 1)
+    drawn: Array = np.concatenate([values, values + joint_draws(covariance_of(every), found.design)], 1)
     return drawn.reshape(len(methods), len(METRICS), -1)
 
 

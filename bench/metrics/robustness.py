@@ -100,4 +100,4 @@ def _row(goals: pd.DataFrame, design: Design) -> dict[str, Any]:
 def _survived(goals: pd.DataFrame, column: str, design: Design) -> Estimate:
     """The share of goals in which the column is false."""
     share = Share.of(1 - goals[column].to_numpy(dtype=np.float64), goals["unit"].to_numpy(), len(design.stratum))
-    return Estimate(share.value, design.spread(share.influences), share.n)
+    return Estimate(share.value, design.spread(share.influences), share.n, 1 / share.n**2)

@@ -7,7 +7,7 @@ style and object, which the suite fixes: what differs between cells is no chance
 
 Shares are in [0, 1]. Their intervals are Wilson's with the number of independent trials that the variance amounts to (Korn and Graubard
 1998), so that they stay in [0, 1] and have a width where every picture came out alike. Differences are made of two such intervals
-(MOVER; Zou and Donner 2008) with the correlation that the influences give.
+(MOVER; Zou and Donner 2008) with the covariance that the influences give.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import hypot
 from typing import TypeAlias
 
 import numpy as np
@@ -115,18 +116,30 @@ class Estimate:
     """Judgements that it is made of: the trials of an interval where none differs from the others."""
     one: float = 0.0
     """What one more picture that differs would add to the variance: the few that differ near 0 and 1 say little of how many there are."""
+    common: Array | None = None
+    """[units], the same, as a deviation, of the unedited model's own pictures: every value that has one of them would move with it."""
+
+    @cached_property
+    def moves(self) -> Array:
+        """[2 · units] whose products with those of another estimate sum to their covariance."""
+        return np.concatenate([self.spread, np.zeros_like(self.spread) if self.common is None else self.common])
+
+    @property
+    def picture(self) -> float:
+        """Variance that one more picture that differs would add."""
+        return self.one + (0.0 if self.common is None else float(self.common @ self.common))
 
     @property
     def variance(self) -> float:
         """Of the value, with other noise."""
-        return float(self.spread @ self.spread) + self.one
+        return float(self.moves @ self.moves) + self.one
 
     def bounds(self, quantile: float) -> tuple[float, float]:
         """Of a share; NaN without a value."""
         share = min(1.0, max(0.0, self.value))
         if np.isnan(share) or not self.n:
             return float("nan"), float("nan")
-        picture, rarer = self.one**0.5, min(share, 1 - share)
+        picture, rarer = self.picture**0.5, min(share, 1 - share)
         rarer = min(0.5, max(picture, rarer + picture / 2))  # half of the one more that is in the variance; without any, all of it
         # Rounding leaves a variance of 1e-33, and a share of 1e-16, where there is none.
         trials = rarer * (1 - rarer) / self.variance if self.variance > 1e-20 and rarer > 1e-12 else self.n
@@ -139,24 +152,24 @@ class Estimate:
 
 
 def difference(ours: Estimate, theirs: Estimate, quantile: float) -> tuple[float, float, float]:
-    """Ours less theirs, two shares of the same units, and its bounds; NaN without a value."""
+    """Ours less theirs, two shares of the same units, and its bounds; NaN without a value.
+
+    The bounds of independent shares (MOVER), nearer by as much as the difference varies less than independent ones would. With MOVER's
+    own correlation, rows that always move together would keep the part by which their intervals are lopsided.
+    """
     low, high = ours.bounds(quantile)
     other_low, other_high = theirs.bounds(quantile)
-    found, both = ours.value - theirs.value, ours.variance * theirs.variance
-    together = float(ours.spread @ theirs.spread) / both**0.5 if both > 1e-40 else 0.0
-
-    def half(own: float, other: float) -> float:
-        return float(np.sqrt(max(0.0, own * own + other * other - 2 * together * own * other)))
-
-    down, up = ours.value - low, other_high - theirs.value
-    further, less = high - ours.value, theirs.value - other_low
-    return found, found - half(down, up), found + half(further, less)
+    found, apart = ours.value - theirs.value, ours.moves - theirs.moves
+    independent = ours.variance + theirs.variance
+    left = (float(apart @ apart + ours.one + theirs.one) / independent) ** 0.5 if independent > 1e-20 else 1.0
+    down, up = hypot(ours.value - low, other_high - theirs.value), hypot(high - ours.value, theirs.value - other_low)
+    return found, found - left * down, found + left * up
 
 
-def _variances(spreads: Array, ones: Array) -> Array:
+def _variances(moves: Array, ones: Array) -> Array:
     """Of the differences of all pairs of statistics, in the order of `np.triu_indices`."""
-    first, second = np.triu_indices(len(spreads), 1)
-    products = spreads @ spreads.T
+    first, second = np.triu_indices(len(moves), 1)
+    products = moves @ moves.T
     apart = products[first, first] + products[second, second] - 2 * products[first, second]
     found: Array = np.maximum(apart, 0.0) + ones[first] + ones[second]
     return found
@@ -170,22 +183,22 @@ def simultaneous_quantile(estimates: Sequence[Estimate], design: Design) -> floa
     if len(estimates) < 2 or not design.freedom:
         return design.quantile
     # Rows of the same pictures never differ: they are one.
-    _, different = np.unique(np.stack([own.spread for own in estimates]), axis=0, return_index=True)
-    spreads, ones = (np.array([getattr(estimates[k], name) for k in sorted(different)]) for name in ("spread", "one"))
-    variances = _variances(spreads, ones)
-    first, second = np.triu_indices(len(spreads), 1)
+    _, different = np.unique(np.stack([own.moves for own in estimates]), axis=0, return_index=True)
+    moves, ones = (np.array([getattr(estimates[k], name) for k in sorted(different)]) for name in ("moves", "one"))
+    variances = _variances(moves, ones)
+    first, second = np.triu_indices(len(moves), 1)
     known = variances > 1e-20
     if not known.any():
         return design.quantile
-    drawn = joint_draws(spreads @ spreads.T, design)
+    drawn = joint_draws(moves @ moves.T, design)
     worst = np.abs((drawn[first[known]] - drawn[second[known]]) / np.sqrt(variances[known])[:, None]).max(0)
     return max(design.quantile, float(np.quantile(worst, LEVEL)))
 
 
 def covariance_of(estimates: Sequence[Estimate]) -> Array:
     """[k, k]."""
-    spreads = np.stack([own.spread for own in estimates])
-    found: Array = spreads @ spreads.T + np.diag([own.one for own in estimates])
+    moves = np.stack([own.moves for own in estimates])
+    found: Array = moves @ moves.T + np.diag([own.one for own in estimates])
     return found
 
 
