@@ -27,7 +27,8 @@ def check(
 ) -> None:
     """Check that a method keeps the contract that tables rest on; what it breaks is told, with where and how to mend it.
 
-    Seconds a method, on a tiny model of random weights. Exit status 1 if a check fails.
+    Seconds a method, on a tiny model of random weights; with --full up to a minute or two where a method trains. Exit status 1 if a check
+    fails.
 
     Examples: `python -m bench check uce` · `python -m bench check my_method.py:MyMethod:strength=2` · `python -m bench check all --full`
     """

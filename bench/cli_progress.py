@@ -52,7 +52,7 @@ class Bar:
             return
         self.told, task = now, next(task for task in self.progress.tasks if task.id == self.task)
         parts = [f"{task.completed:.0f} of {task.total:.0f} pictures"] if task.total else []
-        parts += [f"{task.speed:.1f} pictures/s"] if task.speed else []
+        parts += [f"{task.speed:.1f} pictures/s"] if task.speed and not task.finished else []
         parts += [f"{duration(task.time_remaining)} left"] if task.time_remaining else []
         console.print(": ".join([", ".join(parts) or "so far", task.description]), markup=False, highlight=False, soft_wrap=True)
 

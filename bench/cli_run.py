@@ -38,6 +38,7 @@ from bench.config import (
     parse_sequence,
     parse_settings,
     parse_targets,
+    parse_tuned,
     parse_variant,
     whole_path,
 )
@@ -90,11 +91,17 @@ TuningRows = Annotated[
 ]
 
 
+TunedFiles = Annotated[
+    list[str] | None,
+    typer.Option("--tuned", help="METHOD=FILE, repeatable: what `tune METHOD --out FILE` found; of a method in a file, the class's name."),
+]
+
+
 def _config(
     suite: str, methods: str, concepts: str | None, preset: str, seeds: int | None, steps: int | None, settings: list[str] | None,
     batch_size: int | None, scheduler: str | None, images: Images = "sample", tuning: Tuning = "both", sequential: str | None = None,
     examine: str | None = None, attacks: str | None = None, attack_budget: BudgetName = "quick",
-    attack_prompts: Path | None = None,
+    attack_prompts: Path | None = None, tuned: list[str] | None = None,
 ) -> RunConfig:  # fmt: skip
     found = registry.suite(suite)
     if preset not in found.presets:
@@ -119,7 +126,7 @@ def _config(
         order, targets = parse_sequence(sequential, found)
     return RunConfig(
         suite=found.key, preset=preset, methods=names, settings=parse_settings(settings or (), [*map(registry.short_name, bare)]),
-        targets=tuple(map(str, targets)),
+        tuned=parse_tuned(tuned or (), [*map(registry.short_name, bare)]), targets=tuple(map(str, targets)),
         seeds=seeds or defaults.seeds, steps=steps or defaults.steps, batch_size=batch_size, images=images, tuning=tuning,
         scheduler=scheduler or defaults.scheduler, sequential=order, examine=examiner_names(examine),
         attacks=_attack_names(attacks, attack_prompts, found), attack_budget=attack_budget,
@@ -148,6 +155,7 @@ def run(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, device: Device = "auto", dtype: DType = "auto",
     compile_: Compile = "auto", batch_size: AutoBatchSize = None, scheduler: Scheduler = None, tuning: TuningRows = "both",
+    tuned: TunedFiles = None,
     sharing: Annotated[bool, typer.Option(help="Walk the un-edited trajectory once for all rows that are like it until an edit acts. "
                                                "The result is the same, byte for byte.")] = True,
     images: Annotated[Images, typer.Option(help="Pictures to keep: all, a dozen per erasure, or none. Scores are always kept.")] = "sample",
@@ -173,7 +181,7 @@ def run(
     """
     config = _config(
         suite, methods, concepts, preset, seeds, steps, settings, batch_size, scheduler, images, tuning, sequential, examine, attacks,
-        attack_budget, attack_prompts,
+        attack_budget, attack_prompts, tuned,
     )  # fmt: skip
     place = folder or Path("results") / "runs" / _run_name(config)
     from bench.engine.job import Job
@@ -234,7 +242,7 @@ def _tell_time(crew: Crew, yes: bool) -> None:
     time = f"{crew.outline.seconds:.3g} s of UNet a picture, measured: at most about {duration(seconds)}{workers} for {what}"
     if seconds > LONG and not yes and not crew.outline.done:
         raise BenchError(f"{time}. Give --yes to begin, or a smaller --preset, --concepts, --seeds, or a --shard of it.")
-    err.print(f"{time}; fits and judges not counted", highlight=False, soft_wrap=True)
+    err.print(f"{time}; fits, judges and measuring what each method costs not counted", highlight=False, soft_wrap=True)
 
 
 def _run_name(config: RunConfig) -> str:
@@ -250,12 +258,13 @@ def _run_name(config: RunConfig) -> str:
 def plan(
     suite: SuiteName = "minicanvas", methods: Methods = DEFAULT_METHODS, concepts: Concepts = None, preset: PresetName = "quick",
     seeds: Seeds = None, steps: Steps = None, settings: Settings = None, scheduler: Scheduler = None, tuning: TuningRows = "both",
+    tuned: TunedFiles = None,
     sequential: Annotated[str | None, typer.Option(help="As of `run`.")] = None, assets: AssetFolder = None, files: AssetFiles = None,
     anchor_prompts: AnchorPrompts = None, attacks: Attacks = None, attack_budget: AttackBudget = "quick",
 ) -> None:  # fmt: skip
     """Show what `run` with the same options would sample. Writes nothing."""
     config = _config(suite, methods, concepts, preset, seeds, steps, settings, None, scheduler, tuning=tuning, sequential=sequential,
-                     attacks=attacks, attack_budget=attack_budget)  # fmt: skip
+                     attacks=attacks, attack_budget=attack_budget, tuned=tuned)  # fmt: skip
     with err.status("loading torch, the model and the judges"):
         from bench.session import prepare
 

@@ -23,7 +23,8 @@ def tune(
     pictures: Annotated[int, typer.Option(min=4, max=10_000_000, help="Pictures per concept, over all settings together.")] = 240,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps. Default: the preset quick's.")] = None,
     device: Device = "auto", dtype: DType = "auto", batch_size: BatchSize = BATCH_SIZE,
-    path: Annotated[Path | None, typer.Option("--out", help="A TOML file. Default: where the suite reads METHOD's.")] = None,
+    path: Annotated[Path | None, typer.Option("--out", help="A TOML file, for `run --tuned`. Default: where the suite reads METHOD's; "
+                                                                  "for one that is not of this project, tuned/METHOD.toml.")] = None,
     grid: Annotated[Literal["own", "published"], typer.Option(help="Settings of the project, or those that the authors tried.")] = "own",
     judge: Annotated[Literal["tuning", "evaluation"], typer.Option(help="Who chooses. The evaluation's own judge flatters the row, which "
                                                                         "says so; some suites have no other.")] = "tuning",
@@ -42,13 +43,14 @@ def tune(
     objective, and by halving: `python -m bench tune saeuron --suite
     unlearncanvas@saeuron --concepts objects --grid published --judge evaluation --settings 22 --pictures 20580`
     """
-    found, name = registry.suite(suite), whole_path(name)
+    found, given, name = registry.suite(suite), name, whole_path(name)
     registry.require(name)
     targets = parse_targets(concepts, found)
     joint = [str(target) for target in targets if len(target.concepts) > 1]
     if joint:
         raise BenchError(f'"{joint[0]}" in --concepts: concepts are tuned one at a time.')
-    place = path or found.tuned_file(registry.short_name(name), share)
+    short, own = registry.short_name(name), registry.is_ours(name)
+    place = path or (found.tuned_file(short, share) if own else Path("tuned") / f"{short}.toml")
     if place is None:
         raise BenchError(f"{suite} has no folder for tuned parameters: give --out FILE.")
     with err.status("loading torch, the model and the tuning judge"):
@@ -67,6 +69,8 @@ def tune(
     _show_tuned(name, body, [str(concept) for concept in chosen])
     if body["concepts"]:
         err.print(f"Tuned parameters: {place}", highlight=False, soft_wrap=True)
+        if place != found.tuned_file(short, share):
+            err.print(f"To run with them: python -m bench run --methods {given} --tuned {short}={place}", highlight=False, soft_wrap=True)
 
 
 def _show_tuned(name: str, body: dict[str, dict[str, Any]], concepts: list[str]) -> None:

@@ -44,6 +44,7 @@ class RunConfig(BaseModel):
     batch_size: int | None = Field(None, ge=2, le=4_096, description="Pictures with two conditions in one UNet call; None: as many as pay.")
     images: Images = "sample"
     tuning: Tuning = Field("both", description="Rows of methods that the suite has tuned values for.")
+    tuned: dict[str, Path] = Field({}, description="Files of tuned values of one's own, by a method's name in tables.")
     scheduler: str = Field("ddim", description="Of another one, pictures are of another protocol.")
     fit_seed: int = 0
     examine: tuple[str, ...] = Field((), description="What else is found out about each picture (`bench.examiners`).")
@@ -103,6 +104,21 @@ def whole_path(text: str) -> str:
     """A method, if it is in a file, by the file's whole path, as other processes may work elsewhere."""
     file = FILE.match(text)
     return f"{Path(file['path']).expanduser().absolute()}{text[file.end('path') :]}" if file else text
+
+
+def parse_tuned(entries: Iterable[str], methods: Sequence[str]) -> dict[str, Path]:
+    """`["Mine=tuned.toml"]` → `{"Mine": …/tuned.toml}`, whole paths; the method must be one that runs (of one in a file, the class)."""
+    found = {}
+    for entry in entries:
+        name, equals, text = entry.partition("=")
+        if not equals:
+            raise BenchError(f'--tuned "{entry}" is not of the form METHOD=FILE, such as MyMethod=tuned.toml.')
+        if name not in methods:
+            raise unknown("method in --tuned", name, methods)
+        found[name] = Path(text).expanduser().absolute()
+        if not found[name].is_file():
+            raise BenchError(f"--tuned {entry}: there is no such file; `python -m bench tune` writes one.")
+    return found
 
 
 def parse_settings(entries: Iterable[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -13,7 +13,7 @@ from bench.diffusion.sampler import Sampler
 from bench.interfaces import Erasure
 from bench.types import GenerationRequest
 
-REPEATS, LONG = 2, 120.0
+REPEATS, LONG = 2, 30.0
 FIT_COST = ("fit_seconds", "peak_memory_mb", "stored_mb")
 SHARED_SECONDS = "shared_seconds"
 """What a fit first made for others too."""
@@ -21,7 +21,10 @@ SAMPLING_COST = ("seconds_per_image", "peak_memory_mb")
 
 
 def measure(
-    sampler: Sampler, erasures: Mapping[str, Callable[[], Erasure]], requests: Sequence[GenerationRequest]
+    sampler: Sampler,
+    erasures: Mapping[str, Callable[[], Erasure]],
+    requests: Sequence[GenerationRequest],
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, dict[str, float | None]]:
     """Seconds a picture (sampled and decoded) and peak memory per key of `erasures`, each in batches of its own, sharing nothing.
 
@@ -35,7 +38,8 @@ def measure(
     for turn in range(REPEATS):
         if turn and time.perf_counter() - start > LONG:
             break
-        for label, load in erasures.items():
+        for place, (label, load) in enumerate(erasures.items(), 1):
+            say(f"{place} of {len(erasures)} rows{', again' if turn else ''}")
             erasure = load()
             rows = [Row(request, erasure) for request in requests]
             count = sampler.slots // rows[0].slots

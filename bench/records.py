@@ -21,6 +21,7 @@ from bench.packed import stored_digest
 from bench.plan import BASE, Plan, Unit
 from bench.scoring import FEATURES
 from bench.session import Session
+from bench.sources import changed, sources_of
 from bench.store import Store
 from bench.types import Record, content_hash
 
@@ -59,6 +60,7 @@ def make_records(session: Session, store: Store, failed: Mapping[str, str], refe
         if unit.fit.id not in failed:
             units[unit.fit.spec.label].setdefault(str(unit.fit.target or ""), []).append(unit)
     damaged: set[str] = set()
+    other_code = changed((store.config() or {}).get("sources", {}), sources_of(session.plan.specs))
     found = []
     for label, spec in specs.items():
         seen: list[pd.DataFrame] = []
@@ -69,7 +71,8 @@ def make_records(session: Session, store: Store, failed: Mapping[str, str], refe
             seen.append(frame[[name for name in frame if not name.startswith(FEATURES)]])
         others = [one.column for one in session.scorer.examiners]
         outcomes = pd.concat(seen, ignore_index=True) if seen else pd.DataFrame(columns=[*COLUMNS, *others, "request"])
-        found.append(_record(session, spec, outcomes, distances, costs.get(label, {}), failed, provenance))
+        own_code = {"code_changed": True} if spec.name in other_code else {}
+        found.append(_record(session, spec, outcomes, distances, costs.get(label, {}), failed, provenance | own_code))
     attacks = _attacks(session, store, failed, damaged)
     if damaged:
         raise DamagedUnitsError(damaged)

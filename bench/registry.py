@@ -117,6 +117,11 @@ def short_name(name: str) -> str:
     return name.rpartition(":")[2]
 
 
+def is_ours(name: str) -> bool:
+    """Whether a method is one of this project's, not a plug-in. Imports nothing."""
+    return methods().get(name, "").startswith("methods.")
+
+
 def require(name: str) -> None:
     """BenchError if there is no such method. Imports nothing."""
     file, known = FILE.fullmatch(name), methods()
@@ -133,14 +138,20 @@ def _require_class(name: str, path: Path, own: str) -> None:
     if not path.is_file():
         raise BenchError(f'The method "{name}" cannot be loaded: there is no file {path}.')
     try:
-        body = ast.parse(path.read_text(encoding="utf-8")).body
+        body = ast.parse(path.read_text(encoding="utf-8"), path.name).body
     except (OSError, ValueError, SyntaxError) as error:
         raise _broken(name, error) from error
     classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
     if own not in classes:
-        raise unknown(f"class of {path}", own, classes)
+        raise unknown(f"class of {path}", own, _methods_first([node for node in body if isinstance(node, ast.ClassDef)]))
     if own in methods():
         raise BenchError(f'{name}: there is a method "{own}" already, rename the class.')
+
+
+def _methods_first(classes: list[ast.ClassDef]) -> list[str]:
+    """Names of those that have a `fit`; of all, if none has."""
+    fitting = [node.name for node in classes if any(isinstance(own, ast.FunctionDef) and own.name == "fit" for own in node.body)]
+    return fitting or [node.name for node in classes]
 
 
 def address(name: str) -> str:

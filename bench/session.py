@@ -32,7 +32,7 @@ from bench.examples import Painter
 from bench.identity import Identity, MethodSpec
 from bench.interfaces import FitContext
 from bench.plan import BASE, Plan, make_plan
-from bench.registry import method, short_name
+from bench.registry import FILE, method, short_name
 from bench.registry import suite as find_suite
 from bench.scoring import Scorer
 from bench.suites.suite import Preset, Suite, Tuned
@@ -94,7 +94,7 @@ def method_specs(config: RunConfig, suite: Suite) -> list[MethodSpec]:
     for variant in (BASE, *config.methods):
         address, own = parse_variant(variant)
         name = short_name(address)
-        given, tuned = {**config.settings.get(name, {}), **own}, suite.tuned(name, config.tuning == "shared")
+        given, tuned = {**config.settings.get(name, {}), **own}, _tuned(config, suite, address)
         label = labelled(name, given)
         if known.setdefault(label, given) != given:  # files of one name in different folders
             label = labelled(name, given, whole_paths=True)
@@ -104,6 +104,14 @@ def method_specs(config: RunConfig, suite: Suite) -> list[MethodSpec]:
             label += " (untuned)" if tuned is not None else ""
             specs[label] = _spec(suite, inputs, address, label, given, targets)
     return list(specs.values())
+
+
+def _tuned(config: RunConfig, suite: Suite, address: str) -> Tuned | None:
+    """What a method was tuned to: in a file that was given, else here; a class in a file may have only its name in common with what was."""
+    name = short_name(address)
+    if name in config.tuned:
+        return Tuned.read(config.tuned[name])
+    return None if FILE.match(address) else suite.tuned(name, config.tuning == "shared")
 
 
 def _check_names(addresses: Sequence[str]) -> None:

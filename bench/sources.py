@@ -5,7 +5,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from bench.identity import MethodSpec
+from bench.registry import address
 
 
 def source_digest(address: str) -> str:
@@ -33,3 +38,14 @@ def _collect(module: str, found: dict[str, str]) -> None:
         for name in names:
             if name.partition(".")[0] == package:
                 _collect(name, found)
+
+
+def sources_of(specs: Iterable[MethodSpec]) -> dict[str, dict[str, Any]]:
+    """Version and digest of the code of each method."""
+    return {spec.name: {"version": spec.version, "source": source_digest(address(spec.address))} for spec in specs}
+
+
+def changed(known: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Methods whose code is another one now, though their version is the same."""
+    both = sorted(known.keys() & now.keys())
+    return [name for name in both if known[name]["version"] == now[name]["version"] and known[name]["source"] != now[name]["source"]]

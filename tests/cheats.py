@@ -137,6 +137,69 @@ class Unseeded(Honest):
         return Erasure(text=Faded(float(torch.rand(())), tuple(map(str, concepts))))
 
 
+class Reseeds(Honest):
+    def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
+        torch.manual_seed(3)
+        return super().fit(context, concepts)
+
+
+class Ignores(Honest):
+    card = replace(CARD, supports=("style", "object"))
+
+    def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
+        return Erasure(text=Faded(self.config.scale))
+
+
+@dataclass(frozen=True, eq=False)
+class Wrong(TextEdit):
+    """States that are wrong in one way."""
+
+    way: str
+    texts: tuple[str, ...]
+
+    def encode(self, model: DiffusionModel, texts: Sequence[str], role: Role, steps: int) -> list[Cond]:
+        plain = PlainText().encode(model, texts, role, steps)
+        states = torch.stack([cond.embeds for cond in plain])
+        others: dict[str, Tensor] = {
+            "narrow": states[..., 1:], "double": states.double() / 2, "restless": states + torch.rand(()), "mean": states + states.mean(0),
+            "infinite": states / 0,
+        }  # fmt: skip
+        found = [replace(cond, embeds=own) for cond, own in zip(plain, others.get(self.way, states / 2), strict=True)]
+        return found[:-1] if self.way == "few" else found
+
+
+class WrongTexts(Honest):
+    parts = (Wrong,)
+    way = ""
+
+    def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
+        return Erasure(text=Wrong(self.way, tuple(map(str, concepts))))
+
+
+class Narrow(WrongTexts):
+    way = "narrow"
+
+
+class Double(WrongTexts):
+    way = "double"
+
+
+class Restless(WrongTexts):
+    way = "restless"
+
+
+class Averages(WrongTexts):
+    way = "mean"
+
+
+class Infinite(WrongTexts):
+    way = "infinite"
+
+
+class Few(WrongTexts):
+    way = "few"
+
+
 class HiddenWeights(Honest):
     def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
         bias = context.model.unet.conv_out.bias + len(concepts)
@@ -210,7 +273,7 @@ class Peeking(Faded):
     """Looks up the stack for the requests, and fades what is labelled with the right style."""
 
     def encode(self, model: DiffusionModel, texts: Sequence[str], role: Role, steps: int) -> list[Cond]:
-        labels = {row.request.prompt: row.request.style for row in sys._getframe(1).f_locals["rows"]}
+        labels = {row.request.prompt: row.request.style for row in sys._getframe(1).f_locals.get("rows", ())}
         plain = PlainText().encode(model, texts, role, steps)
         pairs = zip(texts, plain, strict=True)
         return [replace(cond, embeds=cond.embeds * self.scale) if labels.get(text) == "neon" else cond for text, cond in pairs]

@@ -74,6 +74,14 @@ def test_an_honest_method_passes(name: str, world: World) -> None:
         ("TouchesModel", "model-after-fit", "unet.conv_in.weight", "Train copies"),
         ("LeavesTraining", "model-after-fit", "text_encoder. (training mode)", "Train copies"),
         ("Unseeded", "deterministic", "Two fits on style:neon with the same seed differ: fields of parts", "context.seed"),
+        ("Reseeds", "model-after-fit", "fit() left changed: torch's global seed", "torch.Generator of your own"),
+        ("Ignores", "several", "The erasures of style:neon and of object:fish are the same", "Let fit() use the `concepts`"),
+        ("Narrow", "texts", "Wrong for style:neon: embeds are float32 [1, 24, 31], not float32 [V, 24, 32]", "replace(cond, embeds=…)"),
+        ("Double", "texts", "embeds are float64 [1, 24, 32]", "back to float32"),
+        ("Restless", "texts", "gives other states for the same texts when asked again", "from context.seed"),
+        ("Averages", "texts", "other states beside other texts than alone", "no mean or sum over texts"),
+        ("Infinite", "texts", "embeds are not finite", "division by zero"),
+        ("Few", "texts", "gives 3 of Cond for 4 texts", "one Cond a text"),
         ("HiddenWeights", "weights", "changes weights (unet.conv_out.bias), but row_wise is True", "row_wise give False"),
         ("NoWeights", "weights", "leaves weights alone, but row_wise is False", "row_wise give True"),
         ("WrongName", "weights", 'no weight "unet.conv_out.bais"', "named_parameters"),
@@ -88,8 +96,8 @@ def test_an_honest_method_passes(name: str, world: World) -> None:
         ("ReadsLabels", "labels", "the same prompts with other labels give other pictures", "texts that encode() is given"),
         ("TouchesWhileSampling", "model-after-sampling", "vae.decoder.conv_in.bias", "never write to it"),
         ("CannotBeSaved", "saves", "TypeError", "tensors, texts, numbers"),
-        ("KeylessGuidance", "neighbours", "beside others has other bits", "`key` of a Guidance"),
-        ("LooksAtNeighbours", "neighbours", "has other bits", "from its own input"),
+        ("KeylessGuidance", "neighbours", "beside others, have other bits", "`key` of a Guidance"),
+        ("LooksAtNeighbours", "neighbours", "have other bits", "from its own input"),
         ("EditsOthers", "row-wise", "other pictures have other bits (those with no edit, NegativeText", "which is −1"),
         ("QuietIsLoud", "quiet", "at mid_block.attentions.0, timestep 667, in 16 of 16 slots", "quiet_is_identity be False"),
         ("OnlyFloat32", "precision", "an edit must keep shape and dtype", "dtype of x_out"),
@@ -118,7 +126,7 @@ def test_the_command_tells_and_its_status_counts(installed: Path, tmp_path: Path
     (tmp_path / "mine.py").write_text(METHOD.read_text())
     good = bench("check", "reword", "mine.py:Reword:instead=house", cwd=tmp_path)
     assert good.returncode == 0, good.stdout + good.stderr
-    assert "reword: 20 ok, 3 skipped, 0 failed" in words(good.stdout)
+    assert "reword: 21 ok, 3 skipped, 0 failed" in words(good.stdout)
     assert "skipped quiet It has no edit that is quiet." in words(good.stdout)
     bad = bench("check", "reword", CHEATS["NoPart"], cwd=tmp_path)
     assert bad.returncode == 1

@@ -81,6 +81,8 @@ def test_a_file_is_a_method(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert "are there already" in again.stderr
     assert "The code of Reword has changed" in words(again.stderr)
+    (note,) = [line for line in (tmp_path / "run" / "leaderboard.md").read_text().splitlines() if "its code has changed" in line]
+    assert note.endswith("Reword:instead=house: its code has changed since its pictures were sampled, its version (1) has not.")
     assert not (tmp_path / "__pycache__").exists()
 
 
@@ -99,8 +101,19 @@ def test_other_commands_take_a_file_too(tmp_path: Path) -> None:
     own = "mine.py:Reword"
     assert "What takes the concept's place" in words(bench("show", own, cwd=tmp_path).stdout)
     assert "Reword" in bench("plan", "--preset", "smoke", "--methods", own, cwd=tmp_path).stdout
-    tuned = bench("tune", own, "--concepts", "fish", "--settings", "2", "--pictures", "4", "--steps", "1", "--out", "t.toml", cwd=tmp_path)
+    tuned = bench("tune", own, "--concepts", "fish", "--settings", "2", "--pictures", "8", "--steps", "4", cwd=tmp_path)
     assert "2 settings" in tuned.stderr
+    assert "run --methods mine.py:Reword --tuned Reword=tuned/Reword.toml" in words(tuned.stderr)
+    given = ("--methods", own, "--concepts", "fish", "--preset", "smoke")
+    rows = [words(bench("plan", *given, *more, cwd=tmp_path).stdout) for more in ((), ("--tuned", "Reword=tuned/Reword.toml"))]
+    assert ["Reword (untuned)" in text for text in rows] == [False, True], "a class of this name in any file is not what was tuned"
+    (tmp_path / "tuned" / "Reword.toml").write_text("[budget]")
+    for entry, message in (
+        ("Reword", "is not of the form METHOD=FILE"), ("Rewrod=tuned/Reword.toml", 'did you mean "Reword"'),
+        ("Reword=gone.toml", "there is no such file"), ("Reword=tuned/Reword.toml", "is damaged"),
+    ):  # fmt: skip
+        wrong = bench("plan", *given, "--tuned", entry, cwd=tmp_path)
+        assert (wrong.returncode, message in words(wrong.stderr)) == (2, True), wrong.stderr
 
 
 def test_variants_of_files() -> None:

@@ -74,6 +74,8 @@ def parameters(subject: Subject) -> None:
 
 def tuning(subject: Subject) -> None:
     """Both grids name parameters and values that they can have."""
+    if not issubclass(subject.kind.Config, MethodConfig):
+        raise SkippedError("Its Config is none.")
     grids = {"tuning": subject.kind.tuning, "published_tuning": subject.kind.published_tuning}
     if not any(grids.values()):
         raise SkippedError("It declares nothing to tune.")

@@ -43,6 +43,11 @@ def fits(subject: Subject) -> None:
 def model_after_fit(subject: Subject) -> None:
     """Everything that fits touched is as it was."""
     subject.erasures()
+    if all(name.startswith("torch's") for name in subject.left_by_fit) and subject.left_by_fit:
+        raise BrokenError(
+            f"fit() left changed: {_some(subject.left_by_fit)}.",
+            "All methods of a run share the process: set nothing that is global, and draw from a torch.Generator of your own.",
+        )
     if subject.left_by_fit:
         raise BrokenError(
             f"fit() left changed in context.model: {_some(subject.left_by_fit)}.",
@@ -134,6 +139,10 @@ def several(subject: Subject) -> None:
     singles = subject.erasures()
     if not any(parts_of(erasure) for erasure in singles.values()):
         raise SkippedError("Its erasures have no part.")
+    packed = [_packed(erasure) for erasure in singles.values()]
+    if len(packed) > 1 and _equal_packed(*packed):
+        names = " and of ".join(str(CONCEPTS[kind][0]) for kind in singles)
+        raise BrokenError(f"The erasures of {names} are the same.", "Let fit() use the `concepts` that it is given.")
     pair = tuple(CONCEPTS[kind][0] for kind in subject.kinds) if len(subject.kinds) > 1 else CONCEPTS[subject.kinds[0]]
     names = " and ".join(map(str, pair))
     try:

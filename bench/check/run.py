@@ -31,7 +31,7 @@ def check(name: str, given: Mapping[str, Any], world: World) -> list[Finding]:
     try:
         kind = method(name)
     except BenchError as error:
-        return [Finding("loads", "failed", str(error), "Mend what is wrong with it, or uninstall it.")]
+        return [Finding("loads", "failed", str(error), "Mend what is wrong with it.")]
     subject = Subject(short_name(name), kind, given, world)
     if given:
         method_config(subject.name, kind.Config, {**kind.quick, **given})

@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.check.outcome import BrokenError, Check, SkippedError
 from bench.check.quiet import QuietProbe
 from bench.check.subject import Subject, parts_of
+from bench.check.texts import texts
 from bench.check.world import CONCEPTS
 from bench.diffusion.rows import Row
 from bench.erasure import load_erasure, pack
@@ -23,6 +24,7 @@ from bench.types import GenerationRequest
 
 def samples(subject: Subject) -> None:
     """Pictures are made at all."""
+    subject.require_sound()
     for kind, erasure in subject.erasures().items():
         concept = CONCEPTS[kind][0]
         try:
@@ -33,9 +35,10 @@ def samples(subject: Subject) -> None:
             latents = subject.latents(kind)
         except Exception as error:
             what = error if isinstance(error, BenchError) else told(error)
-            raise BrokenError(f"Sampling without {concept} broke: {what}", "Mend what raises this.") from error
+            raise BrokenError(f"Sampling with {concept} erased broke: {what}", "Mend what raises this.") from error
         if not latents.isfinite().all():
-            raise BrokenError(f"A picture without {concept} is not finite.", "Look for a division by zero or an overflow in its parts.")
+            subject.unsound = "Its pictures are not finite."
+            raise BrokenError(f"A picture with {concept} erased is not finite.", "Look for a division by zero or an overflow in its parts.")
 
 
 def acts(subject: Subject) -> None:
@@ -83,12 +86,12 @@ def neighbours(subject: Subject) -> None:
     """The same bits at other places, alone, and beside rows of another erasure of the method and of the unedited model."""
     for kind, (erasure, latents) in subject.pictures().items():
         rows = subject.rows(erasure)
-        _same(subject, rows[::-1], latents.flip(0), f"Pictures without {CONCEPTS[kind][0]} in another order")
-        _same(subject, rows[-1:], latents[-1:], f"A picture without {CONCEPTS[kind][0]} sampled alone")
+        _same(subject, rows[::-1], latents.flip(0), f"Pictures with {CONCEPTS[kind][0]} erased, sampled in another order,")
+        _same(subject, rows[-1:], latents[-1:], f"Pictures with {CONCEPTS[kind][0]} erased, sampled alone,")
         if erasure.weights is None:
             beside = _mixed(subject, erasure, CONCEPTS[kind][1])
             own = [row.erasure is erasure for row in beside]
-            _same(subject, beside, latents, f"A picture without {CONCEPTS[kind][0]} beside others", own)
+            _same(subject, beside, latents, f"Pictures with {CONCEPTS[kind][0]} erased, sampled beside others,", own)
 
 
 def _same(subject: Subject, rows: Sequence[Row], wanted: Tensor, what: str, own: Sequence[bool] | None = None) -> None:
@@ -96,7 +99,7 @@ def _same(subject: Subject, rows: Sequence[Row], wanted: Tensor, what: str, own:
     found = found if own is None else found[torch.tensor(own)]
     if not torch.equal(found, wanted):
         raise BrokenError(
-            f"{what} has other bits.",
+            f"{what} have other bits.",
             "Compute every slot from its own input: no mean, sum, sort or random draw over slots or rows; draw from Slots.key,"
             " keep memory in state, and let `key` of a Guidance and `bank` of an edit tell apart what may not be combined.",
         )
@@ -120,7 +123,7 @@ def row_wise(subject: Subject) -> None:
         if changed:
             names = [" and ".join(type(part).__name__ for _, part, _ in parts_of(others[place].erasure)) or "no edit" for place in changed]
             raise BrokenError(
-                f"Beside pictures without {CONCEPTS[kind][0]}, other pictures have other bits"
+                f"Beside pictures with {CONCEPTS[kind][0]} erased, other pictures have other bits"
                 f" (those with {', '.join(dict.fromkeys(names))}).",
                 "Let edit() give x_out back where Slots.which is −1, and change nothing in place.",
             )
@@ -144,7 +147,7 @@ def quiet(subject: Subject) -> None:
             both = [row for request in subject.world.requests for row in (Row(request, Erasure()), Row(request, erasure))]
             if not torch.equal(subject.sample(both, share=True)[1::2], latents):
                 raise BrokenError(
-                    f"Pictures without {CONCEPTS[kind][0]} that begin as the unedited ones end otherwise.",
+                    f"Pictures with {CONCEPTS[kind][0]} erased that begin as the unedited ones end otherwise.",
                     "detect() must be True at the first step at which edit() or its state changes anything.",
                 )
     if not seen:
@@ -157,7 +160,7 @@ def labels(subject: Subject) -> None:
         renamed: list[GenerationRequest] = [replace(one, style="pop", object="house") for one in subject.world.requests]
         if not torch.equal(subject.sample(subject.rows(erasure, renamed)), latents):
             raise BrokenError(
-                f"Without {CONCEPTS[kind][0]}, the same prompts with other labels give other pictures.",
+                f"With {CONCEPTS[kind][0]} erased, the same prompts with other labels give other pictures.",
                 "Labels are for the judges alone: look at the texts that encode() is given.",
             )
 
@@ -191,14 +194,17 @@ def precision(subject: Subject) -> None:
             latents = subject.sample(subject.rows(erasure), dtype=torch.bfloat16)
         except Exception as error:
             what = error if isinstance(error, BenchError) else told(error)
-            raise BrokenError(f"In bfloat16, sampling without {CONCEPTS[kind][0]} broke: {what}", "Cast to the dtype of x_out.") from error
+            raise BrokenError(
+                f"In bfloat16, sampling with {CONCEPTS[kind][0]} erased broke: {what}", "Cast to the dtype of x_out."
+            ) from error
         if not latents.isfinite().all():
             raise BrokenError(
-                f"In bfloat16, a picture without {CONCEPTS[kind][0]} is not finite.", "Compute in float32 and cast the result."
+                f"In bfloat16, a picture with {CONCEPTS[kind][0]} erased is not finite.", "Compute in float32 and cast the result."
             )
 
 
 CHECKS = (
+    Check("texts", "What it tells the UNet of a text has the right form, and is of that text alone.", texts),
     Check("samples", "Pictures can be sampled with its erasures.", samples),
     Check("acts", "It changes pictures.", acts),
     Check("model-after-sampling", "Sampling leaves the base model bit for bit as it was.", model_after_sampling),

@@ -32,6 +32,8 @@ class Subject:
         """Names of what fits left changed."""
         self.left_by_sampling: list[str] = []
         self.asked_for_examples = False
+        self.unsound = ""
+        """Why its pictures tell nothing, once a check has found that out."""
 
     @property
     def config(self) -> MethodConfig:
@@ -67,7 +69,9 @@ class Subject:
                 random.seed(salt)
                 np.random.seed(salt)  # what a method may wrongly draw from
                 made.prepare(context, concepts)
-                return made.fit(context, concepts) if after is None else made.fit_after(context, after, concepts)
+                found = made.fit(context, concepts) if after is None else made.fit_after(context, after, concepts)
+                self.left_by_fit += ["torch's global seed"] if torch.initial_seed() != salt else []
+                return found
         finally:
             self.left_by_fit += _put_back(before)
 
@@ -107,6 +111,11 @@ class Subject:
             raise SkippedError("Its erasures are none.")
         return found
 
+    def require_sound(self) -> None:
+        """SkippedError where what was found wrong already would only be found again, as something else."""
+        if self.unsound:
+            raise SkippedError(self.unsound)
+
     def rows(self, erasure: Erasure, requests: Sequence[GenerationRequest] | None = None) -> list[Row]:
         """The world's requests, or others, under an erasure."""
         return [Row(request, erasure) for request in requests or self.world.requests]
@@ -119,6 +128,7 @@ class Subject:
 
     def pictures(self) -> dict[Kind, tuple[Erasure, Tensor]]:
         """Erasures with their latents. SkippedError where they cannot be sampled, which a check of its own tells."""
+        self.require_sound()
         found = self.erasures()
         try:
             return {kind: (erasure, self.latents(kind)) for kind, erasure in found.items()}

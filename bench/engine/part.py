@@ -19,13 +19,11 @@ from bench.engine.job import Failures, Finish, Job, Listener, Outline, Portion, 
 from bench.engine.stopping import Stopped
 from bench.engine.worker import Worker
 from bench.errors import BenchError
-from bench.identity import MethodSpec
 from bench.interfaces import Erasure
 from bench.plan import BASE, Fit, Unit
 from bench.records import DamagedUnitsError, first_units, make_records, sampling_cost_file
-from bench.registry import address
 from bench.session import prepare
-from bench.sources import source_digest
+from bench.sources import changed, sources_of
 from bench.store import FORMAT, Failure, Store
 from bench.types import KINDS
 
@@ -197,10 +195,13 @@ class Part:
         first = first_units(self.session.plan, self.worker.failed.keys())
         name = sampling_cost_file(first)
         if self.store.read_json(name, [unit.fit.id for unit in first.values()]) is None:
-            self.listener.say("measuring cost")
             loads = {unit.fit.id: partial(self._load, unit.fit) for unit in first.values()}
             requests = next(iter(first.values())).requests
-            self.store.write_json(name, cost.measure(self.session.sampler, loads, requests), replace=False)
+
+            def say(text: str) -> None:
+                self.listener.say(f"measuring what each method costs: {text}")
+
+            self.store.write_json(name, cost.measure(self.session.sampler, loads, requests, say), replace=False)
 
     def _load(self, fit: Fit) -> Erasure:
         if self.worker.stop():
@@ -209,15 +210,14 @@ class Part:
 
     def _describe(self) -> None:
         """What is run, for whoever looks into the folder; a warning about methods whose code is no longer what it was there."""
-        own = {spec.name: _source(spec) for spec in self.session.plan.specs}
+        own = sources_of(self.session.plan.specs)
         kept = self.store.read_json("config.json", ()) or {}
         known = kept.get("sources", {}) if self.job.resume != "always" else {}
-        for name in sorted(known.keys() & own.keys()):
-            if known[name]["version"] == own[name]["version"] and known[name]["source"] != own[name]["source"]:
-                self.listener.warn(
-                    f"The code of {name} has changed since this folder was begun, its version ({own[name]['version']}) has not: what is"
-                    " stored is taken for its own. If results may differ, raise the version."
-                )
+        for name in changed(known, own):
+            self.listener.warn(
+                f"The code of {name} has changed since this folder was begun, its version ({own[name]['version']}) has not: what is"
+                " stored is taken for its own. If results may differ, raise the version, or give --resume always."
+            )
         first = {name: old for name, old in known.items() if name not in own or old["version"] == own[name]["version"]}
         config = self.job.config.model_dump(mode="json")
         more = {"format": FORMAT, "numerics": self.session.numerics, "protocol": self.session.protocol, "sources": {**own, **first}}
@@ -243,10 +243,6 @@ class Part:
             for spec in self.session.plan.specs
         }
         self.store.write_json("plan.json", {"units": units, "plan": self.session.plan.hash, "rows": rows})
-
-
-def _source(spec: MethodSpec) -> dict[str, object]:
-    return {"version": spec.version, "source": source_digest(address(spec.address))}
 
 
 def _pictures(units: Mapping[str, Unit | AttackUnit]) -> int:

@@ -44,7 +44,8 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     wanted = sorted({*per_target["target"], *(target for record in records for target in record.missing)})
     kinds = [kind for kind in KINDS if kind in {kind_of(target) for target in wanted}]
     entries = {key: _entry(key, record, wanted, per_target, means) for key, record in by_key.items()}
-    footnotes = footnotes_of(entries, per_target, kinds)
+    notes = footnotes_of(entries, per_target, kinds)
+    footnotes = [note for note in notes if note.keys]
     assaults = attack_frames(by_key)
     found = robustness.attacked(assaults)
     rows = _rows(entries, kinds, footnotes, found, estimates)
@@ -65,6 +66,7 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
         ),
         rows=rows,
         footnotes=tuple(note.shown for note in footnotes),
+        remarks=tuple(note.shown for note in notes if not note.keys),
         targets=_labelled(per_target, by_key),
         differences=_differences(estimates, kinds, by_key),
         became=_labelled(unlearning.confusions(paired, rules), by_key),

@@ -90,6 +90,7 @@ def to_markdown(leaderboard: Leaderboard) -> str:
         parts += ["## Published figures", _published_markdown(leaderboard.published), PUBLISHED_NOTE]
     if leaderboard.footnotes:
         parts.append("\n".join(f"{number}. {_escape_markdown(text)}" for number, text in enumerate(leaderboard.footnotes, 1)))
+    parts += map(_escape_markdown, leaderboard.remarks)
     return "\n\n".join(parts) + "\n"
 
 
@@ -109,7 +110,8 @@ def to_json(leaderboard: Leaderboard) -> str:
     """All tables with what they are made of."""
     head = {"protocol": leaderboard.protocol, "provenance": leaderboard.provenance, "invalid": leaderboard.invalid}
     tables = [table_json(leaderboard, table) for table in leaderboard.tables()]
-    return json.dumps({**head, "footnotes": leaderboard.footnotes, "tables": tables}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    notes = {"footnotes": leaderboard.footnotes, "remarks": leaderboard.remarks}
+    return json.dumps({**head, **notes, "tables": tables}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def table_json(leaderboard: Leaderboard, table: str) -> dict[str, Any]:
@@ -173,7 +175,7 @@ def terminal(leaderboard: Leaderboard, brief: bool = False) -> list[Table]:
             table.add_section()
         tables.append(table)
     notes = [escape_rich(f"({number}) {text}") for number, text in enumerate(leaderboard.footnotes, 1)]
-    tables[-1].caption = "\n".join([str(tables[-1].caption), *notes])
+    tables[-1].caption = "\n".join([str(tables[-1].caption), *notes, *map(escape_rich, leaderboard.remarks)])
     return tables
 
 

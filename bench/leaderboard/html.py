@@ -26,7 +26,8 @@ def to_html(
     base = next((record.label for record in records if record.method == NONE), NONE)
     data = {
         "protocol": leaderboard.protocol, "provenance": leaderboard.provenance, "invalid": leaderboard.invalid, "none": base,
-        "footnotes": leaderboard.footnotes, "tables": [table_json(leaderboard, table) for table in leaderboard.tables()],
+        "footnotes": leaderboard.footnotes, "remarks": leaderboard.remarks,
+        "tables": [table_json(leaderboard, table) for table in leaderboard.tables()],
         "targets": _rows(leaderboard.targets), "became": _rows(leaderboard.became), "attack_curves": _rows(leaderboard.attack_curves),
         "gallery": _told(pictures, records, base), "looks": list(looks),
         "published": [{**row, "attacked": under_attack(row)} for row in leaderboard.published],

@@ -76,6 +76,7 @@ def _notes(leaderboard: Leaderboard, markup: Markup) -> str:
         readings.setdefault(reading_of(leaderboard, table), []).append(rf"\ref{{{_label(table)}}}")
     notes = [f"Table~{', '.join(tables)}: {_escape(text)}" for text, tables in readings.items() if text]
     notes += [f"{markup.mark.format(n)} {_escape(text)}" for n, text in enumerate(leaderboard.footnotes, 1)]
+    notes += map(_escape, leaderboard.remarks)
     lines = [
         r"\begin{table*}", r"\setlength{\belowcaptionskip}{6pt}",
         rf"\caption{{{_escape(f'Notes to the tables of unlearning. {source_of(leaderboard)}')}}}", rf"\label{{{NOTES}}}",

@@ -24,7 +24,7 @@ _BROKEN = (
 
 
 class Note(NamedTuple):
-    """A footnote and the labels of the rows that it concerns; `doubts` are tables, or kinds of targets, that it makes unreliable."""
+    """A footnote, the labels of the rows that it concerns, none if all, and the tables, or kinds of targets, that it makes unreliable."""
 
     text: str
     keys: set[str]
@@ -118,6 +118,8 @@ def _texts(entry: Entry, kinds: Sequence[str]) -> list[str]:
             texts.append(f"distances are means over {n} of {targets} {kind} targets")
     for slots, pictures in sorted(record.provenance.get("other_slots", {}).items()):
         texts.append(f"{pictures} pictures were sampled in calls of {slots} slots, as memory ran out")
+    if record.provenance.get("code_changed"):
+        texts.append(f"its code has changed since its pictures were sampled, its version ({record.version}) has not")
     if record.tuning and record.tuning["budget"].get("on") != "evaluation":
         texts.append(_tuning_note(record.tuning["budget"], record.config))
     shared = record.cost.get("shared_seconds") or 0.0

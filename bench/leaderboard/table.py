@@ -92,6 +92,9 @@ class Leaderboard:
     rows: tuple[Row, ...]
     """Sorted; `groups` has them in the order to print."""
     footnotes: tuple[str, ...]
+    """Of single rows, which name them by number, from 1."""
+    remarks: tuple[str, ...]
+    """Of all rows."""
     targets: pd.DataFrame
     """`per_target` of `bench.metrics.unlearning` and of `bench.metrics.artifacts`, with the methods' labels."""
     differences: pd.DataFrame

@@ -55,6 +55,15 @@ class Tuned:
     budget: Mapping[str, Any]
     concepts: Mapping[str, Mapping[str, Any]]
 
+    @classmethod
+    def read(cls, path: Path) -> Tuned:
+        """A file that `tune` wrote. BenchError if it is damaged."""
+        try:
+            body = tomllib.loads(path.read_text(encoding="utf-8"))
+            return cls(body["budget"], body["concepts"])
+        except (OSError, ValueError, KeyError) as error:
+            raise BenchError(f"{path} is damaged ({error}): restore it or tune again (python -m bench tune METHOD --again).") from error
+
 
 class Suite(ABC):
     """One benchmark protocol. `version` is raised whenever the same run would give other numbers."""
@@ -173,13 +182,7 @@ class Suite(ABC):
         None if it was never tuned so here. BenchError if the file is damaged.
         """
         path = self.tuned_file(method, shared)
-        if path is None or not path.is_file():
-            return None
-        try:
-            body = tomllib.loads(path.read_text(encoding="utf-8"))
-            return Tuned(body["budget"], body["concepts"])
-        except (ValueError, KeyError) as error:
-            raise BenchError(f"{path} is damaged ({error}): restore it or tune again (python -m bench tune {method}).") from error
+        return Tuned.read(path) if path is not None and path.is_file() else None
 
     def tuned_file(self, method: str, shared: bool) -> Path | None:
         """Where `tune` puts a method's parameters and `run` reads them."""

@@ -113,8 +113,8 @@ def test_the_table_says_which_way_a_method_takes() -> None:
         "configs": {"style:a": {"way": "left", "n": 1}, "style:b": {"way": "right", "n": 2}},
     }
     found = made(none(config={"way": "no"}), record("A", config={"way": "left", "error": "exact", "n": 3}))
-    assert found.footnotes == ("Chosen among several ways: A with error=exact, way=left.",)
-    (_, ways) = made(none(), record("A", config={"way": "left", "n": 0}, tuning=tuning)).footnotes
+    assert (found.footnotes, found.remarks) == ((), ("Chosen among several ways: A with error=exact, way=left.",))
+    (ways,) = made(none(), record("A", config={"way": "left", "n": 0}, tuning=tuning)).remarks
     assert ways == "Chosen among several ways: A with way=tuned."
 
 

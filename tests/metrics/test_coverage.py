@@ -184,7 +184,7 @@ def test_on_the_real_design(seeds: int, capsys: pytest.CaptureFixture[str]) -> N
     with capsys.disabled():
         print("", *(f"{seeds} seeds, {name}: {share:.3f}" for name, share in shares.items()), sep="\n")
     for name, share in shares.items():
-        assert share > 0.935, name
+        assert share > 0.93, name  # 95 ± 1.5 %, told by 400 draws to about half a point
     assert all(shares[name] < 0.965 for name in ("ua", "ira", "cra", "score", "differences"))
 
 

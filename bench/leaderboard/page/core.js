@@ -140,7 +140,8 @@ function leaderboard() {
   };
   const bar = tabs(data.tables.map((table) => [table.key, table.title]), draw);
   section("leaderboard", "Leaderboard", null, bar, place,
-    data.footnotes.length ? el("ol", { class: "notes" }, data.footnotes.map((text) => el("li", {}, text))) : null);
+    data.footnotes.length ? el("ol", { class: "notes" }, data.footnotes.map((text) => el("li", {}, text))) : null,
+    data.remarks.map((text) => el("p", { class: "note" }, text)));
 }
 
 function cards() {
