@@ -33,7 +33,7 @@ def compare(
     table = leaderboard.by_target(records, first, second, rules)
     sure = table[table["significant"]].drop(columns="significant")
     if len(sure):
-        title = f"UA of concepts, each interval 95 % alone; {len(table) - len(sure)} others are not sure to differ"
+        title = f"UA of concepts, each interval 95 % alone; {len(table) - len(sure)} more may not differ"
         show_frame(_in_percent(sure, first, second), title)
     for text in leaderboard.made_otherwise(*leaderboard.rows_named(records, (first, second))):
         out.print(f"Made otherwise: {text}", highlight=False, soft_wrap=True)
