@@ -29,6 +29,8 @@ class Means:
     """Of shares over targets: one each is added."""
 
     values: list[float] = field(default_factory=list)
+    each: list[Array] = field(default_factory=list)
+    """Influences of each."""
     influences: Array = field(default_factory=lambda: np.zeros(1))
     seen: Array = field(default_factory=lambda: np.zeros(1))
     unedited: Array = field(default_factory=lambda: np.zeros(1))
@@ -37,6 +39,7 @@ class Means:
         """Of one more target, if it has pictures."""
         if not np.isnan(share.value):
             self.values.append(share.value)
+            self.each.append(share.influences)
             self.influences = self.influences + share.influences
             self.seen = self.seen + share.pictures
             self.unedited = self.unedited + (0 if share.unedited is None else share.unedited)
@@ -60,12 +63,20 @@ class Means:
         edited = max(1.0, float((self.seen - self.unedited).sum()))  # an edit that never acted may act on the next picture
         return Estimate(float(np.mean(self.values)), spread, n, edited / n**3, common)
 
-    def over_concepts(self) -> Estimate:
-        """With other targets."""
-        values = np.array(self.values)
-        if not len(values):
+    def over_concepts(self, design: Design) -> Estimate:
+        """With other targets and other noise.
+
+        How values differ between targets has the noise that each has of its own in it, not what all share, as they are of the same
+        requests: the mean covariance of two targets' noise is added, and that one more picture might differ.
+        """
+        n, values = len(self.values), np.array(self.values)
+        if not n:
             return Estimate(np.nan, np.zeros(0), 0)
-        return Estimate(float(values.mean()), Design([0] * len(values)).spread((values - values.mean()) / len(values)), len(values))
+        noise = self.with_noise(design)
+        alone = float(np.mean([spread @ spread for spread in map(design.spread, self.each)]))
+        shared = max(0.0, (n * float(noise.spread @ noise.spread) - alone) / (n - 1)) if n > 1 else 0.0
+        spread = Design([0] * n).spread((values - values.mean()) / n)
+        return Estimate(float(values.mean()), spread, n, shared + noise.picture)
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,7 @@ def aggregate(outcomes: Outcomes, rules: MetricRules) -> Aggregate:
     for (method, kind), names in paired.by_kind():
         own, base = ([_mean(each, who, names, place) for place in range(3)] for who in (method, NONE))
         of_noise = [[one.with_noise(paired.design) for one in group] for group in (own, base)]
-        of_concepts = [[one.over_concepts() for one in group] for group in (own, base)]
+        of_concepts = [[one.over_concepts(paired.design) for one in group] for group in (own, base)]
         noise[method, kind] = _named(*of_noise)
         concepts[method, kind] = _named(*of_concepts) if len(names) >= CONCEPTS_FROM else {}
         judged[method, kind] = {name: one.judged for name, one in zip(METRICS, own, strict=True)}

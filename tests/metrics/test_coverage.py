@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from simulated import GATED, METHODS, World, world
 
 from bench.metrics.aggregate import Aggregate, Means, aggregate
@@ -16,6 +17,8 @@ from bench.suites.minicanvas import SUITE
 from bench.types import KINDS
 
 DRAWS = 400
+TRUE = {spread: float(np.clip(np.random.default_rng(0).normal(0.85, spread, 10**6), 0.02, 0.98).mean()) for spread in (0.05, 0.15)}
+"""Mean rate over all concepts."""
 PAIRS = (("a", "b"), ("a", "d"), ("a", NONE), ("e", "f"), ("e", NONE))
 
 
@@ -136,21 +139,27 @@ def test_new_concepts_know_nothing_of_rare_hard_ones() -> None:
     for _ in range(2000):
         means = Means()
         for hard in chance.random(10) < 0.1:
-            means.add(Share(chance.binomial(36, 0.3 if hard else 0.97) / 36, np.zeros(1), np.ones(1)))
-        low, high = means.over_concepts().bounds(Design([0] * 10).quantile)
+            right = (chance.random(36) < (0.3 if hard else 0.97)).astype(float)
+            means.add(Share.of(right, np.arange(36) + 36 * len(means.values), 360))
+        low, high = means.over_concepts(Design(np.arange(360) // 3)).bounds(Design([0] * 10).quantile)
         hits.append(low <= 0.1 * 0.3 + 0.9 * 0.97 <= high)
     assert 0.5 < np.mean(hits) < 0.8
 
 
-def test_of_new_concepts() -> None:
+@pytest.mark.parametrize("shared", [0.0, 0.5, 0.95])
+@pytest.mark.parametrize("spread", [0.05, 0.15])
+def test_of_new_concepts(shared: float, spread: float) -> None:
+    """All are seen on the same requests, which share some of their luck over concepts."""
     chance, hits = np.random.default_rng(4), []
-    for _ in range(4000):
-        means = Means()
-        for rate in chance.beta(16, 4, 12):
-            means.add(Share(chance.binomial(24, rate) / 24, np.zeros(1), np.ones(1)))
-        low, high = means.over_concepts().bounds(Design([0] * 12).quantile)
-        hits.append(low <= 0.8 <= high)
-    assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
+    design, unit = Design(np.repeat(np.arange(30), 3)), np.arange(90)
+    for _ in range(2000):
+        means, luck = Means(), chance.standard_normal(90)
+        for rate in np.clip(chance.normal(0.85, spread, 12), 0.02, 0.98):
+            own = shared**0.5 * luck + (1 - shared) ** 0.5 * chance.standard_normal(90)
+            means.add(Share.of((own < norm.ppf(rate)).astype(float), unit, 90))
+        low, high = means.over_concepts(design).bounds(Design([0] * 12).quantile)
+        hits.append(low <= np.clip(TRUE[spread], 0, 1) <= high)
+    assert np.mean(hits) > 0.935
 
 
 @pytest.mark.slow
