@@ -46,7 +46,7 @@ def _loaded_once() -> Iterator[None]:
         pictures = type(SUITE).reference_pictures
         patch.setattr(type(SUITE), "reference_pictures", functools.cache(lambda suite: list(pictures(suite))))
         patch.setattr(
-            cost, "measure", lambda sampler, erasures, requests: {fit: dict.fromkeys(cost.SAMPLING_COST, 1.0) for fit in erasures}
+            cost, "measure", lambda sampler, erasures, requests, say: {fit: dict.fromkeys(cost.SAMPLING_COST, 1.0) for fit in erasures}
         )
         yield
     torch.set_num_threads(threads)
