@@ -38,8 +38,8 @@ def report(
     With --check the exit status is 1 if a file is not, byte for byte, what its records make.
     """
     from bench.files import write_atomic
-    from bench.store import Store, read_records
-    from bench.tables import differing, merge, preview, publish, with_excerpt
+    from bench.store import Store
+    from bench.tables import differing, is_done, merge, preview, publish, with_excerpt
     from bench.tables import report as rebuild
 
     if len(folders) > 1 and to is None:
@@ -56,7 +56,7 @@ def report(
     store = Store(folders[0])
     if len(folders) > 1 or not store.config():
         leaderboard = merge(folders, place)
-    elif not read_records(folders[0]):
+    elif not is_done(store):
         leaderboard = preview(Store.open(folders[0]))
     else:
         leaderboard = rebuild(Store.open(folders[0]))

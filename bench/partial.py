@@ -27,7 +27,7 @@ def records_so_far(store: Store) -> list[Record]:
             own[entry["method"]].append(entry)
     found = [_record(store, label, row, own[label], plan, config) for label, row in plan["rows"].items()]
     if not any(record.outcomes["target"] for record in found if record.method != "none"):
-        raise BenchError(f"{store.folder} has nothing sampled yet: wait for its first units (`status` counts them).")
+        raise BenchError(f"{store.folder} has no picture of a method yet, as the unedited model comes first: wait (`status` counts units).")
     return found
 
 

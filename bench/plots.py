@@ -25,7 +25,9 @@ STYLE = {
     "font.family": "serif", "font.serif": ["DejaVu Serif"], "font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "bench",
 }  # fmt: skip
-MARKERS = "osD^vP*X<>hp"
+MARKERS = "osD^vP*<>hpd8"
+COLOURS = [f"C{k}" for k in (0, 1, 2, 3, 4, 5, 6, 8, 9)]
+"""Grey is for controls."""
 
 
 def draw_all(leaderboard: Leaderboard, folder: Path, kind: Format) -> list[Path]:
@@ -74,20 +76,28 @@ def tradeoff(leaderboard: Leaderboard) -> Figure | None:
     if not kinds:
         return None
     figure, axes = _axes(len(kinds), 3.0)
-    labels = [row.label for row in leaderboard.rows]
+    methods = list(dict.fromkeys(row.method for row in leaderboard.rows if row.method != NONE))
     for axis, kind in zip(axes, kinds, strict=True):
         for row in _rows(leaderboard, kind, "ua"):
-            (ua, low, high), place = _percent(row.cells[kind, "ua"]), labels.index(row.label)
+            (ua, low, high), look = _percent(row.cells[kind, "ua"]), _look(row, methods)
             kept = [cell.value for name in ("ira", "cra") if (cell := row.cells.get((kind, name))) is not None and cell.value is not None]
             if kept:
                 x = 100 * float(np.mean(kept))
-                look: dict[str, Any] = {"color": "0.5" if kind not in row.ranks else f"C{place % 10}"}
-                axis.plot([x, x], [low, high], lw=0.8, alpha=0.6, **look)
-                axis.plot([x], [ua], MARKERS[place % len(MARKERS)], ms=5, label=row.label, ls="none", **look)
+                axis.plot([x, x], [low, high], lw=0.8, alpha=0.6, color=look["color"])
+                axis.plot([x], [ua], ms=5, label=row.label, ls="none", **look)
         axis.set(title=TITLES[kind], xlabel="Retained: mean of IRA and CRA (%)", ylabel="UA (%)", ylim=(-3, 103))
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=4, fontsize=7)
     return figure
+
+
+def _look(row: Row, methods: Sequence[str]) -> dict[str, Any]:
+    """A method has a colour and a sign of its own, hollow without its tuning; the unedited model is a black cross, controls are grey."""
+    if row.method == NONE:
+        return {"color": "black", "marker": "x"}
+    place = methods.index(row.method)
+    look = {"color": "0.5" if row.control else COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+    return look | ({"markerfacecolor": "none"} if row.label.endswith("(untuned)") else {})
 
 
 def concepts(leaderboard: Leaderboard) -> Figure | None:

@@ -47,9 +47,14 @@ def preview(store: Store) -> Leaderboard:
     return leaderboard
 
 
+def is_done(store: Store) -> bool:
+    """Whether its tables are of its last command, not of one before that had fewer methods."""
+    return bool(read_records(store.folder)) and progress_of(store).has_tables
+
+
 def refresh_page(store: Store) -> None:
     """`report.html` again, of a run that is done or not."""
-    if read_records(store.folder):
+    if is_done(store):
         write_page(leaderboard_of(store), store.records(), [store], store.folder)
     else:
         preview(store)

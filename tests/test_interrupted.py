@@ -137,6 +137,12 @@ def test_a_stopped_run_says_how_to_go_on(whole: Path, tmp_path: Path, monkeypatc
     assert "not all of its pictures are sampled yet" in " ".join(cached.stdout.split())
     assert bench(*RUN, cwd=tmp_path).returncode == 0
     same(tmp_path / "run", whole)
+    # Tables of fewer methods are not what there is so far of a run of more.
+    with monkeypatch.context() as patch:
+        _after_units(1, patch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert bench(*RUN, "--set", "uce.tokens=last", cwd=tmp_path).returncode == 75
+    look = bench("report", "run", cwd=tmp_path)
+    assert "INVALID: unfinished: " in " ".join(look.stdout.split()), look.stderr
 
 
 def test_tables_of_another_machine_s_run(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

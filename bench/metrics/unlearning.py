@@ -58,7 +58,7 @@ def scores(outcomes: pd.DataFrame, target: Target, rules: MetricRules) -> Scores
     other kind, which a mixed target does not have. All are means over concepts, so that each weighs the same.
     A picture counts once for each kind that it is judged by.
     """
-    found = shares(_judged(outcomes).assign(unit=0, unedited=False), target, rules, units=1)
+    found = shares(_judged(outcomes).assign(unit=0, alone=False, unedited=False), target, rules, units=1)
     ua, ira, cra = (_or_none(own.value) for own in found)
     return Scores(ua, ira, cra, *(own.n for own in found))
 
@@ -178,6 +178,7 @@ def pair(outcomes: Outcomes, rules: MetricRules) -> Paired:
     cells = pd.concat([frame[CELL] for frame in edited.values()]).drop_duplicates().sort_values(CELL, ignore_index=True)
     cells["request"] = cells.index
     cells["unit"] = pd.factorize(cells["seed"])[0] if rules.shared_noise else cells.index
+    cells["alone"] = not rules.shared_noise and cells.groupby(["style", "object"], observed=True)["unit"].transform("size") == 1
     none = outcomes[NONE].astype({"seed": cells["seed"].dtype}).merge(cells, on=CELL).assign(unedited=True)
     by_target = {method: _by_target(_with_unedited(frame).merge(cells, on=CELL)) for method, frame in edited.items()}
     pictures: dict[tuple[str, str], pd.DataFrame] = {}
@@ -209,7 +210,7 @@ def _judged(outcomes: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: int) -> tuple[Share, Share, Share]:
-    """UA, IRA and CRA of judged pictures with columns `unit` and `unedited`."""
+    """UA, IRA and CRA of judged pictures with columns `unit`, `alone` (the only one of its cell) and `unedited`."""
     own = [kind for kind in KINDS if target.names(kind)]
     other = [kind for kind in KINDS if not target.names(kind)]
     named = {kind: pictures[kind].isin(target.names(kind)).to_numpy() for kind in own}
@@ -242,7 +243,11 @@ def _accuracy(pictures: pd.DataFrame, wanted: Mapping[Kind, NDArray[np.bool_]], 
         hits, unit = (concepts == pictures[f"{kind}_pred"][mask]).to_numpy(dtype=np.float64), pictures["unit"].to_numpy()[mask]
         judged = np.bincount(codes)
         rates.append(np.bincount(codes, hits) / judged)
-        influences += np.bincount(unit, (hits - rates[-1][codes]) / judged[codes], minlength=units)
+        apart = (hits - rates[-1][codes]) / judged[codes]
+        # A cell of one request has nothing to be compared with but its concept's others, whose mean it is part of.
+        alone = pictures["alone"].to_numpy()[mask] & (judged[codes] > 1)
+        apart = np.where(alone, apart * np.sqrt(judged[codes] / np.maximum(1, judged[codes] - 1)), apart)
+        influences += np.bincount(unit, apart, minlength=units)
         counts += np.bincount(unit, minlength=units)
         unedited += np.bincount(unit, pictures["unedited"].to_numpy()[mask], minlength=units)
     every = np.concatenate([np.zeros(0), *rates])

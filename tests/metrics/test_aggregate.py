@@ -242,6 +242,19 @@ def test_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_one_seed_loses_no_noise_to_the_mean_of_few_pictures() -> None:
+    """A concept's three pictures lie nearer to their own mean than to the true rate: a third of their variance would be lost."""
+    found = []
+    for draw in range(100):
+        chance = np.random.default_rng(draw)
+        frames = {"none": grid(1), "a": grid(1).assign(target="object:dog")}
+        frames["a"].loc[chance.random(len(frames["a"])) < 0.3, "object_pred"] = "else"
+        ira = aggregate(frames, WITH).noise["a", "object"]["ira"]
+        found.append(ira.spread @ ira.spread)
+    # All nine cells are in one stratum, whose own nine eighths stay.
+    assert np.mean(found) == pytest.approx(9 / 8 * 0.3 * 0.7 / 6, rel=0.1)
+
+
 def test_where_a_seed_shares_its_noise_seeds_are_what_is_independent() -> None:
     """The variance of a mean is that of its seeds' means over their number, with as many degrees of freedom as seeds less one."""
     outcomes = run(5, methods=1)
