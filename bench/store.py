@@ -257,7 +257,7 @@ class Store:
 def read_records(folder: Path) -> list[Record]:
     """The records below a folder, by label. BenchError for one that is none."""
     found: list[Record] = []
-    known: dict[Any, Any] = {}
+    known: dict[type, dict[Any, Any]] = {str: {}, int: {}}
     for path in sorted((folder / "records").glob("*.json")):
         try:
             record = Record.from_json(path.read_bytes())
@@ -267,6 +267,7 @@ def read_records(folder: Path) -> list[Record]:
     return sorted(found, key=lambda record: record.label)
 
 
-def _shared(column: list[Any], known: dict[Any, Any]) -> list[Any]:
-    """Words by one object each, where JSON has made one for every picture."""
-    return list(map(known.setdefault, column, column)) if column and isinstance(column[0], str) else column
+def _shared(column: list[Any], known: Mapping[type, dict[Any, Any]]) -> list[Any]:
+    """Words and seeds by one object each, where JSON has made one for every picture."""
+    own = known.get(type(column[0])) if column else None
+    return column if own is None else list(map(own.setdefault, column, column))

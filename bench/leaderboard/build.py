@@ -26,8 +26,9 @@ from bench.types import Floors, MetricRules, Record, Target, content_hash
 
 OUTCOMES = ["target", *CELL, "style_pred", "object_pred"]
 NAMES = [name for name in OUTCOMES if name != "seed"]
-FAR, CLIP, FIRST_EDIT = "far", "clip", "first_edit"
-"""Columns of outcomes that not all records have."""
+FAR, CLIP = "far", "clip"
+MORE = {FAR: np.float32, CLIP: np.float64, "first_edit": np.float32}
+"""Columns of outcomes that not all records have, NaN for None."""
 CLIP_NAMES = ("clip_target", "clip_retained", "clip_all")
 
 
@@ -49,7 +50,7 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     assaults = attack_frames(by_key)
     found = robustness.attacked(assaults)
     rows = _rows(entries, kinds, footnotes, found, estimates)
-    far, clip = (any(value is not None for frame in frames.values() for value in frame[name]) for name in (FAR, CLIP))
+    far, clip = (any(frame[name].notna().any() for frame in frames.values() if name in frame) for name in (FAR, CLIP))
     distances = {key for record in records for own in record.distances.values() for key, value in own.items() if value is not None}
     made_from = {"records": sorted(row.record for row in rows), "rules": asdict(rules), "floors": asdict(floors)}
     return Leaderboard(
@@ -176,20 +177,17 @@ def _check(record: Record) -> None:
 
 def _frame(record: Record, words: Sequence[str]) -> pd.DataFrame:
     length = len(record.outcomes["target"])
-    nothing = [None] * length
     # By hand, as pandas takes three times as long; as objects, as strings of Arrow are slower to look up.
     code: dict[str | None, int] = {None: -1, **{word: place for place, word in enumerate(words)}}
     vocabulary = pd.CategoricalDtype(pd.Index(words, dtype=object))
 
     def named(column: Sequence[str | None]) -> pd.Categorical:
-        codes = np.fromiter((code[None if word is None else str(word)] for word in column), np.int16, length)
+        codes = np.fromiter(map(code.__getitem__, column), np.int16, length)
         return pd.Categorical.from_codes(codes, dtype=vocabulary)
 
     own = {name: named(record.outcomes[name]) if name in NAMES else record.outcomes[name] for name in OUTCOMES}
-    more = {name: pd.Series(record.outcomes.get(name, nothing), dtype=object) for name in (FAR, CLIP)}
-    if FIRST_EDIT in record.outcomes:
-        more[FIRST_EDIT] = pd.Series(record.outcomes[FIRST_EDIT], dtype=float)
-    return pd.DataFrame(own).assign(**more)
+    more = {name: np.array(record.outcomes[name], kind) for name, kind in MORE.items() if name in record.outcomes}
+    return pd.DataFrame(own | more)
 
 
 def _digest(record: Record) -> str:

@@ -153,12 +153,8 @@ def aggregate(outcomes: Outcomes, rules: MetricRules, column: str = "far", names
 
 def _shares(pictures: pd.DataFrame, target: Target, units: int, column: str) -> list[Share]:
     """Means of the column, in the order of `RATES`, of pictures with a column `unit`."""
-    there = pictures[column].notna()
-    if not there.any():
+    if column not in pictures or not (there := pictures[column].notna().to_numpy()).any():
         return [Share(np.nan, np.zeros(units), np.zeros(units))] * 3
-    known = pictures[there]
-    shown = shows(known, target)
-    return [
-        Share.of(part[column].to_numpy(dtype=np.float64), part["unit"].to_numpy(), units, part["unedited"].to_numpy())
-        for part in (known[shown], known[~shown], known)
-    ]
+    shown = shows(pictures, target).to_numpy()
+    values, unit, unedited = pictures[column].to_numpy(np.float64), pictures["unit"].to_numpy(), pictures["unedited"].to_numpy()
+    return [Share.of(values[own], unit[own], units, unedited[own]) for own in (there & shown, there & ~shown, there)]

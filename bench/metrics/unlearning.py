@@ -9,7 +9,6 @@ Means over targets and their intervals are in `bench.metrics.aggregate`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -25,6 +24,7 @@ NONE = "none"
 """The method that erases nothing; its pictures serve every target."""
 CELL = ["style", "object", "seed"]
 METRICS = ("ua", "ira", "cra")
+BECAME = ["concept", "became", "n", "share"]
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,15 @@ def scores(outcomes: pd.DataFrame, target: Target, rules: MetricRules) -> Scores
 
 def became(outcomes: pd.DataFrame, target: Target) -> pd.DataFrame:
     """What the judge saw on pictures prompted with each erased concept: concept, became, n, share; most frequent first."""
-    rows = []
+    return pd.DataFrame(_became(_judged(outcomes), target), columns=BECAME)
+
+
+def _became(judged: pd.DataFrame, target: Target) -> Iterator[tuple[str, str, int, float]]:
     for concept in sorted(target.concepts):
-        seen = list(_judged(outcomes[outcomes[concept.kind] == concept.name])[f"{concept.kind}_pred"])
-        counts = sorted(Counter(seen).items(), key=lambda item: (-item[1], str(item[0])))
-        rows += [(str(concept), str(label), int(n), n / len(seen)) for label, n in counts]
-    return pd.DataFrame(rows, columns=["concept", "became", "n", "share"])
+        seen = judged[f"{concept.kind}_pred"][judged[concept.kind] == concept.name]
+        counts = {str(label): int(n) for label, n in seen.value_counts().items() if n}
+        for label, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+            yield str(concept), label, n, n / len(seen)
 
 
 def ranking_score(ua: float | None, ira: float | None, cra: float | None, ira_none: float | None, cra_none: float | None) -> float | None:
@@ -111,9 +114,8 @@ def per_target(outcomes: Outcomes, rules: MetricRules) -> pd.DataFrame:
 def confusions(outcomes: Outcomes, rules: MetricRules) -> pd.DataFrame:
     """`became` of every method and target, with these as the first two columns; `outcomes` as in `per_target`."""
     pictures = sorted(pair(outcomes, rules).pictures.items(), key=lambda item: item[0])
-    parts = [became(frame, Target.parse(target)).assign(method=method, target=target) for (method, target), frame in pictures]
-    columns = ["method", "target", "concept", "became", "n", "share"]
-    return pd.concat(parts)[columns].reset_index(drop=True) if parts else pd.DataFrame(columns=columns)
+    rows = [(*key, *row) for key, frame in pictures for row in _became(frame, Target.parse(key[1]))]
+    return pd.DataFrame(rows, columns=["method", "target", *BECAME])
 
 
 def below_floor(outcomes: pd.DataFrame, rules: MetricRules, floors: Floors) -> str | None:
@@ -176,8 +178,8 @@ def pair(outcomes: Outcomes, rules: MetricRules) -> Paired:
     if not edited:
         return Paired({}, {}, Design([]))
     cells = pd.concat([frame[CELL] for frame in edited.values()]).drop_duplicates().sort_values(CELL, ignore_index=True)
-    cells["request"] = cells.index
-    cells["unit"] = pd.factorize(cells["seed"])[0] if rules.shared_noise else cells.index
+    cells["request"] = np.arange(len(cells), dtype=np.int32)
+    cells["unit"] = pd.factorize(cells["seed"])[0] if rules.shared_noise else cells["request"]
     cells["alone"] = not rules.shared_noise and cells.groupby(["style", "object"], observed=True)["unit"].transform("size") == 1
     none = outcomes[NONE].astype({"seed": cells["seed"].dtype}).merge(cells, on=CELL).assign(unedited=True)
     by_target = {method: _by_target(_with_unedited(frame).merge(cells, on=CELL)) for method, frame in edited.items()}

@@ -41,6 +41,8 @@ def records(folder: Path) -> None:
             erased = np.array([f"{kind}:{name}" for name in asked], dtype=object) == target
             wrong = np.where(erased, chance.random(len(asked)) < 0.6 + k / 60, chance.random(len(asked)) < 0.02)
             seen[f"{kind}_pred"] = np.where(wrong, chance.choice(np.array(names, dtype=object), len(asked)), asked).tolist()
+        acts = np.where(chance.random(len(asked)) < 0.02, chance.integers(0, 100, len(asked)), -1)
+        seen |= {"far": (chance.random(len(asked)) < 0.05).tolist(), "first_edit": acts.tolist()}
         outcomes = {"target": target.tolist(), "style": style.tolist(), "object": obj.tolist(), "seed": seeds.tolist(), **seen}
         made.append(record(f"method-{k:02d}", protocol=PROTOCOL, outcomes=outcomes, distances={}))
     Store(folder).write_records(made)
