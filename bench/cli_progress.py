@@ -27,7 +27,7 @@ class Bar:
 
     def __init__(self, progress: Progress) -> None:
         self.progress, self.told = progress, time.monotonic()
-        self.task: TaskID = progress.add_task("loading torch, the model and the judges", total=None)
+        self.task: TaskID = progress.add_task("loading torch, the model and the judges", total=None, units="")
 
     def say(self, text: str) -> None:
         """See `bench.engine.job.Reporter`."""
@@ -39,6 +39,10 @@ class Bar:
         if done:
             err.print(f"{done} of {pictures} pictures are there already")
         self.progress.update(self.task, total=pictures - done)
+
+    def units(self, done: int, units: int, failed: int) -> None:
+        """See `bench.engine.job.Reporter`."""
+        self.progress.update(self.task, units=f"{done} of {units} units" + (f", {failed} failed" if failed else ""))
 
     def advance(self, pictures: int) -> None:
         """See `bench.engine.job.Reporter`."""
@@ -52,6 +56,7 @@ class Bar:
             return
         self.told, task = now, next(task for task in self.progress.tasks if task.id == self.task)
         parts = [f"{task.completed:.0f} of {task.total:.0f} pictures"] if task.total else []
+        parts += [task.fields["units"]] if task.fields["units"] else []
         parts += [f"{task.speed:.1f} pictures/s"] if task.speed and not task.finished else []
         parts += [f"{duration(task.time_remaining)} left"] if task.time_remaining else []
         console.print(": ".join([", ".join(parts) or "so far", task.description]), markup=False, highlight=False, soft_wrap=True)
@@ -73,5 +78,8 @@ class _Rate(TextColumn):
 
 def progress_bar() -> Progress:
     """For a `Bar`; it goes when it is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[units]}"), _Rate(),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
     return Progress(*columns, console=err, transient=True)

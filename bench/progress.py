@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from bench import packed
 from bench.errors import BenchError
 from bench.store import Store
 
@@ -34,6 +35,8 @@ class Progress:
 
     methods: tuple[Done, ...]
     total: Done
+    next: str
+    """What is done now, if it runs in the plan's order; empty when all is sampled."""
     failed: dict[str, str]
     """What is left out, and why."""
     pictures_a_second: float | None
@@ -46,10 +49,9 @@ class Progress:
         left = self.total.pictures - self.total.pictures_done - self.total.failed
         if not left:
             return "Complete." if self.has_tables else "All is sampled; the run's command makes the tables."
-        if not self.pictures_a_second:
-            return f"{left} pictures are left."
-        time = duration(left / self.pictures_a_second)
-        return f"{left} pictures are left: about {time} at {self.pictures_a_second:.1f} pictures/s, if it runs."
+        rate = self.pictures_a_second
+        pace = f": about {duration(left / rate)} at {rate:.1f} pictures/s, if it runs" if rate else ""
+        return f"{left} pictures are left{pace}. Next: {self.next}."
 
 
 def duration(seconds: float) -> str:
@@ -80,7 +82,8 @@ def progress_of(store: Store) -> Progress:
                 times[entry["unit"]] = files[entry["unit"]].stat().st_mtime
     failed = {failure.name: failure.reason for failure in failures.values()}
     total = _done("in all", every, files.keys(), failures.keys())
-    return Progress(methods, total, failed, _pace(every, times, begun), _tabled(store) == plan["plan"])
+    now, pace = _next(store, every, files.keys(), failures.keys()), _pace(every, times, begun)
+    return Progress(methods, total, now, failed, pace, _tabled(store) == plan["plan"])
 
 
 def _done(label: str, entries: Sequence[Mapping[str, Any]], files: Set[str], failed: Collection[str]) -> Done:
@@ -88,6 +91,16 @@ def _done(label: str, entries: Sequence[Mapping[str, Any]], files: Set[str], fai
     never = [entry for entry in entries if entry["unit"] not in files and entry["fit"] in failed]
     pictures, done, lost = (sum(entry["pictures"] for entry in own) for own in (entries, there, never))
     return Done(label, len(there), len(entries), done, pictures, lost)
+
+
+def _next(store: Store, entries: Sequence[Mapping[str, Any]], files: Set[str], failed: Collection[str]) -> str:
+    """All fits come first."""
+    left = [entry for entry in entries if entry["unit"] not in files and entry["fit"] not in failed]
+    if not left:
+        return ""
+    unfitted = next((entry for entry in left if not packed.exists(store.folder / "erasures" / entry["fit"])), None)
+    entry = unfitted or left[0]
+    return f"{'fitting' if unfitted else 'sampling'} {entry['method']}" + (f" on {entry['target']}" if entry["target"] else "")
 
 
 def _pace(entries: Sequence[Mapping[str, Any]], times: Mapping[str, float], begun: float) -> float | None:

@@ -48,8 +48,9 @@ def preview(store: Store) -> Leaderboard:
 
 
 def is_done(store: Store) -> bool:
-    """Whether its tables are of its last command, not of one before that had fewer methods."""
-    return bool(read_records(store.folder)) and progress_of(store).has_tables
+    """Whether it has records of its last command, not of one before that had fewer methods."""
+    plan = (store.read_json("plan.json", ["plan"]) or {}).get("plan")
+    return any(plan in (None, record.provenance.get("plan")) for record in read_records(store.folder))
 
 
 def refresh_page(store: Store) -> None:

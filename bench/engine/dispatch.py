@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from bench.engine.job import Crew, Listener, Outline, Portion, Task
+from bench.engine.job import Crew, Outline, Portion, Reporter, Task
 from bench.store import Failure
 
 DEATHS = 2
 """Workers that a task may cost; then a bundle is done a unit at a time, and anything else is given up."""
 
 
-def dispatch(crew: Crew, reporter: Listener, stop: Callable[[], bool]) -> dict[str, Failure]:
+def dispatch(crew: Crew, reporter: Reporter, stop: Callable[[], bool]) -> dict[str, Failure]:
     """Do all that the crew's outline says, and give what failed, by the id of the fit. Once `stop()`, nothing more is begun."""
     queue = _Queue(crew.outline)
     failed: dict[str, Failure] = {}
@@ -32,6 +32,7 @@ def dispatch(crew: Crew, reporter: Listener, stop: Callable[[], bool]) -> dict[s
                 queue.holds.pop(worker, None)
                 reporter.warn(f"A worker process ended in the middle of {queue.words(task)}: another takes its place")
                 failed |= queue.again(task)
+        reporter.units(queue.units - queue.left, queue.units, len(failed))
 
 
 class _Queue:
@@ -39,6 +40,7 @@ class _Queue:
 
     def __init__(self, outline: Outline) -> None:
         self.names, self.known = outline.names, {portion.bundle: portion for portion in outline.portions}
+        self.units = sum(len(portion.units) for portion in outline.portions)
         self.fits = list(outline.fits)
         self.portions = dict(self.known)
         self.single: list[Task] = []
@@ -48,6 +50,13 @@ class _Queue:
         self.holds: dict[int, str] = {}
         """The weights that a worker has loaded."""
         self.deaths: Counter[Task] = Counter()
+
+    @property
+    def left(self) -> int:
+        """Units that are not made."""
+        bundles = [*self.portions, *(task.bundle for task in self.running.values() if task.kind == "bundle")]
+        single = len(self.single) + sum(task.kind == "unit" for task in self.running.values())
+        return single + sum(len(self.known[bundle].units) for bundle in bundles)
 
     @property
     def waiting(self) -> bool:

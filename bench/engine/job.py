@@ -111,6 +111,9 @@ class Reporter(Listener, Protocol):
     def total(self, pictures: int, done: int) -> None:
         """How many pictures there are to sample, and how many are there already."""
 
+    def units(self, done: int, units: int, failed: int) -> None:
+        """How many units are done with, of how many there were to do, and how much failed."""
+
 
 class Crew(Protocol):
     """The workers of a run, by number. A context: at its end they are gone."""

@@ -106,7 +106,8 @@ class Worker:
         units = [unit for unit in bundle if unit.fit.id in erasures]
         if not units:
             return
-        self.say(", ".join(dict.fromkeys(unit.fit.spec.label for unit in units)))
+        names = list(dict.fromkeys(unit.fit.name for unit in units))
+        self.say(f"sampling {names[0]}" + (f" … {names[-1]} ({len(names)} at once)" if names[1:] else ""))
         watched = {id_ for id_, erasure in erasures.items() if erasure.activations}
         desk = Desk(units, self.scorer, self.images, watched, partial(self._write, slots))
         again = self._attempt(units, erasures, slots, desk)

@@ -24,9 +24,15 @@ SEEDS = 40
 
 
 class Quiet:
-    """A listener that does not care."""
+    """A reporter that does not care."""
 
     def say(self, text: str) -> None:
+        """Nothing."""
+
+    def total(self, pictures: int, done: int) -> None:
+        """Nothing."""
+
+    def units(self, done: int, units: int, failed: int) -> None:
         """Nothing."""
 
     def advance(self, pictures: int) -> None:

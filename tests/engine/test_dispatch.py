@@ -28,6 +28,7 @@ class Pretending:
         self.done: list[tuple[int, Task]] = []
         self.told: list[set[str]] = []
         self.warnings: list[str] = []
+        self.counts: list[int] = []
 
     def idle(self) -> list[int]:
         return [worker for worker in range(self.workers) if worker not in self.busy]
@@ -60,6 +61,13 @@ class Pretending:
     def say(self, text: str) -> None:
         pass
 
+    def total(self, pictures: int, done: int) -> None:
+        raise AssertionError
+
+    def units(self, done: int, units: int, failed: int) -> None:
+        assert units == sum(len(portion.units) for portion in self.outline.portions)
+        self.counts.append(done)
+
     def advance(self, pictures: int) -> None:
         pass
 
@@ -83,6 +91,8 @@ outlines = st.builds(outline_of, st.integers(0, 6), st.dictionaries(st.sampled_f
 def test_everything_is_done_once_and_no_bundle_before_its_fits(outline: Outline, workers: int, seed: int) -> None:
     crew = Pretending(outline, workers, seed)
     assert dispatch(crew, crew, NEVER) == {}
+    assert crew.counts == sorted(crew.counts)
+    assert crew.counts[-1:] in ([], [sum(len(portion.units) for portion in outline.portions)])
     tasks = [task for _, task in crew.done]
     assert sorted(tasks) == sorted(
         [*(Task("fit", fit=fit) for fit in outline.fits), *(Task("bundle", bundle=p.bundle) for p in outline.portions)]
