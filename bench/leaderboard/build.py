@@ -20,6 +20,7 @@ from bench.leaderboard.table import COST, DISTANCES, KINDS, Cell, Leaderboard, R
 from bench.metrics import artifacts, robustness, unlearning
 from bench.metrics.aggregate import Aggregate, aggregate
 from bench.metrics.paired import all_differences
+from bench.metrics.uncertainty import Estimate
 from bench.metrics.unlearning import CELL, METRICS, NONE
 from bench.prompts import LEARNED
 from bench.types import Floors, MetricRules, Record, Target, content_hash
@@ -225,15 +226,14 @@ def _rows(
     estimates: Aggregate,
 ) -> tuple[Row, ...]:  # fmt: skip
     cells = {key: _cells(entry, kinds) | attack_cells(attacks, key) for key, entry in entries.items()}
-    ranks = {kind: _ranks(entries, cells, kind) for kind in kinds}
-    spans = {kind: estimates.ranks(list(own), kind) for kind, own in ranks.items()}
+    ranks = {kind: _ranks(entries, estimates, kind) for kind in kinds}
     return tuple(
         Row(
             label=entry.record.label,
             method=entry.record.method,
             version=entry.record.version,
             control=entry.record.card.control,
-            ranks={kind: Rank(ranks[kind][key], *spans[kind][key]) for kind in kinds if key in ranks[kind]},
+            ranks={kind: ranks[kind][key] for kind in kinds if key in ranks[kind]},
             cells=cells[key],
             record=_digest(entry.record),
             numerics=content_hash(dict(entry.record.numerics)),
@@ -280,14 +280,22 @@ def _or_none(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else float(value)
 
 
-def _ranks(entries: Mapping[str, Entry], cells: Mapping[str, Mapping[tuple[str, str], Cell]], kind: str) -> dict[str, int]:
-    """Rank by label from 1, ties sharing the better one."""
-    scored: dict[str, float] = {}
+def _ranks(entries: Mapping[str, Entry], estimates: Aggregate, kind: str) -> dict[str, Rank]:
+    """Rank by label from 1, ties sharing the better one.
+
+    Rows of one method with the very same outcomes, as where tuning changed nothing, are one: they share a rank, and count once for others.
+    """
+    scores: dict[str, Estimate] = {}
     for key, entry in entries.items():
-        score = cells[key][kind, "score"].value
+        score = estimates.noise.get((key, kind), {}).get("score")
         if key != NONE and not entry.record.card.control and not entry.lacks(kind) and score is not None:
-            scored[key] = score
-    return {key: 1 + sum(other > score for other in scored.values()) for key, score in scored.items()}
+            scores[key] = score
+    first: dict[tuple[str, float, bytes], str] = {}
+    same = {key: first.setdefault((entries[key].record.method, own.value, own.moves.tobytes()), key) for key, own in scores.items()}
+    spans = estimates.ranks(list(first.values()), kind)
+    return {
+        key: Rank(1 + sum(scores[other].value > own.value for other in first.values()), *spans[same[key]]) for key, own in scores.items()
+    }
 
 
 def _citations(records: Sequence[Record]) -> tuple[str, ...]:

@@ -163,7 +163,8 @@ def terminal(leaderboard: Leaderboard, brief: bool = False) -> list[Table]:
         if brief:
             last = name == names[-1]
             caption = escape_rich(caption_of(leaderboard, leaderboard.tables()[0])) if last else ""
-        table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        space = (0, 0 if brief else 1, 0, 0)  # the box has a space of its own
+        table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=space, pad_edge=False)
         for text in _header(name, columns):
             justify: Literal["left", "right"] = "left" if text == "Method" else "right"
             width = 16 if brief and text == "Method" else None  # a long label takes more lines, not the others' space

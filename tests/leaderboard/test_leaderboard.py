@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from made_up import FLOORS, STYLE_TARGETS, everything, half, lines, made, none, record, row, whole, wreck
+from made_up import FLOORS, OBJECTS, SEEDS, STYLE_TARGETS, STYLES, everything, half, lines, made, none, record, row, whole, wreck
 from rich.console import Console
 
 from bench.errors import BenchError
@@ -62,6 +62,14 @@ def test_controls_are_shown_and_not_ranked() -> None:
     assert (row(found, "Blur").ranks, row(found, "Half").ranks) == ({}, {"style": (1, 1, 1)})
     assert "Blur (control)" in export.to_markdown(found)
     assert found.places(next(c for c in found.columns if c.key == "ua")) == {"Half": 1}
+
+
+def test_rows_of_one_method_that_tuning_did_not_part_count_once_for_others() -> None:
+    found = made(none(), record("A"), record("A (untuned)", method="a"), record("B", half))
+    assert [row(found, label).ranks["style"].place for label in ("A", "A (untuned)", "B")] == [1, 1, 2]
+    other = made(none(), record("A"), record("A (untuned)", method="another"), record("B", half))
+    assert row(other, "B").ranks["style"].place == 3
+    assert row(other, "B").ranks["style"].worst == row(found, "B").ranks["style"].worst + 1
 
 
 @pytest.mark.parametrize(
@@ -251,6 +259,18 @@ def test_terminal_fits_80_characters() -> None:
     assert "…" not in text
     assert "negative-prompt" in text
     assert "UA (%)" in text
+
+
+def test_no_number_is_cut_at_80_characters() -> None:
+    far = [True] * (len(STYLE_TARGETS) * len(STYLES) * len(OBJECTS) * len(SEEDS))
+    rows = [record(f"saeuron-detect-{k}", outcomes={**record("x").outcomes, "far": far}) for k in range(12)]
+    found = made(none(), *rows)
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(export.terminal(found, brief=True)[0])
+    text = console.export_text()
+    assert text.count("1 [1–12]") == 12
+    assert text.count("100.0 [") == 12
+    assert len(re.findall(r"\] +100\.0 *$", text, re.MULTILINE)) == 12
 
 
 def test_mixed_targets_have_a_table_without_cra() -> None:
