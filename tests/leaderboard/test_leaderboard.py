@@ -263,14 +263,15 @@ def test_terminal_fits_80_characters() -> None:
 
 def test_no_number_is_cut_at_80_characters() -> None:
     far = [True] * (len(STYLE_TARGETS) * len(STYLES) * len(OBJECTS) * len(SEEDS))
-    rows = [record(f"saeuron-detect-{k}", outcomes={**record("x").outcomes, "far": far}) for k in range(12)]
+    perfect, others = record("x").outcomes, record("x", half).outcomes
+    rows = [record(f"saeuron-detect-{k}", outcomes={**(perfect if k < 10 else others), "far": far}) for k in range(13)]
     found = made(none(), *rows)
     console = Console(width=80, file=io.StringIO(), record=True)
     console.print(export.terminal(found, brief=True)[0])
     text = console.export_text()
-    assert text.count("1 [1–12]") == 12
-    assert text.count("100.0 [") == 12
-    assert len(re.findall(r"\] +100\.0 *$", text, re.MULTILINE)) == 12
+    assert text.count(" 1 [1–10] saeuron-detect-") == 10
+    assert text.count("11 [11–13] saeuron-detect-") == 3
+    assert len(re.findall(r"\] +100\.0 *$", text, re.MULTILINE)) == 13
 
 
 def test_mixed_targets_have_a_table_without_cra() -> None:
