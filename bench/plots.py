@@ -71,24 +71,37 @@ def scores(leaderboard: Leaderboard) -> Figure | None:
 
 
 def tradeoff(leaderboard: Leaderboard) -> Figure | None:
-    """UA against the mean of IRA and CRA, with intervals of UA."""
+    """UA against the mean of IRA and CRA, with intervals (that of a mean is no wider than the mean of two), and the front of ranked rows."""
     kinds = [kind for kind in KINDS if _rows(leaderboard, kind, "ua")]
     if not kinds:
         return None
     figure, axes = _axes(len(kinds), 3.0)
     methods = list(dict.fromkeys(row.method for row in leaderboard.rows if row.method != NONE))
     for axis, kind in zip(axes, kinds, strict=True):
+        front = []
         for row in _rows(leaderboard, kind, "ua"):
             (ua, low, high), look = _percent(row.cells[kind, "ua"]), _look(row, methods)
-            kept = [cell.value for name in ("ira", "cra") if (cell := row.cells.get((kind, name))) is not None and cell.value is not None]
+            kept = [cell for name in ("ira", "cra") if (cell := row.cells.get((kind, name))) is not None and cell.value is not None]
             if kept:
-                x = 100 * float(np.mean(kept))
+                x, left, right = np.mean([_percent(cell) for cell in kept], axis=0)
                 axis.plot([x, x], [low, high], lw=0.8, alpha=0.6, color=look["color"])
+                axis.plot([left, right], [ua, ua], lw=0.8, alpha=0.6, color=look["color"])
                 axis.plot([x], [ua], ms=5, label=row.label, ls="none", **look)
+                front += [(x, ua)] if kind in row.ranks else []
+        axis.plot(*_front(front), color="0.6", lw=0.8, ls=":", zorder=0)
         axis.set(title=TITLES[kind], xlabel="Retained: mean of IRA and CRA (%)", ylabel="UA (%)", ylim=(-3, 103))
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=4, fontsize=7)
     return figure
+
+
+def _front(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """The corners of a staircase through what nothing else exceeds in both."""
+    best = [(x, y) for x, y in sorted(set(points), reverse=True) if not any(u >= x and v >= y and (u, v) != (x, y) for u, v in points)]
+    corners = [
+        corner for (x, y), after in zip(best, [*best[1:], None], strict=True) for corner in ((x, y), (x, after[1]) if after else (x, y))
+    ]
+    return [x for x, _ in corners], [y for _, y in corners]
 
 
 def _look(row: Row, methods: Sequence[str]) -> dict[str, Any]:
