@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from bench.errors import BenchError
 from bench.files import write_atomic
@@ -71,7 +72,7 @@ def scores(leaderboard: Leaderboard) -> Figure | None:
 
 
 def tradeoff(leaderboard: Leaderboard) -> Figure | None:
-    """UA against the mean of IRA and CRA, with intervals (that of a mean is no wider than the mean of two), and the front of ranked rows."""
+    """UA against the mean of IRA and CRA, with intervals (of a mean the mean of two, as it has no wider one) and the ranked rows' front."""
     kinds = [kind for kind in KINDS if _rows(leaderboard, kind, "ua")]
     if not kinds:
         return None
@@ -88,20 +89,17 @@ def tradeoff(leaderboard: Leaderboard) -> Figure | None:
                 axis.plot([left, right], [ua, ua], lw=0.8, alpha=0.6, color=look["color"])
                 axis.plot([x], [ua], ms=5, label=row.label, ls="none", **look)
                 front += [(x, ua)] if kind in row.ranks else []
-        axis.plot(*_front(front), color="0.6", lw=0.8, ls=":", zorder=0)
+        axis.step(*_front(front).T, where="pre", color="0.6", lw=0.8, ls=":", zorder=0)
         axis.set(title=TITLES[kind], xlabel="Retained: mean of IRA and CRA (%)", ylabel="UA (%)", ylim=(-3, 103))
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=4, fontsize=7)
     return figure
 
 
-def _front(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """The corners of a staircase through what nothing else exceeds in both."""
-    best = [(x, y) for x, y in sorted(set(points), reverse=True) if not any(u >= x and v >= y and (u, v) != (x, y) for u, v in points)]
-    corners = [
-        corner for (x, y), after in zip(best, [*best[1:], None], strict=True) for corner in ((x, y), (x, after[1]) if after else (x, y))
-    ]
-    return [x for x, _ in corners], [y for _, y in corners]
+def _front(points: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
+    """[k, 2], from left to right, those that no other reaches in both."""
+    best = [(x, y) for x, y in set(points) if not any(u >= x and v >= y and (u, v) != (x, y) for u, v in points)]
+    return np.array(sorted(best)).reshape(-1, 2)
 
 
 def _look(row: Row, methods: Sequence[str]) -> dict[str, Any]:
