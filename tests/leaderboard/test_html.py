@@ -108,11 +108,15 @@ def test_tables_sort_and_tabs_change(tmp_path: Path) -> None:
         const ua = [...document.querySelectorAll("#leaderboard th button")].find(b => b.textContent === "UA (%)");
         ua.click(); result.push(names(), ua.parentElement.getAttribute("aria-sort"));
         ua.click(); result.push(names());
+        const seen = () => [...document.querySelectorAll("#leaderboard .numbers")].filter(n => n.offsetHeight).length;
+        const button = [...document.querySelectorAll("#leaderboard button")].find(b => b.textContent === "Intervals in numbers");
+        result.push(seen()); button.click(); result.push(seen());
         [...document.querySelectorAll("[role=tab]")].at(-1).click();
         result.push(document.querySelector("#leaderboard thead").textContent.includes("Fit (s)"));
     """
-    first, down, sort, up, cost = drive(page(), tmp_path, script)
+    first, down, sort, up, hidden, numbers, cost = drive(page(), tmp_path, script)
     assert first == ["none", "Good", "Half"]
+    assert (hidden, numbers) == (0, 3 * 4), "UA, IRA, CRA and score of three rows"
     assert (down, sort, up, cost) == (["Good", "Half", "none"], "descending", ["none", "Half", "Good"], True)
 
 
@@ -143,13 +147,15 @@ def test_colours_change_and_a_phone_scrolls_tables_alone(tmp_path: Path) -> None
         const before = ground(); document.getElementById("theme").click();
         result = [before !== ground(), document.documentElement.scrollWidth <= innerWidth, innerWidth,
           [...document.querySelectorAll("svg")].every(s => s.getAttribute("aria-label")),
-          document.querySelectorAll("#concepts .heat td").length];
+          document.querySelectorAll("#concepts .heat td").length,
+          [...document.querySelectorAll("#tradeoff svg")].every(s => s.parentElement.scrollWidth <= s.parentElement.clientWidth)];
     """
-    changed, fits, width, named, cells = drive(page(), tmp_path, script, "--window-size=500,900")
+    changed, fits, width, named, cells, whole = drive(page(), tmp_path, script, "--window-size=500,900")
     assert changed
     assert fits, width
     assert named
     assert cells == 3 * (1 + 3)
+    assert whole, "a trade-off is seen to its right end"
 
 
 def test_a_look_inside_follows_the_step(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ function tradeoff(kind) {
     const mean = (end) => kept.reduce((sum, cell) => sum + (cell[end] ?? cell.value), 0) / kept.length;
     return { row, ua: part("ua"), kept: mean("value"), low: mean("low"), high: mean("high") };
   }).filter(Boolean);
-  const [width, height] = [540, 380];
+  const [width, height] = innerWidth < 640 ? [340, 330] : [540, 380]; // at a phone's width letters keep their size
   const least = Math.min(...points.map((point) => point.low), 0.9);
   const from = Math.max(0, least < 0.5 ? Math.floor(least * 5) / 5 : Math.floor(least * 10) / 10);
   const { at, nodes } = frame(46, 30, width - 70, height - 78, from);

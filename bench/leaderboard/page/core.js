@@ -79,14 +79,14 @@ function value(cell, column) {
     const whisker = column.unit === "share"
       ? el("span", { class: "whisker", role: "img", "aria-label": `95 % interval ${low} to ${high}` },
         el("i", { style: `left:${place(cell.low)};width:${width}` }), el("b", { style: `left:${place(cell.value)}` }))
-      : el("small", {}, ` [${low}, ${high}]`);
+      : el("small", {}, `[${low}, ${high}]`);
     whisker.title = `95 % interval [${low}, ${high}], n = ${cell.n}`;
-    parts.push(whisker);
+    parts.push(whisker, column.unit === "share" ? el("small", { class: "numbers" }, `[${low}, ${high}]`) : null);
   }
   if (cell.seed_sd !== null && cell.seed_sd !== undefined) {
-    parts.push(el("small", { title: "standard deviation over seeds" }, ` ± ${shown(cell.seed_sd, column)}`));
+    parts.push(el("small", { title: "standard deviation over seeds" }, `± ${shown(cell.seed_sd, column)}`));
   }
-  return parts;
+  return parts.filter(Boolean);
 }
 
 function leaderboard() {
@@ -139,7 +139,9 @@ function leaderboard() {
       el("p", { class: "note" }, table.caption)));
   };
   const bar = tabs(data.tables.map((table) => [table.key, table.title]), draw);
-  section("leaderboard", "Leaderboard", null, bar, place,
+  const numbers = el("button", { type: "button", "aria-pressed": "false", onclick: () =>
+    numbers.setAttribute("aria-pressed", String(place.classList.toggle("with-numbers"))) }, "Intervals in numbers");
+  section("leaderboard", "Leaderboard", null, bar, el("div", { class: "bar" }, numbers), place,
     data.footnotes.length ? el("ol", { class: "notes" }, data.footnotes.map((text) => el("li", {}, text))) : null,
     data.remarks.map((text) => el("p", { class: "note" }, text)));
 }

@@ -6,7 +6,7 @@ function inside() {
   const place = el("div"), picture = (code, alt, size = 128) =>
     el("img", { src: `data:image/webp;base64,${code}`, alt, width: size, height: size, style: "border-radius:6px;display:block;object-fit:cover" });
   const short = (name) => name.replace("_blocks", "").replace("_block", "").replace("attentions", "attn");
-  let step = 0;
+  let step = null;
 
   const chart = (look) => {
     const steps = look.latents[0].strengths.length;
@@ -35,6 +35,13 @@ function inside() {
       el("figcaption", {}, short(name)));
   };
 
+  // The step at which most patches are changed, over all pictures and hook points.
+  const busiest = (look, steps) => {
+    const changed = Array.from({ length: steps }, (_, k) => look.pictures.flatMap((one) => Object.values(one.masks))
+      .reduce((sum, masks) => sum + masks[2 * k + 1].split("1").length, 0));
+    return changed.indexOf(Math.max(...changed));
+  };
+
   const draw = () => {
     const look = data.looks.find((one) => one.method === method.value && one.target === target.value);
     if (!look) return place.replaceChildren(el("p", { class: "note" }, "There is no look at this pair."));
@@ -45,7 +52,7 @@ function inside() {
       Object.entries(look.grid).map(([name, grid]) => patches(one, name, grid)),
       el("figure", { style: "margin:0" }, picture(one.edited, `with ${look.method}`), el("figcaption", {}, "edited")),
       el("div", { class: "note" }, one.object, el("br"), one.style || "no style"))));
-    step = Math.min(step, steps - 1);
+    step = step === null ? busiest(look, steps) : Math.min(step, steps - 1);
     const told = el("output", {}, `step ${step + 1} of ${steps}`);
     const slider = el("input", { type: "range", min: 1, max: steps, value: step + 1, "aria-label": "sampling step", oninput: (event) => {
       step = Number(event.target.value) - 1;
