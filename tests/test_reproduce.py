@@ -55,7 +55,7 @@ def test_a_row_is_run_and_compared(tmp_path: Path) -> None:
         (("saemnesia-styles",), "cannot be run"),
         (("saeuron-objects", "--assets", "nowhere"), "class-params"),
         (("saeuron-styles", "--assets", "nowhere"), "anchor-prompts"),
-        (("saeuron-styles", "--published", "nowhere"), "give the command in a checkout"),
+        (("saeuron-styles", "--published", "nowhere"), "install the package again"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

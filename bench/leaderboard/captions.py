@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from bench.leaderboard.table import KINDS, Leaderboard
 from bench.metrics.robustness import SETS, UNION
 
@@ -89,3 +92,15 @@ def reading_of(leaderboard: Leaderboard, table: str) -> str:
         parts += [SPREAD_NOTE] if spread else []
     parts += [DOUBT_NOTE] if any(row.unreliable(table) for row in leaderboard.rows) else []
     return " ".join(parts)
+
+
+PUBLISHED_NOTE = "In %, but for FID. None was measured by this project; they are neither averaged nor ranked with what was."
+PUBLISHED_FIGURES = ("ua", "ira", "cra", "ar", "ga", "fid")
+
+
+def under_attack(row: Mapping[str, Any]) -> str:
+    """What a paper says of UA before and after an attack, empty for other rows."""
+    if row.get("ua_after") is None:
+        return ""
+    before = "" if row.get("ua_before") is None else f"{row['ua_before']:g} → "
+    return f"{before}{row['ua_after']:g} ({row['attack']})"

@@ -20,7 +20,7 @@ from rich.markup import escape as escape_rich
 from rich.table import Table
 
 from bench.files import write_atomic
-from bench.leaderboard.captions import BRIEF, TITLES, caption_of, status, title_of
+from bench.leaderboard.captions import BRIEF, PUBLISHED_FIGURES, PUBLISHED_NOTE, TITLES, caption_of, status, title_of, under_attack
 from bench.leaderboard.cells import Markup, name_of, rank_of, value_of
 from bench.leaderboard.latex import to_latex
 from bench.leaderboard.table import KINDS, Column, Leaderboard, Row
@@ -32,7 +32,6 @@ CSV_FIELDS = (
 )
 
 PUBLISHED_FIELDS = "method concepts protocol ua ira cra ar ga fid attack ua_before ua_after source doubt".split()  # noqa: SIM905
-PUBLISHED_NOTE = "In %, but for FID. None was measured by this project; they are neither averaged nor ranked with what was."
 
 
 def to_csv(leaderboard: Leaderboard) -> str:
@@ -232,22 +231,13 @@ def _groups(leaderboard: Leaderboard, table: str, markup: Markup, brief: bool = 
 
 
 def _published_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    figures = ("ua", "ira", "cra", "ar", "ga", "fid")
-    header = ["Method", "Concepts", *(name.upper() for name in figures), "UA under attack", "Source", "Doubt"]
-    lines = [header, [":---", ":---", *["---:"] * len(figures), ":---", ":---", ":---"]]
+    header = ["Method", "Concepts", *(name.upper() for name in PUBLISHED_FIGURES), "UA under attack", "Source", "Doubt"]
+    lines = [header, [":---", ":---", *["---:"] * len(PUBLISHED_FIGURES), ":---", ":---", ":---"]]
     for row in rows:
-        values = ("–" if row.get(name) is None else f"{row[name]:g}" for name in figures)
+        values = ("–" if row.get(name) is None else f"{row[name]:g}" for name in PUBLISHED_FIGURES)
         said = (_escape_markdown(row.get(name, "")) for name in ("source", "doubt"))
         lines.append([_escape_markdown(row["method"]), row["concepts"], *values, _escape_markdown(under_attack(row)), *said])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def under_attack(row: Mapping[str, Any]) -> str:
-    """What a paper says of UA before and after an attack, empty for other rows."""
-    if row.get("ua_after") is None:
-        return ""
-    before = "" if row.get("ua_before") is None else f"{row['ua_before']:g} → "
-    return f"{before}{row['ua_after']:g} ({row['attack']})"
 
 
 def _escape_markdown(text: str) -> str:

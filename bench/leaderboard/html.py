@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench.leaderboard.export import slug, table_json, under_attack
+from bench.leaderboard.captions import under_attack
+from bench.leaderboard.export import slug, table_json
 from bench.leaderboard.table import Leaderboard
 from bench.metrics.unlearning import NONE
 from bench.types import Record

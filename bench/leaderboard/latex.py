@@ -2,9 +2,10 @@ r"""A leaderboard for `\input` in a plain pdflatex document with `\usepackage{bo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from bench.leaderboard.captions import TITLES, reading_of, source_of
+from bench.leaderboard.captions import PUBLISHED_FIGURES, PUBLISHED_NOTE, TITLES, reading_of, source_of, under_attack
 from bench.leaderboard.cells import Markup, name_of, rank_of, shown
 from bench.leaderboard.table import KINDS, Cell, Column, Leaderboard, Row
 
@@ -12,7 +13,7 @@ LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
     # A row that starts with "[" would be read as the argument of the line break before it.
-    **{"†": r"\textdagger{}", "‡": r"\textdaggerdbl{}", "±": r"$\pm$"},
+    **{"†": r"\textdagger{}", "‡": r"\textdaggerdbl{}", "±": r"$\pm$", "→": r"$\to$"},
     **{"<": "$<$", ">": "$>$", "[": "{[}", "]": "{]}", "–": "--", "−": "$-$", "×": r"$\times$", "\N{NO-BREAK SPACE}": "~"},
 }
 NOTES = "tab:unlearning-notes"
@@ -23,6 +24,8 @@ def to_latex(leaderboard: Leaderboard) -> str:
     marks = r"\textsuperscript{{{}}}", r"\textsuperscript{\textdagger}", r"\textsuperscript{\textdaggerdbl}"
     markup = Markup(_escape, r"\textbf{{{}}}", r"\underline{{{}}}", *marks)
     tables = [_table(leaderboard, name, markup) for name in leaderboard.tables()]
+    if leaderboard.published:
+        tables.append(_published(leaderboard.published))
     return "\n".join(
         [
             "% Needs \\usepackage{booktabs,graphicx,siunitx}. The last table explains the others: it may go to an appendix.",
@@ -65,6 +68,30 @@ def _table(leaderboard: Leaderboard, table: str, markup: Markup) -> str:
         r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{",
         f"\\begin{{tabular}}{{{align}}}", r"\toprule", " & ".join(header) + r" \\", r"\midrule", body, r"\bottomrule", r"\end{tabular}}",
         "\\end{table*}\n",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _published(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What papers say, aligned at the decimal point, with their doubts and sources as notes of its own."""
+    figures = [name for name in PUBLISHED_FIGURES if any(row.get(name) is not None for row in rows)]
+    attacked = any(map(under_attack, rows))
+    said = list(dict.fromkeys(text for row in rows for text in (row.get("source"), row.get("doubt")) if text))
+
+    def written(row: Mapping[str, Any]) -> str:
+        marks = ",".join(str(said.index(text) + 1) for text in (row.get("source"), row.get("doubt")) if text)
+        values = ("{--}" if row.get(name) is None else f"{row[name]:g}" for name in figures)
+        name = rf"{_escape(row['method'])}\textsuperscript{{{marks}}}"
+        return " & ".join([name, _escape(row["concepts"]), *values, *([_escape(under_attack(row))] if attacked else [])]) + r" \\"
+
+    titles = ["Method", "Concepts", *(f"{{{name.upper()}}}" for name in figures), *(["UA under attack"] if attacked else [])]
+    notes = [rf"\textsuperscript{{{n}}} {_escape(text)}" for n, text in enumerate(said, 1)]
+    lines = [
+        r"\begin{table*}", r"\setlength{\belowcaptionskip}{6pt}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{Published figures. {_escape(PUBLISHED_NOTE)}}}", r"\label{tab:unlearning-published}",
+        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{",
+        rf"\begin{{tabular}}{{ll*{{{len(figures)}}}{{S[table-format=3.2]}}{'l' if attacked else ''}}}", r"\toprule", " & ".join(titles) + r" \\", r"\midrule",
+        *map(written, rows), r"\bottomrule", r"\end{tabular}}", r"\par\smallskip\raggedright", "\\par\n".join(notes), "\\end{table*}\n",
     ]  # fmt: skip
     return "\n".join(lines)
 

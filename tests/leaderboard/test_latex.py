@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 from made_up import everything, half, made, none, record, whole
 
 from bench.leaderboard.latex import to_latex
+from bench.published import published_rows
 
 DOCUMENT = r"""\documentclass%s{article}
 \usepackage[T1]{fontenc}
@@ -25,7 +27,8 @@ DOCUMENT = r"""\documentclass%s{article}
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here")
 @pytest.mark.parametrize("columns", ["", "[twocolumn]"])
 def test_it_compiles_and_fits(columns: str, tmp_path: Path) -> None:
-    (tmp_path / "leaderboard.tex").write_text(to_latex(whole()))
+    published = tuple(published_rows("unlearncanvas@saeuron"))
+    (tmp_path / "leaderboard.tex").write_text(to_latex(replace(whole(), published=published)))
     (tmp_path / "main.tex").write_text(DOCUMENT % columns)
     for _ in range(2):  # references
         done = subprocess.run(
@@ -53,6 +56,19 @@ def test_daggers_stand_where_the_best_may_be_no_better() -> None:
     row = table[(table["metric"] == "ua") & (table[["method", "other"]].apply(set, axis=1) == {"Good", "Half"})]
     assert isinstance(row, pd.DataFrame)
     assert row["significant"].all()
+
+
+def test_published_figures_stand_apart_with_their_sources() -> None:
+    rows = (
+        {"method": "A_B", "concepts": "styles", "ua": 98.5, "ira": 80, "source": "Paper, Table 2", "doubt": "Unsure."},
+        {"method": "C", "concepts": "objects", "ua_before": 83.7, "ua_after": 34.2, "attack": "P4D", "source": "Paper, Table 2"},
+    )
+    text = to_latex(replace(made(none(), record("Good")), published=rows))
+    own = text[text.index(r"\caption{Published figures.") : text.index(r"\caption{Notes")]
+    assert r"A\_B\textsuperscript{1,2} & styles & 98.5 & 80 &  \\" in own
+    assert r"C\textsuperscript{1} & objects" in own
+    assert r"83.7 $\to$ 34.2 (P4D)" in own
+    assert r"\textsuperscript{2} Unsure." in own
 
 
 def test_every_table_stands_once_and_one_explains_them() -> None:
