@@ -90,7 +90,8 @@ def _published(rows: Sequence[Mapping[str, Any]]) -> str:
         r"\begin{table*}", r"\setlength{\belowcaptionskip}{6pt}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
         rf"\caption{{Published figures. {_escape(PUBLISHED_NOTE)}}}", r"\label{tab:unlearning-published}",
         r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{",
-        rf"\begin{{tabular}}{{ll*{{{len(figures)}}}{{S[table-format=3.2]}}{'l' if attacked else ''}}}", r"\toprule", " & ".join(titles) + r" \\", r"\midrule",
+        rf"\begin{{tabular}}{{ll*{{{len(figures)}}}{{S[table-format=3.2]}}{'l' if attacked else ''}}}", r"\toprule",
+        " & ".join(titles) + r" \\", r"\midrule",
         *map(written, rows), r"\bottomrule", r"\end{tabular}}", r"\par\smallskip\raggedright", "\\par\n".join(notes), "\\end{table*}\n",
     ]  # fmt: skip
     return "\n".join(lines)
