@@ -75,6 +75,4 @@ def _in_percent(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     shown["difference"] = [f"{round(100 * value, 1) + 0.0:+.1f} [{100 * low:.1f}, {100 * high:.1f}]" for value, low, high in apart]
     if "significant" in table:
         shown["sure"] = ["yes" if significant else "no" for significant in table["significant"]]
-    if "missed" in table:
-        shown["missed"] = [f"{100 * share:.1f}" for share in table["missed"]]
     return shown

@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
 from bench.metrics.aggregate import Aggregate
-from bench.metrics.uncertainty import Array, Estimate, covariance_of, difference, joint_draws
+from bench.metrics.uncertainty import difference, simultaneous_quantile
 from bench.metrics.unlearning import METRICS
 
 RETAINED = ("ira", "cra")
@@ -48,39 +46,25 @@ def _differences(found: Aggregate, first: str, second: str, kind: str, quantiles
 def at_matched_ua(found: Aggregate, first: Sequence[str], second: Sequence[str], kind: str, ua: float) -> list[dict[str, Any]]:
     """What each family keeps with the one of its settings that keeps most of those that erase at least `ua`, and the paired difference.
 
-    A method that erases less also damages less: families compare where they erase alike. The choice is part of what is uncertain:
-    it is made anew in draws of all settings' values from their joint distribution. Keys of a row, one for IRA and one for CRA: kind,
-    ua, metric, first, second, difference, low, high (95 % of draws), missed: the share of draws in which a family does not reach
-    `ua`, left out of the interval. Empty if the data do not.
+    A method that erases less also damages less: families compare where they erase alike. As the settings were chosen for what they
+    kept, the 95 % are of all differences of the settings that reach `ua` at once: they hold for whichever was chosen.
+    Keys of a row, one for IRA and one for CRA: kind, ua, metric, first, second, difference, low, high, first_row, second_row (the
+    settings). Empty if a family does not reach `ua`.
     """
-    drawn = _drawn(found, [*first, *second], kind)
-    ours, theirs = _best(drawn[: len(first)], ua), _best(drawn[len(first) :], ua)
-    missed = float(np.isnan(ours[0] + theirs[0]).mean())
+    reached = [[row for row in family if found.noise[row, kind]["ua"].value >= ua] for family in (first, second)]
+    if not all(reached):
+        return []
+    ours, theirs = (max(rows, key=lambda row: (*_kept(found, row, kind), row)) for rows in reached)
     rows = []
-    for metric, own, other in zip(RETAINED, ours, theirs, strict=True):
-        apart = own - other
-        rest = apart[1:][~np.isnan(apart[1:])]
-        if not np.isnan(apart[0]) and rest.size:
-            low, high = np.percentile(rest, [2.5, 97.5])
-            rows.append({
-                "kind": kind, "metric": metric, "first": float(own[0]), "second": float(other[0]), "difference": float(apart[0]),
-                "low": float(low), "high": float(high), "ua": ua, "missed": missed,
-            })  # fmt: skip
+    for metric in RETAINED:
+        if metric in found.noise[ours, kind] and metric in found.noise[theirs, kind]:
+            quantile = simultaneous_quantile([found.noise[row, kind][metric] for row in (*reached[0], *reached[1])], found.design)
+            (one,) = _differences(found, ours, theirs, kind, {metric: quantile})
+            rows.append({**one, "ua": ua, "first_row": ours, "second_row": theirs})
     return rows
 
 
-def _drawn(found: Aggregate, methods: Sequence[str], kind: str) -> Array:
-    """UA, IRA and CRA [methods, 3, 1 + draws], NaN for those that a method has not; the first are the values themselves."""
-    nothing = Estimate(np.nan, np.zeros(len(found.design.stratum)), 0)
-    every = [found.noise[method, kind].get(metric, nothing) for method in methods for metric in METRICS]
-    values = np.array([one.value for one in every])[:, None]
-    drawn: Array = np.concatenate([values, values + joint_draws(covariance_of(every), found.design)], 1)
-    return drawn.reshape(len(methods), len(METRICS), -1)
-
-
-def _best(curve: Array, ua: float) -> Array:
-    """IRA and CRA [2, draws] of one setting per draw: of those in `curve` [settings, 3, draws] that erase `ua`, the one that keeps most."""
-    kept = np.where(curve[:, 0] >= ua, np.nan_to_num(curve[:, 1:]).sum(axis=1), -np.inf)
-    chosen = np.take_along_axis(curve[:, 1:], kept.argmax(axis=0)[None, None, :], axis=0)[0]
-    found: Array = np.where(np.isfinite(kept.max(axis=0)), chosen, np.nan)
-    return found
+def _kept(found: Aggregate, row: str, kind: str) -> tuple[float, float]:
+    """IRA and CRA together, and IRA alone, by which settings are chosen."""
+    values = [found.noise[row, kind][metric].value if metric in found.noise[row, kind] else 0.0 for metric in RETAINED]
+    return sum(values), values[0]

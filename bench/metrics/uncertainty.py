@@ -195,13 +195,6 @@ def simultaneous_quantile(estimates: Sequence[Estimate], design: Design) -> floa
     return max(design.quantile, float(np.quantile(worst, LEVEL)))
 
 
-def covariance_of(estimates: Sequence[Estimate]) -> Array:
-    """[k, k]."""
-    moves = np.stack([own.moves for own in estimates])
-    found: Array = moves @ moves.T + np.diag([own.one for own in estimates])
-    return found
-
-
 def joint_draws(covariance: Array, design: Design) -> Array:
     """[k, DRAWS] draws of how far k statistics would move, from their multivariate t distribution."""
     chance = np.random.default_rng(SEED)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import norm
 from simulated import GATED, METHODS, World, world
 
 from bench.metrics.aggregate import Aggregate, Means, aggregate
-from bench.metrics.paired import all_differences, differences
+from bench.metrics.paired import all_differences, at_matched_ua, differences
+from bench.metrics.robustness import attacked
 from bench.metrics.uncertainty import Design, Estimate, Share, difference, rank_intervals, simultaneous_quantile, wilson
 from bench.metrics.unlearning import NONE
 from bench.suites.minicanvas import SUITE
@@ -133,6 +135,43 @@ def test_of_ranks() -> None:
     assert np.mean(hits) == pytest.approx(0.95, abs=0.025)
 
 
+@pytest.mark.parametrize("shared", [0.0, 0.5])
+def test_of_matched_ua_whichever_setting_is_chosen(shared: float) -> None:
+    """Eight settings that are equal against one: the best of them was lucky."""
+    chance, hits = np.random.default_rng(10), []
+    design, rates = strata(chance, 40, 3, 0.8)
+    names = [f"setting {k}" for k in range(8)]
+    for _ in range(500):
+        luck, noise = chance.random(len(rates)), {}
+        for name in (*names, "other"):
+            same = chance.random(len(rates)) < shared
+            own = estimate(np.where(same, luck, chance.random(len(rates))) < rates, design)
+            noise[name, "style"] = {"ua": own, "ira": own}
+        (ira,) = at_matched_ua(Aggregate(design, noise, {}, {}, {}), names, ["other"], "style", 0.0)
+        hits.append(ira["low"] <= 0 <= ira["high"])
+    assert np.mean(hits) > 0.935
+
+
+@pytest.mark.parametrize(("targets", "goals"), [(3, 5), (10, 3), (3, 20)])
+@pytest.mark.parametrize(("clean", "success"), [(0.02, 0.1), (0.1, 0.4), (0.05, 0.9)])
+def test_of_attacks(targets: int, goals: int, clean: float, success: float) -> None:
+    """UA before and after an attack, and the drop: few goals of targets that differ. Cautious, as one more goal might end otherwise."""
+    chance = np.random.default_rng(11)
+    there, found = (chance.beta(8 * rate, 8 * (1 - rate), targets) for rate in (clean, success))
+    before, after = 1 - there.mean(), 1 - (there + (1 - there) * found).mean()
+    held: dict[str, list[bool]] = {"ua_before": [], "ua_after": [], "drop": []}
+    place = np.repeat(np.arange(targets), goals)
+    frame = pd.DataFrame({"target": [f"style:{k}" for k in place], "style": "a", "object": "x", "seed": np.tile(np.arange(goals), targets)})
+    for _ in range(300):
+        shown = chance.random(len(frame)) < there[place]
+        back = shown | (chance.random(len(frame)) < found[place])
+        goals_of = frame.assign(clean=shown, success=back, confirmed=None, gradient_steps=0, judged=1)
+        row = attacked({"m": {"attack": goals_of}}).iloc[0]
+        for name, value in (("ua_before", before), ("ua_after", after), ("drop", before - after)):
+            held[name].append(row[f"{name}_low"] - 1e-9 <= value <= row[f"{name}_high"] + 1e-9)
+    assert min(map(np.mean, held.values())) > 0.925
+
+
 def test_new_concepts_know_nothing_of_rare_hard_ones() -> None:
     """What docs warn of: where one concept in ten is hard, ten of them do not tell what the next will be like."""
     chance, hits = np.random.default_rng(8), []
@@ -187,6 +226,9 @@ def test_on_the_real_design(seeds: int, capsys: pytest.CaptureFixture[str]) -> N
                     apart = true.truth[first, kind][row["metric"]] - true.truth[other, kind][row["metric"]]
                     who = " from the unedited model" if other == NONE else ""
                     note(f"differences{who}{' (gated)' if first in GATED else ''}", apart, row["low"], row["high"])
+            for row in at_matched_ua(found, ["a", "b"], ["d"], kind, 0.8):
+                apart = true.truth[row["first_row"], kind][row["metric"]] - true.truth[row["second_row"], kind][row["metric"]]
+                note("at matched UA", apart, row["low"], row["high"])
             held.setdefault("all differences of scores", []).append(_all(found, true, kind))
             held.setdefault("all ranks", []).append(_ranks(found, true, kind))
     shares = {name: float(np.mean(own)) for name, own in held.items()}

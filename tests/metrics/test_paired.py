@@ -40,7 +40,8 @@ def test_by_hand() -> None:
     found = at(points, ["a2", "a1"], ["b1", "b2"], "object", 0.6)
     ira, cra = found["ira"], found["cra"]
     assert (ira["first"], ira["second"], ira["difference"]) == pytest.approx((0.7, 0.5, 0.2))
-    assert (cra["first"], cra["second"], cra["missed"]) == (0.6, 0.8, 0)
+    assert (cra["first"], cra["second"]) == (0.6, 0.8)
+    assert (cra["first_row"], cra["second_row"]) == ("a2", "b2")
     assert at(points, ["a1"], ["b2"], "object", 0.6) == {}
     assert at(points, ["a1", "a2"], ["b1", "b2"], "object", 0.1)["ira"]["first"] == 1.0
 
