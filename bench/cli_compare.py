@@ -35,7 +35,10 @@ def compare(
     if len(sure):
         title = f"UA of concepts, each interval 95 % alone; {len(table) - len(sure)} more may not differ"
         show_frame(_in_percent(sure, first, second), title)
-    for text in leaderboard.made_otherwise(*leaderboard.rows_named(records, (first, second))):
+    pair = leaderboard.rows_named(records, (first, second))
+    if leaderboard.seen_alike(*pair):
+        out.print("The judge saw the same in every picture of both.")
+    for text in leaderboard.made_otherwise(*pair):
         out.print(f"Made otherwise: {text}", highlight=False, soft_wrap=True)
 
 

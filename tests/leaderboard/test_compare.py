@@ -6,7 +6,7 @@ import pytest
 from made_up import RULES, Judge, half, none, perfect, record
 
 from bench.errors import BenchError
-from bench.leaderboard.compare import by_target, compare, made_otherwise
+from bench.leaderboard.compare import by_target, compare, made_otherwise, seen_alike
 
 
 def keeps(erased: str) -> Judge:
@@ -29,6 +29,8 @@ def test_rows_say_what_they_were_made_with() -> None:
     one = record("Good", config={"strength": 1.0, "blocks": "all"})
     two = record("Good", config={"strength": 2.0, "blocks": "all"}, tuning=budget, numerics={"dtype": "bfloat16"})
     assert made_otherwise(one, one) == []
+    assert seen_alike(one, two)
+    assert not seen_alike(one, record("One", half))
     assert made_otherwise(one, two) == [
         "parameter strength: 1.0 and 2.0", "tuning: none and 6 settings, 120 pictures per kind", "numerics dtype: float32 and bfloat16",
     ]  # fmt: skip
