@@ -43,16 +43,18 @@ def fits(subject: Subject) -> None:
 def model_after_fit(subject: Subject) -> None:
     """Everything that fits touched is as it was."""
     subject.erasures()
-    if all(name.startswith("torch's") for name in subject.left_by_fit) and subject.left_by_fit:
+    left = subject.left_by_fit
+    if not left:
+        return
+    if all(name.startswith("torch's") for name in left):
         raise BrokenError(
-            f"fit() left changed: {_some(subject.left_by_fit)}.",
+            f"fit() left changed: {_some(left)}.",
             "All methods of a run share the process: set nothing that is global, and draw from a torch.Generator of your own.",
         )
-    if subject.left_by_fit:
-        raise BrokenError(
-            f"fit() left changed in context.model: {_some(subject.left_by_fit)}.",
-            "Train copies (torch.func.functional_call), swap weights with `with model.weights(…)`, and give new values in Weights.",
-        )
+    raise BrokenError(
+        f"fit() left changed in context.model: {_some(left)}.",
+        "Train copies (torch.func.functional_call), swap weights with `with model.weights(…)`, and give new values in Weights.",
+    )
 
 
 def same_again(subject: Subject) -> None:
@@ -139,8 +141,8 @@ def several(subject: Subject) -> None:
     singles = subject.erasures()
     if not any(parts_of(erasure) for erasure in singles.values()):
         raise SkippedError("Its erasures have no part.")
-    packed = [_packed(erasure) for erasure in singles.values()]
-    if len(packed) > 1 and _equal_packed(*packed):
+    alone = [_packed(erasure) for erasure in singles.values()]
+    if len(alone) > 1 and _equal_packed(*alone):
         names = " and of ".join(str(CONCEPTS[kind][0]) for kind in singles)
         raise BrokenError(f"The erasures of {names} are the same.", "Let fit() use the `concepts` that it is given.")
     pair = tuple(CONCEPTS[kind][0] for kind in subject.kinds) if len(subject.kinds) > 1 else CONCEPTS[subject.kinds[0]]
@@ -152,7 +154,8 @@ def several(subject: Subject) -> None:
             f"{names} at once: {error if isinstance(error, BenchError) else told(error)}",
             "fit() gets all concepts that are to be removed together: one erasure removes them all.",
         ) from error
-    alone = [_packed(erasure) for erasure in (*singles.values(), *([] if len(subject.kinds) > 1 else [subject.erasure(pair[1])]))]
+    if len(subject.kinds) == 1:
+        alone.append(_packed(subject.erasure(pair[1])))
     if any(_equal_packed(_packed(both), one) for one in alone):
         raise BrokenError(f"{names} at once give the erasure of one of them.", "Use all of `concepts`, not the first.")
 

@@ -22,6 +22,7 @@ def texts(subject: Subject) -> None:
     """Of a text part; what is wrong here would show in pictures as something else."""
     seen = False
     for kind, erasure in subject.erasures().items():
+        # With changed weights what a text becomes is theirs too: pictures alone tell.
         if erasure.text is not None and (erasure.weights is None or not erasure.weights.values):
             seen = True
             prompts = list(dict.fromkeys(request.prompt for request in subject.world.requests))
