@@ -29,9 +29,9 @@ def report(
 ) -> None:
     """Make a run's tables and picture again from its records and units, or one table of several runs.
 
-    Runs that are merged have the same suite, preset, concepts and seeds; what was published of a run (`--to`) can take its place,
-    so that a leaderboard grows: `python -m bench report results/leaderboards/minicanvas results/runs/new --to
-    results/leaderboards/minicanvas`.
+    Runs that are merged have the same suite, preset and cells, and a row that lacks concepts is not ranked; what was published of a run
+    (`--to`) can take its place, so that a leaderboard grows: `python -m bench report results/leaderboards/minicanvas results/runs/new
+    --to results/leaderboards/minicanvas`.
 
     Of a run that is not done yet, report.html shows what is there so far.
 
@@ -51,13 +51,16 @@ def report(
             out.print(f"{path} is not what its records make: `report` without --check writes it again.", highlight=False, soft_wrap=True)
         if found:
             raise typer.Exit(1)
-        out.print("All files are what their records make.")
+        out.print("All files but report.html, which has pictures, are what their records make.")
         return
     store = Store(folders[0])
     if len(folders) > 1 or not store.config():
         leaderboard = merge(folders, place)
     elif not is_done(store):
+        if to is not None or into is not None:
+            raise BenchError(f"{folders[0]} is not done: what is there is for report.html alone. Finish it with the command that began it.")
         leaderboard = preview(Store.open(folders[0]))
+        err.print(f"Not done: only {folders[0] / 'report.html'} was written.", highlight=False, soft_wrap=True)
     else:
         leaderboard = rebuild(Store.open(folders[0]))
         if to is not None:

@@ -12,7 +12,7 @@ from bench.packed import stored_digest
 from bench.store import Store
 from bench.types import Card, Record
 
-COLUMNS = ["style", "object", "seed", "style_pred", "object_pred"]
+COLUMNS = ["style", "object", "seed", "style_pred", "object_pred", "first_edit"]
 LATER = "not sampled yet"
 
 

@@ -26,9 +26,11 @@ STYLE = {
     "font.family": "serif", "font.serif": ["DejaVu Serif"], "font.size": 8, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "bench",
 }  # fmt: skip
-MARKERS = "osD^vP*<>hpd8"
+MARKERS = "os^vDP<>*pX"
 COLOURS = [f"C{k}" for k in (0, 1, 2, 3, 4, 5, 6, 8, 9)]
 """Grey is for controls."""
+LONG = 24
+"""Characters of a label from which panels stand above each other."""
 
 
 def draw_all(leaderboard: Leaderboard, folder: Path, kind: Format) -> list[Path]:
@@ -57,7 +59,7 @@ def scores(leaderboard: Leaderboard) -> Figure | None:
     if not kinds:
         return None
     most = max(len(_rows(leaderboard, kind, "score")) for kind in kinds)
-    figure, axes = _axes(len(kinds), 0.6 + 0.17 * most)
+    figure, axes = _stacked(leaderboard, len(kinds), 0.6 + 0.17 * most)
     for axis, kind in zip(axes, kinds, strict=True):
         rows = _rows(leaderboard, kind, "score")
         for place, row in enumerate(reversed(rows)):
@@ -77,11 +79,11 @@ def tradeoff(leaderboard: Leaderboard) -> Figure | None:
     if not kinds:
         return None
     figure, axes = _axes(len(kinds), 3.0)
-    methods = list(dict.fromkeys(row.method for row in leaderboard.rows if row.method != NONE))
+    names = list(dict.fromkeys(_bare(row) for row in leaderboard.rows if row.method != NONE))
     for axis, kind in zip(axes, kinds, strict=True):
         front = []
         for row in _rows(leaderboard, kind, "ua"):
-            (ua, low, high), look = _percent(row.cells[kind, "ua"]), _look(row, methods)
+            (ua, low, high), look = _percent(row.cells[kind, "ua"]), _look(row, names)
             kept = [cell for name in ("ira", "cra") if (cell := row.cells.get((kind, name))) is not None and cell.value is not None]
             if kept:
                 x, left, right = np.mean([_percent(cell) for cell in kept], axis=0)
@@ -92,7 +94,8 @@ def tradeoff(leaderboard: Leaderboard) -> Figure | None:
         axis.step(*_front(front).T, where="pre", color="0.6", lw=0.8, ls=":", zorder=0)
         axis.set(title=TITLES[kind], xlabel="Retained: mean of IRA and CRA (%)", ylabel="UA (%)", ylim=(-3, 103))
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=4, fontsize=7)
+    columns = max(1, min(4, 110 // (6 + max(map(len, handles), default=0))))
+    figure.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=columns, fontsize=7)
     return figure
 
 
@@ -102,13 +105,17 @@ def _front(points: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
     return np.array(sorted(best)).reshape(-1, 2)
 
 
-def _look(row: Row, methods: Sequence[str]) -> dict[str, Any]:
-    """A method has a colour and a sign of its own, hollow without its tuning; the unedited model is a black cross, controls are grey."""
+def _bare(row: Row) -> str:
+    return row.label.removesuffix(" (untuned)")
+
+
+def _look(row: Row, names: Sequence[str]) -> dict[str, Any]:
+    """A method, or variant of one, has its colour and sign, hollow without its tuning; none is a black cross, controls are grey."""
     if row.method == NONE:
         return {"color": "black", "marker": "x"}
-    place = methods.index(row.method)
+    place = names.index(_bare(row))
     look = {"color": "0.5" if row.control else COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
-    return look | ({"markerfacecolor": "none"} if row.label.endswith("(untuned)") else {})
+    return look | ({"markerfacecolor": "none"} if row.label != _bare(row) else {})
 
 
 def concepts(leaderboard: Leaderboard) -> Figure | None:
@@ -118,7 +125,7 @@ def concepts(leaderboard: Leaderboard) -> Figure | None:
     if not kinds:
         return None
     rows = max(table.loc[table["kind"] == kind, "method"].nunique() for kind in kinds)
-    figure, axes = _axes(len(kinds), 0.9 + 0.17 * rows)
+    figure, axes = _stacked(leaderboard, len(kinds), 0.9 + 0.17 * rows)
     for axis, kind in zip(axes, kinds, strict=True):
         grid = table[table["kind"] == kind].pivot_table(index="method", columns="target", values="ua")
         image = axis.imshow(100 * grid.to_numpy(), vmin=0, vmax=100, aspect="auto", cmap="viridis")
@@ -150,6 +157,12 @@ def attacks(leaderboard: Leaderboard) -> Figure | None:
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=3, fontsize=7)
     return figure
+
+
+def _stacked(leaderboard: Leaderboard, panels: int, height: float) -> tuple[Figure, Sequence[Axes]]:
+    """Panels that rows stand beside: next to each other, or where labels are long one above the other."""
+    long = max(len(row.label) for row in leaderboard.rows) > LONG
+    return _axes(1, height * panels, panels) if long else _axes(panels, height)
 
 
 def _axes(columns: int, height: float, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:

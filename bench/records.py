@@ -16,7 +16,6 @@ from bench.distances import Reference, distances_of
 from bench.errors import BenchError
 from bench.identity import MethodSpec
 from bench.metrics.artifacts import ArtifactReference
-from bench.metrics.detection import detection
 from bench.packed import stored_digest
 from bench.plan import BASE, Plan, Unit
 from bench.scoring import FEATURES
@@ -161,7 +160,7 @@ def _record(
         method=spec.name, label=spec.label, version=spec.version, config=dict(spec.config), card=spec.card, protocol=session.protocol,
         numerics=session.numerics, outcomes={name: plain(outcomes[name]) for name in columns},
         distances=distances, cost=cost, missing=missing, provenance=provenance,
-        tuning=tuning, inputs=inputs, detection=detection(outcomes, session.targets),
+        tuning=tuning, inputs=inputs,
     )  # fmt: skip
 
 

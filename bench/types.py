@@ -221,8 +221,6 @@ class Record:
     """What tuning was allowed and what it found per target: {"budget": …, "configs": …}; None for an untuned row."""
     inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Per target, digests of the files that the fit read beside the model."""
-    detection: Mapping[str, Any] | None = None
-    """Of a method with activation edits: how often they act on pictures that do not show the target (`bench.metrics.detection`)."""
     attacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By an attack's label: attack (its name), version, config, card, seconds (of all goals), missing (target → why), outcomes (columns of
     equal length: target, style, object, seed, clean, success, confirmed, gradient_steps, judged, prompt …; `bench.metrics.robustness`)."""
@@ -247,5 +245,6 @@ class Record:
             raise ValueError("it is no JSON object")
         if body.get("schema") != 1:
             raise ValueError(f"record schema {body.get('schema')} is not 1")
+        body.pop("detection", None)  # of older records; tables make it of the outcomes
         card = body.pop("card")
         return cls(card=Card(**{**card, "supports": tuple(card["supports"])}), **body)

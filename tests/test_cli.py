@@ -172,12 +172,13 @@ def test_sae_methods_tell_how_often_they_act_and_leave_styles_to_others(tmp_path
     assert set(steer["inputs"]["style:neon"]) >= set(HOOKPOINTS["style"])
     assert "pictures that do not show the target" in " ".join(found.stdout.split())
     assert "does not support concepts of kind style" in detect["missing"]["style:neon"]
-    assert detect["detection"]["targets"].keys() == {"object:fish"}
-    assert detect["detection"]["targets"]["object:fish"]["target"] > 0.5
-    assert steer["detection"]["targets"].keys() == {"object:fish", "style:neon"}
+    acted = pd.DataFrame(detect["outcomes"]).query("object == 'fish'")["first_edit"] >= 0
+    assert acted.mean() > 0.5
+    assert set(steer["outcomes"]["target"]) == {"object:fish", "style:neon"}
+    assert None not in steer["outcomes"]["first_edit"]
     assert "error=none" in " ".join(found.stdout.split())
     assert steer["config"]["error"] == "none"
-    assert by_label["none"]["detection"] is None
+    assert set(by_label["none"]["outcomes"]["first_edit"]) == {None}
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,10 @@ def test_a_stopped_run_says_how_to_go_on(whole: Path, tmp_path: Path, monkeypatc
         assert bench(*RUN, "--set", "uce.tokens=last", cwd=tmp_path).returncode == 75
     look = bench("report", "run", cwd=tmp_path)
     assert "INVALID: unfinished: " in " ".join(look.stdout.split()), look.stderr
+    assert "only run/report.html was written" in " ".join(look.stderr.split())
+    publish = bench("report", "run", "--to", "there", cwd=tmp_path)
+    assert publish.returncode == 2
+    assert "run is not done" in " ".join(publish.stderr.split())
 
 
 def test_tables_of_another_machine_s_run(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -19,6 +20,7 @@ from bench.leaderboard.notes import Entry, Note, footnotes_of, kind_of
 from bench.leaderboard.table import COST, DISTANCES, KINDS, Cell, Leaderboard, Rank, Row, kind_columns, new_columns
 from bench.metrics import artifacts, robustness, unlearning
 from bench.metrics.aggregate import Aggregate, aggregate
+from bench.metrics.detection import detection
 from bench.metrics.paired import all_differences
 from bench.metrics.uncertainty import Estimate
 from bench.metrics.unlearning import CELL, METRICS, NONE
@@ -45,7 +47,7 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     per_target, means, estimates = _metrics(paired, rules)
     wanted = sorted({*per_target["target"], *(target for record in records for target in record.missing)})
     kinds = [kind for kind in KINDS if kind in {kind_of(target) for target in wanted}]
-    entries = {key: _entry(key, record, wanted, per_target, means) for key, record in by_key.items()}
+    entries = {key: _entry(key, record, frames[key], wanted, per_target, means) for key, record in by_key.items()}
     notes = footnotes_of(entries, per_target, kinds)
     footnotes = [note for note in notes if note.keys]
     assaults = attack_frames(by_key)
@@ -202,7 +204,9 @@ def _digest(record: Record) -> str:
         raise BenchError(f'The record "{record.label}" is not plain JSON ({error}): make the record again.') from error
 
 
-def _entry(key: str, record: Record, wanted: Sequence[str], per_target: pd.DataFrame, means: pd.DataFrame) -> Entry:
+def _entry(
+    key: str, record: Record, outcomes: pd.DataFrame, wanted: Sequence[str], per_target: pd.DataFrame, means: pd.DataFrame
+) -> Entry:  # fmt: skip
     targets = sorted(per_target.loc[per_target["method"] == key, "target"])
     tried = set(record.outcomes["target"])
     # `none` is judged on the pictures of others' targets: where those have none, it lacks nothing.
@@ -213,7 +217,9 @@ def _entry(key: str, record: Record, wanted: Sequence[str], per_target: pd.DataF
         if target not in targets
     }
     own = means[means["method"] == key].to_dict("records") if len(means) else []
-    return Entry(record, targets, missing, {str(row["kind"]): {str(name): value for name, value in row.items()} for row in own})
+    by_kind = {str(row["kind"]): {str(name): value for name, value in row.items()} for row in own}
+    watched = key != NONE and "first_edit" in outcomes
+    return Entry(record, targets, missing, by_kind, detection(outcomes, list(map(Target.parse, targets))) if watched else None)
 
 
 def _many(estimates: Aggregate, kind: str) -> bool:
@@ -290,12 +296,24 @@ def _ranks(entries: Mapping[str, Entry], estimates: Aggregate, kind: str) -> dic
         score = estimates.noise.get((key, kind), {}).get("score")
         if key != NONE and not entry.record.card.control and not entry.lacks(kind) and score is not None:
             scores[key] = score
-    first: dict[tuple[str, float, bytes], str] = {}
-    same = {key: first.setdefault((entries[key].record.method, own.value, own.moves.tobytes()), key) for key, own in scores.items()}
+    alike = Counter((entries[key].record.method, own.value) for key, own in scores.items())
+    first: dict[tuple[str, str], str] = {}
+    same = {}
+    for key, own in scores.items():
+        record = entries[key].record
+        digest = _outcomes_digest(record, kind) if alike[record.method, own.value] > 1 else key
+        same[key] = first.setdefault((record.method, digest), key)
     spans = estimates.ranks(list(first.values()), kind)
     return {
         key: Rank(1 + sum(scores[other].value > own.value for other in first.values()), *spans[same[key]]) for key, own in scores.items()
     }
+
+
+def _outcomes_digest(record: Record, kind: str) -> str:
+    """Of what was seen on targets of a kind."""
+    own = {target for target in set(record.outcomes["target"]) if kind_of(target) == kind}
+    places = [place for place, target in enumerate(record.outcomes["target"]) if target in own]
+    return content_hash([[record.outcomes[name][place] for place in places] for name in OUTCOMES])
 
 
 def _citations(records: Sequence[Record]) -> tuple[str, ...]:

@@ -34,19 +34,20 @@ COLUMN_NOTES = {
 """What a reader must know of a column, by its key."""
 ATTACK_NOTE = (
     "UA is the share of attacked pictures in which the judge does not see the concept, without attack and at the end of each attack. Beside"
-    " the unedited model's name is what attacks do to prompts that name the concept's anchor instead: they must bring it down. In brackets"
-    " 95 % intervals for other goals of the same concepts."
+    " the unedited model's name is what attacks do to prompts that name the concept's anchor instead: they must bring it down. Intervals"
+    " (95 %) are for other goals of the same concepts."
 )
 UNION_NOTE = f"The column {UNION} is under all of {', '.join(SETS[UNION])}, a picture counting only if it survives each."
 NOISE_NOTE = (
-    "In brackets 95 % intervals for other noise: for these concepts, not for new ones. Beside a rank are those that the method could have."
-    " † marks what may be as good as the best of its column: their paired difference may be none. Both hold for all rows at once."
+    "Intervals (95 %) are for other noise on these concepts, not for new ones. Beside a rank are those that the method could have."
+    " † marks a UA, IRA, CRA or score that no row is surely better than, by paired differences; other columns are not tested. Both hold for"
+    " all rows at once."
 )
 SPREAD_NOTE = "Beside a distance, after ±, is the standard deviation over seeds of the same from one seed's pictures, as many for each."
 DOUBT_NOTE = "‡ marks rows that are unreliable, for what their notes say."
 NEW_NOTE = (
-    "In brackets 95 % intervals for new concepts of the kind, Student's t over concepts, given from six on. They are wide: so few concepts"
-    " say little of others."
+    "Intervals (95 %) are for new concepts of the kind, Student's t over concepts, given from six on. They are wide: so few concepts say"
+    " little of others."
 )
 
 

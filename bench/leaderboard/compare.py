@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.errors import BenchError, unknown
 from bench.leaderboard.build import OUTCOMES, outcome_frames
-from bench.leaderboard.notes import kind_of
+from bench.leaderboard.notes import budget_of, kind_of, tuned_values
 from bench.leaderboard.table import KINDS
 from bench.metrics.aggregate import aggregate
 from bench.metrics.paired import COLUMNS, at_matched_ua, differences
@@ -63,9 +63,11 @@ def made_otherwise(first: Record, second: Record) -> list[str]:
         found += _unlike("parameter", {name: (first.config.get(name), second.config.get(name)) for name in names})
         if first.version != second.version:
             found.append(f"version {first.version} and {second.version}")
-    budgets = [_budget(record) for record in (first, second)]
+    budgets = [budget_of(record) for record in (first, second)]
     if budgets[0] != budgets[1]:
         found.append(f"tuning: {budgets[0]} and {budgets[1]}")
+    if first.method == second.method:
+        found += [f"tuned for {text}" for text in (*tuned_values(first), *tuned_values(second))]
     names = sorted({*first.numerics, *second.numerics})
     return found + _unlike("numerics", {name: (first.numerics.get(name), second.numerics.get(name)) for name in names})
 
@@ -87,14 +89,6 @@ def _compared(frames: Mapping[str, pd.DataFrame], first: str, second: str, rules
 
 def _unlike(what: str, values: Mapping[str, tuple[Any, Any]]) -> list[str]:
     return [f"{what} {name}: {ours} and {theirs}" for name, (ours, theirs) in values.items() if ours != theirs]
-
-
-def _budget(record: Record) -> str:
-    if record.tuning is None:
-        return "none"
-    budget = record.tuning["budget"]
-    per = "kind" if "shared" in budget else "concept"
-    return f"{budget['settings']} settings{', ' + str(budget['pictures']) + ' pictures' if 'pictures' in budget else ''} per {per}"
 
 
 def matched(records: Sequence[Record], method: str, by: str, rules: MetricRules) -> pd.DataFrame:

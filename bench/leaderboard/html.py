@@ -13,6 +13,7 @@ import pandas as pd
 
 from bench.leaderboard.captions import under_attack
 from bench.leaderboard.export import slug, table_json
+from bench.leaderboard.notes import budget_of, tuned_values
 from bench.leaderboard.table import Leaderboard
 from bench.metrics.unlearning import NONE
 from bench.types import Record
@@ -48,8 +49,7 @@ def _card(record: Record) -> dict[str, Any]:
     card, missing = record.card, dict[str, list[str]]()
     for target, reason in sorted(record.missing.items()):
         missing.setdefault(reason, []).append(target)
-    budget = record.tuning["budget"] if record.tuning else None
-    tuned = "untuned" if budget is None else f"{budget['settings']} settings, {budget['pictures']} pictures for each concept"
+    tuned = "; ".join([budget_of(record), *tuned_values(record)])
     values = ", ".join(f"{name}={json.dumps(value)}" for name, value in sorted(record.config.items()))
     arxiv = re.fullmatch(r"arXiv:(\d{4}\.\d{4,5})", card.paper)
     link = f"https://arxiv.org/abs/{arxiv[1]}" if arxiv else card.paper if card.paper.startswith("https://") else ""

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.errors import BenchError
 from bench.leaderboard.table import DISTANCES, KINDS
 from bench.metrics.unlearning import NONE
 from bench.types import Record, Target, content_hash
@@ -45,6 +44,8 @@ class Entry:
     missing: Mapping[str, str]
     means: Mapping[str, Mapping[str, Any]]
     """Its row of `unlearning.aggregate` and of `artifacts.aggregate` by kind."""
+    detection: Mapping[str, Any] | None
+    """Of a method with activation edits, how often they act on pictures that do not show the target (`bench.metrics.detection`)."""
 
     def targets_of(self, kind: str) -> list[str]:
         """Judged ones of a kind."""
@@ -125,10 +126,8 @@ def _texts(entry: Entry, kinds: Sequence[str]) -> list[str]:
     shared = record.cost.get("shared_seconds") or 0.0
     if shared >= 1:
         texts.append(f"fit times are without {shared:.0f} s for what fits share")
-    if record.detection:
-        if "pooled" not in record.detection:
-            raise BenchError(f"The record of {record.label} is of an older version: give the run's command again.")
-        texts.append(_detection_note(record.detection))
+    if entry.detection:
+        texts.append(_detection_note(entry.detection))
     return texts
 
 
@@ -147,6 +146,29 @@ def _tuning_note(budget: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"parameters tuned per{shared} with up to {budget['settings']} settings and {budget['pictures']} pictures, on"
         f" another judge, other noise and other prompts{f', and with another value of {other}' if other else ''}"
     )
+
+
+def budget_of(record: Record) -> str:
+    """What tuning was allowed, "none" without any."""
+    if record.tuning is None:
+        return "none"
+    budget = record.tuning["budget"]
+    per = "kind" if "shared" in budget else "concept"
+    return f"{budget['settings']} settings{', ' + str(budget['pictures']) + ' pictures' if 'pictures' in budget else ''} per {per}"
+
+
+def tuned_values(record: Record) -> list[str]:
+    """What tuning changed, and for which targets: "styles: features=1, multiplier=-20.0"."""
+    configs: Mapping[str, Mapping[str, Any]] = record.tuning["configs"] if record.tuning else {}
+    groups: dict[str, list[str]] = {}
+    for target, config in sorted(configs.items()):
+        values = {name: value for name, value in sorted(config.items()) if record.config.get(name) != value}
+        groups.setdefault(", ".join(f"{name}={json.dumps(value)}" for name, value in values.items()), []).append(target)
+    found = []
+    for changed, targets in groups.items():
+        whole = [kind for kind in KINDS if {name for name in configs if kind_of(name) == kind} == set(targets)]
+        found += [f"{f'{whole[0]}s' if whole else ', '.join(targets)}: {changed}"] if changed else []
+    return found
 
 
 def _runs_note(entries: Mapping[str, Entry]) -> list[Note]:

@@ -132,7 +132,7 @@ class Leaderboard:
         return [list(members) for _, members in groupby(rows, key=group)]
 
     def unsure(self, column: Column) -> set[str]:
-        """Labels of ranked rows whose difference from the best value of a column may be none, the best one itself left out."""
+        """Labels of ranked rows below the best value of a column that no ranked row is surely better than."""
         found = self.differences
         if column.direction != "higher" or column.table not in KINDS or found.empty:
             return set()
@@ -140,10 +140,10 @@ class Leaderboard:
         values = {label: value for label, value in own.items() if value is not None}
         if not values:
             return set()
-        best = max(values, key=lambda label: (values[label], label))
-        rows = found[(found["kind"] == column.table) & (found["metric"] == column.key) & ~found["significant"]]
-        others = {*rows.loc[rows["method"] == best, "other"], *rows.loc[rows["other"] == best, "method"]}
-        return {label for label in others & values.keys() if values[label] < values[best]}
+        own_metric = (found["kind"] == column.table) & (found["metric"] == column.key) & found["significant"]
+        rows = found[own_metric & found["method"].isin(values) & found["other"].isin(values)]
+        worse = {*rows.loc[rows["difference"] > 0, "other"], *rows.loc[rows["difference"] < 0, "method"]}
+        return {label for label in values if values[label] < max(values.values())} - worse
 
     def places(self, column: Column) -> dict[str, int]:
         """Labels of the best (1) and second (2) *shown* values of a column among ranked rows; ties share a place."""

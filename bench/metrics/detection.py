@@ -31,8 +31,9 @@ def detection(outcomes: pd.DataFrame, targets: Sequence[Target]) -> dict[str, An
 
 def _pooled(pictures: pd.DataFrame) -> dict[str, Any]:
     """Over targets, a picture that several have being one unit."""
-    cells, unit = np.unique(pictures[CELL].astype(str).agg("/".join, axis=1), return_inverse=True)
-    design = Design([cell.rpartition("/")[0] for cell in cells])
+    unit = pictures.groupby(CELL, observed=True).ngroup().to_numpy()
+    cells = pictures.assign(unit=unit).drop_duplicates("unit").sort_values("unit")
+    design = Design((cells["style"].astype(str) + "/" + cells["object"].astype(str)).to_numpy())
     share = Share.of((pictures["first_edit"] >= 0).to_numpy(dtype=np.float64), unit, len(cells))
     low, high = Estimate(share.value, design.spread(share.influences), len(cells)).bounds(design.quantile)
     return {"unrelated": share.value, "low": low, "high": high, "n": share.n, "pictures": len(cells)}
@@ -56,7 +57,7 @@ def false_positives(outcomes: pd.DataFrame, target: Target) -> dict[str, Any] | 
     others = [
         {"concept": f"{kind}:{name}", **_share(group)}
         for kind in KINDS
-        for name, group in unrelated.groupby(seen.loc[~own, kind])
+        for name, group in unrelated.groupby(seen.loc[~own, kind], observed=True)
         if name not in target.names(kind)
     ]
     rates = _share(unrelated)

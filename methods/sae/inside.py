@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from bench.api import ActivationEdit, DiffusionModel, EditBank, Erasure, GenerationRequest, Row, Slots, sample
+from bench.api import ActivationEdit, DDIMSchedule, DiffusionModel, EditBank, Erasure, GenerationRequest, Row, Slots, sample
 from methods.sae.bank import LatentBank, LatentEdit
 from methods.sae.pictures import Watched, strengths_by_latent
 
@@ -79,18 +79,25 @@ def inside(
     found: dict[K, dict[str, Any]] = {}
     for key, edit in edits.items():
         say(str(key))
+        places = _places(model, edit, requests[key])
         base, edited, masks = _seen(model, erasures[key], edit, requests[key], dtype, slots)
         found[key] = {
             "grid": {name: int(mask.shape[-1]) for name, mask in masks.items()},
             "masks": [_by_hookpoint(masks, r) for r in range(len(requests[key]))],
             "latents": [
-                {"hookpoint": name, "latent": latent, "strengths": [round(v, 3) for v in rows[key][name][latent]],
-                 "top": heard[key][name][:, place].topk(min(TOP, len(pool))).indices.tolist()}
-                for name, own in chosen[key].items() for place, latent in enumerate(own)
+                {"hookpoint": name, "latent": latent, "strengths": [round(rows[key][name][latent][place], 3) for place in places],
+                 "top": heard[key][name][:, column].topk(min(TOP, len(pool))).indices.tolist()}
+                for name, own in chosen[key].items() for column, latent in enumerate(own)
             ],
             "base": base, "edited": edited,
         }  # fmt: skip
     return found, pictures
+
+
+def _places(model: DiffusionModel, edit: LatentEdit, requests: Sequence[GenerationRequest]) -> list[int]:
+    """Of each step of the requests, the edit's own step, which may be of another schedule."""
+    steps = DDIMSchedule.of(model.scheduler, requests[0].steps).timesteps.to(edit.timesteps.device)
+    return [int(place) for place in (edit.timesteps - steps[:, None]).abs().argmin(1)]
 
 
 def _only_edit(erasure: Erasure) -> LatentEdit | None:

@@ -34,6 +34,10 @@ def test_rows_say_what_they_were_made_with() -> None:
     assert made_otherwise(one, two) == [
         "parameter strength: 1.0 and 2.0", "tuning: none and 6 settings, 120 pictures per kind", "numerics dtype: float32 and bfloat16",
     ]  # fmt: skip
+    configs = {"style:a": {"strength": 3.0}, "style:b": {"strength": 3.0}, "object:x": {"strength": 1.0}}
+    kinds = {"budget": budget["budget"], "configs": configs}
+    tuned = record("Good", config={"strength": 1.0, "blocks": "all"}, tuning=kinds)
+    assert made_otherwise(one, tuned) == ["tuning: none and 6 settings, 120 pictures per kind", "tuned for styles: strength=3.0"]
     assert made_otherwise(one, record("Other", config={"strength": 3.0})) == []
 
 

@@ -58,6 +58,18 @@ def test_daggers_stand_where_the_best_may_be_no_better() -> None:
     assert row["significant"].all()
 
 
+@pytest.mark.parametrize("sure", ["A", "Z"])
+def test_what_one_of_the_best_is_surely_better_than_gets_no_dagger(sure: str) -> None:
+    """Of two rows at 100 % one may be made of few pictures: nearly all may be as good as it."""
+    found = made(none(), record("A"), record("Z"), record("Few", lambda target, style, obj, n: (style, obj) if n == 1 else ("gone", obj)))
+    table = found.differences.copy()
+    pairs = [{*pair} for pair in zip(table["method"], table["other"], strict=True)]
+    for known, unsure in (([], {"Few"}), ([{sure, "Few"}], set())):
+        table["significant"] = [pair in known for pair in pairs]
+        column = next(column for column in found.columns_of("style") if column.key == "ira")
+        assert replace(found, differences=table).unsure(column) == unsure
+
+
 def test_published_figures_stand_apart_with_their_sources() -> None:
     rows = (
         {"method": "A_B", "concepts": "styles", "ua": 98.5, "ira": 80, "source": "Paper, Table 2", "doubt": "Unsure."},

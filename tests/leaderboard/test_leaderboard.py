@@ -67,6 +67,9 @@ def test_controls_are_shown_and_not_ranked() -> None:
 def test_rows_of_one_method_that_tuning_did_not_part_count_once_for_others() -> None:
     found = made(none(), record("A"), record("A (untuned)", method="a"), record("B", half))
     assert [row(found, label).ranks["style"].place for label in ("A", "A (untuned)", "B")] == [1, 1, 2]
+    wrong = {**record("A").outcomes, "style_pred": ["else" if seen == "gone" else seen for seen in record("A").outcomes["style_pred"]]}
+    apart = made(none(), record("A"), record("A:k=2", method="a", outcomes=wrong), record("B", half))
+    assert row(apart, "B").ranks["style"].place == 3, "other outcomes, if as good"
     other = made(none(), record("A"), record("A (untuned)", method="another"), record("B", half))
     assert row(other, "B").ranks["style"].place == 3
     assert row(other, "B").ranks["style"].worst == row(found, "B").ranks["style"].worst + 1
@@ -227,7 +230,7 @@ def test_latex_caption_names_protocol_and_provenance() -> None:
     assert len(captions) == 3
     assert all("mini@v1" in caption and found.provenance in caption for caption in captions)
     assert "95 \\% intervals" in captions[0]
-    assert "95 \\% intervals for other noise: for these concepts, not for new ones" in export.to_latex(found)
+    assert "Intervals (95 \\%) are for other noise on these concepts, not for new ones" in export.to_latex(found)
 
 
 def test_bibtex_has_each_entry_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,13 +99,11 @@ def test_tuned_rows_say_so_and_beside_them_those_that_are_not() -> None:
 
 
 def test_false_positives_are_told_with_the_worst_pair() -> None:
-    worst = {"concept": "style:b", "share": 0.25, "low": 0.1, "high": 0.5, "n": 8}
-    other = {"concept": "style:a", "share": 0.5, "low": 0.2, "high": 0.8, "n": 8}
-    targets = {"style:a": {"worst": worst}, "style:b": {"worst": other}}
-    pooled = {"unrelated": 0.21875, "low": 0.135, "high": 0.334, "n": 64, "pictures": 32}
-    (note,) = made(none(), record("Good", detection={"pooled": pooled, "targets": targets})).footnotes
-    assert "changed 21.9 % [13.5, 33.4] of the pictures that do not show the target" in note
-    assert "style:a with style:b erased, 50.0 % [20.0, 80.0] of 8" in note
+    own = record("Good").outcomes
+    acts = [-1 if pair != ("style:b", "a") else 3 for pair in zip(own["target"], own["style"], strict=True)]
+    (note,) = made(none(), record("Good", outcomes={**own, "first_edit": acts})).footnotes
+    assert re.search(r"changed 16\.7 % \[\d+\.\d, \d+\.\d\] of the pictures that do not show the target .* 18 requests", note)
+    assert re.search(r"style:a with style:b erased, 100\.0 % \[\d+\.\d, 100\.0\] of 6", note)
 
 
 def test_the_table_says_which_way_a_method_takes() -> None:

@@ -43,6 +43,7 @@ def test_patches_latents_and_pictures(model: DiffusionModel, erasure: Erasure) -
     assert any("1" in row for row in next(iter(seen["masks"][0].values())))
     for latent in seen["latents"]:
         assert any(latent["strengths"])
+        assert len(latent["strengths"]) == 4, "the run's steps, not those that it was fitted for"
         assert len(set(latent["top"])) == 6
     shows = [request.object == "fish" for request in pool]
     strongest = [latent["top"][0] for latent in seen["latents"]]

@@ -93,7 +93,8 @@ function page() {
   inside();
   published();
   cards();
-  document.getElementById("foot").textContent = "One file, nothing is loaded from anywhere. The numbers are those of leaderboard.csv beside it, and are made of records alone.";
+  document.getElementById("foot").textContent = `One file, nothing is loaded from anywhere.${
+    (data.invalid ?? "").startsWith("unfinished") ? "" : " The numbers are those of leaderboard.csv beside it, and are made of records alone."}`;
 }
 
 page();
