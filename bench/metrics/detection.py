@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bench.metrics.uncertainty import Design, Estimate, Share, wilson
 from bench.metrics.unlearning import CELL, shows
-from bench.types import KINDS, Target
+from bench.types import KINDS, Kind, Target
 
 
 def detection(outcomes: pd.DataFrame, targets: Sequence[Target]) -> dict[str, Any] | None:
@@ -20,11 +21,12 @@ def detection(outcomes: pd.DataFrame, targets: Sequence[Target]) -> dict[str, An
     (target, picture without it) in which an edit changed anything, `n` of them, of `pictures` different ones, and `low`, `high`,
     a 95 % interval for other noise, in which different targets' pictures of one request vary together.
     """
-    own = {str(target): outcomes[outcomes["target"] == str(target)] for target in targets}
-    found = {str(target): rates for target in targets if (rates := false_positives(own[str(target)], target))}
+    groups = {str(target): own for target, own in outcomes.groupby("target", observed=True)}
+    own = {str(target): groups[str(target)] for target in targets if str(target) in groups}
+    found = {name: rates for name, part in own.items() if (rates := false_positives(part, Target.parse(name)))}
     if not found:
         return None
-    unrelated = pd.concat([own[str(target)][~shows(own[str(target)], target)] for target in targets if str(target) in found])
+    unrelated = pd.concat([own[name][~shows(own[name], Target.parse(name))] for name in found])
     pooled = _pooled(unrelated.dropna(subset=["first_edit"]))
     return {"pooled": pooled, "targets": found}
 
@@ -46,27 +48,31 @@ def false_positives(outcomes: pd.DataFrame, target: Target) -> dict[str, Any] | 
     `unrelated`, `low`, `high` (Wilson's 95 % interval), `n`, and `worst`, the other concept with the largest share, with its own
     interval, which knows nothing of the choice.
     """
-    seen = outcomes.dropna(subset=["first_edit"])
-    if seen.empty:
+    first = outcomes["first_edit"].to_numpy(np.float64, na_value=np.nan)
+    shown, watched, acted = shows(outcomes, target).to_numpy(), ~np.isnan(first), first >= 0
+    if not (watched & ~shown).any():
         return None
-    own = shows(seen, target)
-    acted = seen["first_edit"] >= 0
-    related, unrelated = acted[own], acted[~own]
-    if unrelated.empty:
-        return None
-    others = [
-        {"concept": f"{kind}:{name}", **_share(group)}
-        for kind in KINDS
-        for name, group in unrelated.groupby(seen.loc[~own, kind], observed=True)
-        if name not in target.names(kind)
-    ]
-    rates = _share(unrelated)
+    worst = [_worst(outcomes[kind], acted, watched & ~shown, kind, target) for kind in KINDS]
+    related, rates = acted[watched & shown], _share(acted[watched & ~shown])
     return {
         "target": float(related.mean()) if len(related) else None, "target_n": len(related), "unrelated": rates.pop("share"), **rates,
-        "worst": max(others, key=lambda other: other["share"]),
+        "worst": max((own for own in worst if own), key=lambda own: own["share"]),
     }  # fmt: skip
 
 
-def _share(acted: pd.Series) -> dict[str, Any]:
+def _worst(
+    names: pd.Series, acted: NDArray[np.bool_], counted: NDArray[np.bool_], kind: Kind, target: Target
+) -> dict[str, Any] | None:  # fmt: skip
+    """Of a kind's concepts beside the target's, the one in whose counted pictures it acted most often, the first by name of several."""
+    codes, known = pd.factorize(names, sort=True)
+    n, hits = (np.bincount(codes[own], minlength=len(known)) for own in (counted, counted & acted))
+    others = (n > 0) & ~np.isin(np.asarray(known, dtype=object), list(target.names(kind)))
+    if not others.any():
+        return None
+    place = int(np.argmax(np.where(others, hits / np.maximum(1, n), -1.0)))
+    return {"concept": f"{kind}:{known[place]}", **_share(acted[counted & (codes == place)])}
+
+
+def _share(acted: NDArray[np.bool_]) -> dict[str, Any]:
     low, high = wilson(int(acted.sum()), len(acted)) or (0.0, 1.0)
     return {"share": float(acted.mean()), "low": low, "high": high, "n": len(acted)}
