@@ -9,14 +9,15 @@ import pandas as pd
 from bench.errors import BenchError, unknown
 from bench.files import unsealed
 
-TABLES = ("leaderboard", "targets", "became", "differences", "attacks", "attack_curves", "attack_prompts")
+TABLES = ("leaderboard", "targets", "became", "differences", "attacks", "attack_curves", "attack_prompts", "published")
 
 
 def load_leaderboard(folder: str | Path, table: str = "leaderboard") -> pd.DataFrame:
     """A table of a run, or of what was published of one.
 
     `leaderboard` has one line per method and value, unrounded: label, column, value, low, high, n, unit, rank, … (`targets`: one per
-    method and target; `differences`: one per pair of methods). Every line names its protocol, provenance and whether it is valid.
+    method and target; `differences`: one per pair of methods; `published`: what papers say). Every line of ours names its protocol,
+    provenance and whether it is valid.
     BenchError for another table, a folder without it, or a record that was edited.
     """
     if table not in TABLES:

@@ -98,7 +98,7 @@ def _next(store: Store, entries: Sequence[Mapping[str, Any]], files: Set[str], f
     left = [entry for entry in entries if entry["unit"] not in files and entry["fit"] not in failed]
     if not left:
         return ""
-    unfitted = next((entry for entry in left if not packed.exists(store.folder / "erasures" / entry["fit"])), None)
+    unfitted = next((entry for entry in left if entry["target"] and not packed.exists(store.folder / "erasures" / entry["fit"])), None)
     entry = unfitted or left[0]
     return f"{'fitting' if unfitted else 'sampling'} {entry['method']}" + (f" on {entry['target']}" if entry["target"] else "")
 

@@ -185,7 +185,7 @@ def store_of(folder: Path, units: Sequence[Unit]) -> Store:
 def test_status_counts_and_foretells(tmp_path: Path) -> None:
     store = store_of(tmp_path, UNITS)
     assert progress_of(store).total.units_done == 0
-    assert progress_of(store).sentence() == "12 pictures are left."
+    assert progress_of(store).sentence() == "12 pictures are left. Next: sampling none."
     for number, one in enumerate(UNITS[:2]):
         store.write_unit(one.id, FRAME, "", "all")
         os.utime(store.unit_files(one.id)[0].path, (1000 + 2 * number, 1000 + 2 * number))

@@ -25,6 +25,8 @@ def compare(records: Sequence[Record], first: str, second: str, rules: MetricRul
     BenchError for labels that are not there or rows with different targets of a kind.
     """
     pair = rows_named(records, (first, second))
+    if first == second:
+        raise BenchError(f"{first} is the same row twice: name two.")
     for kind in KINDS:
         targets = [{target for target in record.outcomes["target"] if target and kind_of(target) == kind} for record in pair]
         if targets[0] != targets[1] and all(targets):

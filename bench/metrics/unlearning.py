@@ -9,7 +9,7 @@ Means over targets and their intervals are in `bench.metrics.aggregate`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -131,7 +131,15 @@ def below_floor(outcomes: pd.DataFrame, rules: MetricRules, floors: Floors) -> s
 
 def shows(pictures: pd.DataFrame, target: Target) -> pd.Series:
     """Which pictures were prompted with one of the target's concepts."""
-    return pictures["style"].isin(target.names("style")) | pictures["object"].isin(target.names("object"))
+    return pd.Series(among(pictures["style"], target.names("style")) | among(pictures["object"], target.names("object")), pictures.index)
+
+
+def among(column: pd.Series, names: Iterable[str]) -> NDArray[np.bool_]:
+    """[n], which are one of a few names: `isin` of categories takes several times as long."""
+    found = np.zeros(len(column), bool)
+    for name in names:
+        found |= (column == name).to_numpy(bool)
+    return found
 
 
 @dataclass(frozen=True)
@@ -215,7 +223,7 @@ def shares(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: in
     """UA, IRA and CRA of judged pictures with columns `unit`, `alone` (the only one of its cell) and `unedited`."""
     own = [kind for kind in KINDS if target.names(kind)]
     other = [kind for kind in KINDS if not target.names(kind)]
-    named = {kind: pictures[kind].isin(target.names(kind)).to_numpy() for kind in own}
+    named = {kind: among(pictures[kind], target.names(kind)) for kind in own}
     retained = ~np.logical_or.reduce(list(named.values()))
     crossed = np.ones(len(pictures), bool) if rules.cra_includes_target else retained
     if rules.style_cra_plain and "style" in own:
@@ -231,8 +239,7 @@ def shares(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: in
 
 def counted(pictures: pd.DataFrame, kind: Kind, rules: MetricRules) -> NDArray[np.bool_]:
     """[n], those that were prompted with a concept of this kind."""
-    found: NDArray[np.bool_] = ~pictures[kind].isin(("", *rules.uncounted)).to_numpy()
-    return found
+    return ~among(pictures[kind], ("", *rules.uncounted))
 
 
 def _accuracy(pictures: pd.DataFrame, wanted: Mapping[Kind, NDArray[np.bool_]], units: int) -> Share:

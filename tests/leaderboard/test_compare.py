@@ -45,5 +45,7 @@ def test_rows_of_different_targets_are_not_compared() -> None:
     few = record("Few", targets=("style:a", "style:b"))
     with pytest.raises(BenchError, match="different style targets"):
         compare([none(), record("Good"), few], "Good", "Few", RULES)
+    with pytest.raises(BenchError, match="same row twice"):
+        compare([none(), few], "Few", "Few", RULES)
     with pytest.raises(BenchError, match='did you mean "Good"'):
         by_target([none(), record("Good")], "God", "none", RULES)

@@ -33,7 +33,8 @@ function tradeoff(kind) {
   const ranked = points.filter((point) => point.row.rank);
   const front = ranked.filter((a) => !ranked.some((b) => b !== a && b.kept >= a.kept && b.ua.value >= a.ua.value
     && (b.kept > a.kept || b.ua.value > a.ua.value))).sort((a, b) => a.kept - b.kept);
-  nodes.push(el("polyline", { class: "front", points: front.map((point) => `${at.x(point.kept)},${at.y(point.ua.value)}`).join(" ") }));
+  nodes.push(el("polyline", { class: "front", points: front.flatMap((point, k) => [...(k ? [`${at.x(front[k - 1].kept)},${at.y(point.ua.value)}`] : []),
+    `${at.x(point.kept)},${at.y(point.ua.value)}`]).join(" ") }));
   const tags = tagged(points);
   // What is on top of others is the tuned row.
   [...points].sort((a, b) => tags.get(b).second - tags.get(a).second).forEach((point) => {

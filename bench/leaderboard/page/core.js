@@ -38,7 +38,7 @@ function picker(label, options, change, chosen = options[0]) {
 
 function tabs(names, change) {
   const buttons = names.map(([key, text]) =>
-    el("button", { type: "button", role: "tab", "aria-selected": "false", onclick: () => choose(key) }, text));
+    el("button", { type: "button", role: "tab", "aria-controls": "table", "aria-selected": "false", onclick: () => choose(key) }, text));
   const choose = (key) => {
     names.forEach(([own], place) => {
       buttons[place].setAttribute("aria-selected", String(own === key));
@@ -90,7 +90,7 @@ function value(cell, column) {
 }
 
 function leaderboard() {
-  const place = el("div");
+  const place = el("div", { id: "table", role: "tabpanel" });
   const draw = (key) => {
     const table = data.tables.find((one) => one.key === key);
     let order = { column: null, down: true };
