@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from bench import packed
 from bench.errors import BenchError
-from bench.store import Store
+from bench.store import Store, recorded_plan
 
 LAST = 8
 """Bundles that the pace is taken from, as the units of one are written nearly all at once."""
@@ -98,9 +97,15 @@ def _next(store: Store, entries: Sequence[Mapping[str, Any]], files: Set[str], f
     left = [entry for entry in entries if entry["unit"] not in files and entry["fit"] not in failed]
     if not left:
         return ""
-    unfitted = next((entry for entry in left if entry["target"] and not packed.exists(store.folder / "erasures" / entry["fit"])), None)
+    fits: dict[str, Mapping[str, Any]] = {}
+    for entry in left:
+        fits.setdefault(entry["fit"], entry)
+    missing = (own for fit, own in fits.items() if own["target"] and not packed.exists(store.folder / "erasures" / fit))
+    unfitted = next(missing, None)
     entry = unfitted or left[0]
-    return f"{'fitting' if unfitted else 'sampling'} {entry['method']}" + (f" on {entry['target']}" if entry["target"] else "")
+    attack = "" if unfitted else entry.get("attack", "")
+    verb = "fitting" if unfitted else "attacking" if attack else "sampling"
+    return f"{verb} {entry['method']}" + (f" on {entry['target']}" if entry["target"] else "") + (f" with {attack}" if attack else "")
 
 
 def _pace(entries: Sequence[Mapping[str, Any]], times: Mapping[str, float], begun: float) -> float | None:
@@ -124,9 +129,6 @@ def _pace(entries: Sequence[Mapping[str, Any]], times: Mapping[str, float], begu
 
 def _tabled(store: Store) -> str | None:
     """The plan that the tables are of."""
-    path = next(iter(sorted(store.folder.glob("records/*.json"))), None)
-    if path is None or not (store.folder / "leaderboard.csv").is_file():
-        return None
-    with suppress(ValueError, KeyError, TypeError, OSError):
-        return str(json.loads(path.read_text())["provenance"]["plan"])
+    with suppress(BenchError, OSError):
+        return recorded_plan(store.folder) if (store.folder / "leaderboard.csv").is_file() else None
     return None

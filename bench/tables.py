@@ -23,7 +23,7 @@ from bench.partial import records_so_far
 from bench.progress import progress_of
 from bench.published import published_rows
 from bench.registry import suite as find_suite
-from bench.store import Store, read_records
+from bench.store import Store, read_records, recorded_plan
 from bench.types import MetricRules, Record
 
 PAGE, LOOK = "report.html", "look.json"
@@ -50,7 +50,8 @@ def preview(store: Store) -> Leaderboard:
 def is_done(store: Store) -> bool:
     """Whether it has records of its last command, not of one before that had fewer methods."""
     plan = (store.read_json("plan.json", ["plan"]) or {}).get("plan")
-    return any(plan in (None, record.provenance.get("plan")) for record in read_records(store.folder))
+    recorded = recorded_plan(store.folder)
+    return recorded is not None and plan in (None, recorded)
 
 
 def refresh_page(store: Store) -> None:

@@ -56,6 +56,9 @@ def test_time_left_is_told_from_the_first_unit_on(tmp_path: Path) -> None:
     assert progress_of(store).sentence() == "40 pictures are left. Next: fitting m on style:a."
     write_atomic(tmp_path / "erasures" / "f" / "erasure.json", b"{}")
     assert progress_of(store).sentence() == "40 pictures are left. Next: sampling m on style:a."
+    store.write_json("plan.json", {"plan": "p", "units": [{**unit, "attack": "mma"} for unit in units]})
+    assert progress_of(store).sentence() == "40 pictures are left. Next: attacking m on style:a with mma."
+    os.utime(plan, (1000, 1000))
     assert progress_of(store).pictures_a_second is None
     there = tmp_path / "units" / "00" / f"{units[0]['unit']}.{'0' * 16}.all.{'0' * 64}.parquet"
     there.parent.mkdir(parents=True)

@@ -16,6 +16,7 @@ def dispatch(crew: Crew, reporter: Reporter, stop: Callable[[], bool]) -> dict[s
     """Do all that the crew's outline says, and give what failed, by the id of the fit. Once `stop()`, nothing more is begun."""
     queue = _Queue(crew.outline)
     failed: dict[str, Failure] = {}
+    reporter.units(0, queue.units, 0)
     while True:
         for worker in [] if stop() else list(crew.idle()):
             task = queue.take(worker)
@@ -32,7 +33,7 @@ def dispatch(crew: Crew, reporter: Reporter, stop: Callable[[], bool]) -> dict[s
                 queue.holds.pop(worker, None)
                 reporter.warn(f"A worker process ended in the middle of {queue.words(task)}: another takes its place")
                 failed |= queue.again(task)
-        reporter.units(queue.units - queue.left, queue.units, len(failed))
+            reporter.units(queue.units - queue.left, queue.units, len(failed))
 
 
 class _Queue:
