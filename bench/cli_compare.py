@@ -26,6 +26,7 @@ def compare(
     Example: `python -m bench compare results/runs/minicanvas-quick saeuron "saeuron (untuned)"`
     """
     from bench.leaderboard import compare as leaderboard
+    from bench.leaderboard.build import seen_alike
     from bench.tables import rows_of
 
     records, rules = rows_of(folder)
@@ -35,10 +36,10 @@ def compare(
     if len(sure):
         title = f"UA of concepts, each interval 95 % alone; {len(table) - len(sure)} more may not differ"
         show_frame(_in_percent(sure, first, second), title)
-    pair = leaderboard.rows_named(records, (first, second))
-    if leaderboard.seen_alike(*pair):
+    ours, theirs = leaderboard.rows_named(records, (first, second))
+    if seen_alike(ours, theirs):
         out.print("The judge saw the same in every picture of both.")
-    for text in leaderboard.made_otherwise(*pair):
+    for text in leaderboard.made_otherwise(ours, theirs):
         out.print(f"Made otherwise: {text}", highlight=False, soft_wrap=True)
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -296,24 +296,28 @@ def _ranks(entries: Mapping[str, Entry], estimates: Aggregate, kind: str) -> dic
         score = estimates.noise.get((key, kind), {}).get("score")
         if key != NONE and not entry.record.card.control and not entry.lacks(kind) and score is not None:
             scores[key] = score
-    alike = Counter((entries[key].record.method, own.value) for key, own in scores.items())
-    first: dict[tuple[str, str], str] = {}
-    same = {}
-    for key, own in scores.items():
-        record = entries[key].record
-        digest = _outcomes_digest(record, kind) if alike[record.method, own.value] > 1 else key
-        same[key] = first.setdefault((record.method, digest), key)
-    spans = estimates.ranks(list(first.values()), kind)
-    return {
-        key: Rank(1 + sum(scores[other].value > own.value for other in first.values()), *spans[same[key]]) for key, own in scores.items()
-    }
+
+    def alike(one: str, other: str) -> bool:
+        ours, theirs = entries[one].record, entries[other].record
+        return scores[one].value == scores[other].value and ours.method == theirs.method and seen_alike(ours, theirs, kind)
+
+    same: dict[str, str] = {}
+    for key in scores:
+        same[key] = next((first for first in same.values() if alike(first, key)), key)
+    counted = list(dict.fromkeys(same.values()))
+    spans = estimates.ranks(counted, kind)
+    return {key: Rank(1 + sum(scores[other].value > own.value for other in counted), *spans[same[key]]) for key, own in scores.items()}
 
 
-def _outcomes_digest(record: Record, kind: str) -> str:
-    """Of what was seen on targets of a kind."""
-    own = {target for target in set(record.outcomes["target"]) if kind_of(target) == kind}
+def seen_alike(first: Record, second: Record, kind: str | None = None) -> bool:
+    """Whether the judge saw the same in every picture of two rows, or in those for targets of a kind."""
+    return _seen(first, kind) == _seen(second, kind)
+
+
+def _seen(record: Record, kind: str | None) -> list[list[Any]]:
+    own = {target for target in set(record.outcomes["target"]) if kind is None or kind_of(target) == kind}
     places = [place for place, target in enumerate(record.outcomes["target"]) if target in own]
-    return content_hash([[record.outcomes[name][place] for place in places] for name in OUTCOMES])
+    return [[record.outcomes[name][place] for place in places] for name in OUTCOMES]
 
 
 def _citations(records: Sequence[Record]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import BenchError, unknown
-from bench.leaderboard.build import OUTCOMES, outcome_frames
+from bench.leaderboard.build import outcome_frames
 from bench.leaderboard.notes import budget_of, kind_of, tuned_values
 from bench.leaderboard.table import KINDS
 from bench.metrics.aggregate import aggregate
@@ -50,11 +50,6 @@ def by_target(records: Sequence[Record], first: str, second: str, rules: MetricR
         own = {label: frame[frame["target"] == target] if label != NONE else frame for label, frame in frames.items()}
         rows += [{"target": target, **row} for row in _compared(own, first, second, rules) if row["metric"] == "ua"]
     return pd.DataFrame(sorted(rows, key=lambda row: -abs(row["difference"])), columns=["target", *COLUMNS])
-
-
-def seen_alike(first: Record, second: Record) -> bool:
-    """Whether the judge saw the same in every picture of both, as where tuning changed nothing."""
-    return all(first.outcomes[name] == second.outcomes[name] for name in OUTCOMES)
 
 
 def made_otherwise(first: Record, second: Record) -> list[str]:

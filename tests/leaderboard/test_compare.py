@@ -6,7 +6,8 @@ import pytest
 from made_up import RULES, Judge, half, none, perfect, record
 
 from bench.errors import BenchError
-from bench.leaderboard.compare import by_target, compare, made_otherwise, seen_alike
+from bench.leaderboard.build import seen_alike
+from bench.leaderboard.compare import by_target, compare, made_otherwise
 
 
 def keeps(erased: str) -> Judge:
