@@ -55,8 +55,8 @@ class Design:
     def __init__(self, strata: Sequence[object] | NDArray[np.generic]) -> None:
         """A stratum per unit. Units that are alone in theirs are compared with one another."""
         _, codes, counts = np.unique(np.asarray(strata).astype(str), return_inverse=True, return_counts=True)
-        alone = counts[codes] == 1
-        _, self.stratum, self.counts = np.unique(np.where(alone, -1, codes), return_inverse=True, return_counts=True)
+        self.alone: NDArray[np.bool_] = counts[codes] == 1
+        _, self.stratum, self.counts = np.unique(np.where(self.alone, -1, codes), return_inverse=True, return_counts=True)
 
     @cached_property
     def freedom(self) -> int:

@@ -58,7 +58,7 @@ def scores(outcomes: pd.DataFrame, target: Target, rules: MetricRules) -> Scores
     other kind, which a mixed target does not have. All are means over concepts, so that each weighs the same.
     A picture counts once for each kind that it is judged by.
     """
-    found = shares(_judged(outcomes).assign(unit=0, alone=False, unedited=False), target, rules, units=1)
+    found = shares(_judged(outcomes).assign(unit=0, unedited=False), target, rules, Design([0]))
     ua, ira, cra = (_or_none(own.value) for own in found)
     return Scores(ua, ira, cra, *(own.n for own in found))
 
@@ -160,7 +160,7 @@ class Paired:
     def shares(self, rules: MetricRules) -> Mapping[tuple[str, str], tuple[Share, Share, Share]]:
         """UA, IRA and CRA by (method, target), counted once."""
         if rules not in self._shares:
-            self._shares[rules] = {key: shares(frame, Target.parse(key[1]), rules, self.units) for key, frame in self.pictures.items()}
+            self._shares[rules] = {key: shares(frame, Target.parse(key[1]), rules, self.design) for key, frame in self.pictures.items()}
         return self._shares[rules]
 
     def by_kind(self) -> Iterator[tuple[tuple[str, str], list[str]]]:
@@ -188,7 +188,6 @@ def pair(outcomes: Outcomes, rules: MetricRules) -> Paired:
     cells = pd.concat([frame[CELL] for frame in edited.values()]).drop_duplicates().sort_values(CELL, ignore_index=True)
     cells["request"] = np.arange(len(cells), dtype=np.int32)
     cells["unit"] = pd.factorize(cells["seed"])[0] if rules.shared_noise else cells["request"]
-    cells["alone"] = not rules.shared_noise and cells.groupby(["style", "object"], observed=True)["unit"].transform("size") == 1
     none = outcomes[NONE].astype({"seed": cells["seed"].dtype}).merge(cells, on=CELL).assign(unedited=True)
     by_target = {method: _by_target(_with_unedited(frame).merge(cells, on=CELL)) for method, frame in edited.items()}
     pictures: dict[tuple[str, str], pd.DataFrame] = {}
@@ -219,8 +218,8 @@ def _judged(outcomes: pd.DataFrame) -> pd.DataFrame:
     return outcomes if judged.all() else outcomes[judged]
 
 
-def shares(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: int) -> tuple[Share, Share, Share]:
-    """UA, IRA and CRA of judged pictures with columns `unit`, `alone` (the only one of its cell) and `unedited`."""
+def shares(pictures: pd.DataFrame, target: Target, rules: MetricRules, design: Design) -> tuple[Share, Share, Share]:
+    """UA, IRA and CRA of judged pictures with columns `unit`, of the design, and `unedited`."""
     own = [kind for kind in KINDS if target.names(kind)]
     other = [kind for kind in KINDS if not target.names(kind)]
     named = {kind: among(pictures[kind], target.names(kind)) for kind in own}
@@ -229,11 +228,11 @@ def shares(pictures: pd.DataFrame, target: Target, rules: MetricRules, units: in
     if rules.style_cra_plain and "style" in own:
         crossed = crossed & (pictures["style"] == "").to_numpy()
     asked = {kind: counted(pictures, kind, rules) for kind in KINDS}
-    kept = _accuracy(pictures, named, units)
+    kept = _accuracy(pictures, named, design)
     return (
         Share(1 - kept.value, -kept.influences, kept.pictures, kept.unedited),
-        _accuracy(pictures, {kind: retained & asked[kind] for kind in own}, units),
-        _accuracy(pictures, {kind: crossed & asked[kind] for kind in other}, units),
+        _accuracy(pictures, {kind: retained & asked[kind] for kind in own}, design),
+        _accuracy(pictures, {kind: crossed & asked[kind] for kind in other}, design),
     )
 
 
@@ -242,9 +241,9 @@ def counted(pictures: pd.DataFrame, kind: Kind, rules: MetricRules) -> NDArray[n
     return ~among(pictures[kind], ("", *rules.uncounted))
 
 
-def _accuracy(pictures: pd.DataFrame, wanted: Mapping[Kind, NDArray[np.bool_]], units: int) -> Share:
+def _accuracy(pictures: pd.DataFrame, wanted: Mapping[Kind, NDArray[np.bool_]], design: Design) -> Share:
     """Mean over the concepts of the share of their pictures, of those wanted [n] of a kind, that were judged right."""
-    rates: list[Array] = []
+    rates, units = list[Array](), len(design.stratum)
     influences, counts, unedited = np.zeros(units), np.zeros(units), np.zeros(units)
     for kind, mask in wanted.items():
         concepts = pictures[kind][mask]
@@ -253,8 +252,8 @@ def _accuracy(pictures: pd.DataFrame, wanted: Mapping[Kind, NDArray[np.bool_]], 
         judged = np.bincount(codes)
         rates.append(np.bincount(codes, hits) / judged)
         apart = (hits - rates[-1][codes]) / judged[codes]
-        # A cell of one request has nothing to be compared with but its concept's others, whose mean it is part of.
-        alone = pictures["alone"].to_numpy()[mask] & (judged[codes] > 1)
+        # A unit that is alone has nothing to be compared with but its concept's others, whose mean it is part of.
+        alone = design.alone[unit] & (judged[codes] > 1)
         apart = np.where(alone, apart * np.sqrt(judged[codes] / np.maximum(1, judged[codes] - 1)), apart)
         influences += np.bincount(unit, apart, minlength=units)
         counts += np.bincount(unit, minlength=units)
