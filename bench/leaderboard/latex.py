@@ -58,18 +58,9 @@ def _table(leaderboard: Leaderboard, table: str, markup: Markup) -> str:
 
     body = "\n\\midrule\n".join("\n".join(written(row) for row in group) for group in leaderboard.groups(table))
     marks = " Best bold, second underlined; small: 95 % intervals; in brackets: ranks that could be." if ranked else ""
-    lines = [
-        r"\begin{table*}", r"\setlength{\belowcaptionskip}{6pt}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-        r"\renewcommand{\arraystretch}{1.4}",
-        r"\sisetup{table-number-alignment=right,table-text-alignment=right}",
-        f"\\caption{{{_escape(f'{TITLES[table]}. {source_of(leaderboard)}{marks}')} Notes: Table~\\ref{{{NOTES}}}.}}",
-        f"\\label{{{_label(table)}}}",
-        # No wider than the page, whatever that is.
-        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{",
-        f"\\begin{{tabular}}{{{align}}}", r"\toprule", " & ".join(header) + r" \\", r"\midrule", body, r"\bottomrule", r"\end{tabular}}",
-        "\\end{table*}\n",
-    ]  # fmt: skip
-    return "\n".join(lines)
+    caption = f"{_escape(f'{TITLES[table]}. {source_of(leaderboard)}{marks}')} Notes: Table~\\ref{{{NOTES}}}."
+    settings = [r"\renewcommand{\arraystretch}{1.4}", r"\sisetup{table-number-alignment=right,table-text-alignment=right}"]
+    return _float(caption, _label(table), [*settings, *_tabular(align, header, body)])
 
 
 def _published(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -86,15 +77,9 @@ def _published(rows: Sequence[Mapping[str, Any]]) -> str:
 
     titles = ["Method", "Concepts", *(f"{{{name.upper()}}}" for name in figures), *(["UA under attack"] if attacked else [])]
     notes = [rf"\textsuperscript{{{n}}} {_escape(text)}" for n, text in enumerate(said, 1)]
-    lines = [
-        r"\begin{table*}", r"\setlength{\belowcaptionskip}{6pt}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{Published figures. {_escape(PUBLISHED_NOTE)}}}", r"\label{tab:unlearning-published}",
-        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{",
-        rf"\begin{{tabular}}{{ll*{{{len(figures)}}}{{S[table-format=3.2]}}{'l' if attacked else ''}}}", r"\toprule",
-        " & ".join(titles) + r" \\", r"\midrule",
-        *map(written, rows), r"\bottomrule", r"\end{tabular}}", r"\par\smallskip\raggedright", "\\par\n".join(notes), "\\end{table*}\n",
-    ]  # fmt: skip
-    return "\n".join(lines)
+    align = rf"ll*{{{len(figures)}}}{{S[table-format=3.2]}}{'l' if attacked else ''}"
+    content = [*_tabular(align, titles, "\n".join(map(written, rows))), r"\par\smallskip\raggedright", "\\par\n".join(notes)]
+    return _float(f"Published figures. {_escape(PUBLISHED_NOTE)}", "tab:unlearning-published", content)
 
 
 def _notes(leaderboard: Leaderboard, markup: Markup) -> str:
@@ -105,11 +90,19 @@ def _notes(leaderboard: Leaderboard, markup: Markup) -> str:
     notes = [f"Table~{', '.join(tables)}: {_escape(text)}" for text, tables in readings.items() if text]
     notes += [f"{markup.mark.format(n)} {_escape(text)}" for n, text in enumerate(leaderboard.footnotes, 1)]
     notes += map(_escape, leaderboard.remarks)
-    lines = [
-        r"\begin{table*}", r"\setlength{\belowcaptionskip}{6pt}",
-        rf"\caption{{{_escape(f'Notes to the tables of unlearning. {source_of(leaderboard)}')}}}", rf"\label{{{NOTES}}}",
-    ]  # fmt: skip
-    return "\n".join([*lines, r"\scriptsize\raggedright", "\\par\n".join(notes), "\\end{table*}\n"])
+    caption = _escape(f"Notes to the tables of unlearning. {source_of(leaderboard)}")
+    return _float(caption, NOTES, [r"\raggedright", "\\par\n".join(notes)])
+
+
+def _float(caption: str, label: str, content: Sequence[str]) -> str:
+    begin = [r"\begin{table*}", r"\setlength{\belowcaptionskip}{6pt}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}"]
+    return "\n".join([*begin, f"\\caption{{{caption}}}", f"\\label{{{label}}}", *content, "\\end{table*}\n"])
+
+
+def _tabular(align: str, header: Sequence[str], body: str) -> list[str]:
+    """No wider than the page, whatever that is."""
+    begin = [r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{", f"\\begin{{tabular}}{{{align}}}"]
+    return [*begin, r"\toprule", " & ".join(header) + r" \\", r"\midrule", body, r"\bottomrule", r"\end{tabular}}"]
 
 
 def _label(table: str) -> str:

@@ -36,9 +36,9 @@ function picker(label, options, change, chosen = options[0]) {
   return { node: el("label", {}, label, select), get value() { return select.value; } };
 }
 
-function tabs(names, change) {
+function tabs(names, controls, change) {
   const buttons = names.map(([key, text]) =>
-    el("button", { type: "button", role: "tab", "aria-controls": "table", "aria-selected": "false", onclick: () => choose(key) }, text));
+    el("button", { type: "button", role: "tab", "aria-controls": controls, "aria-selected": "false", onclick: () => choose(key) }, text));
   const choose = (key) => {
     names.forEach(([own], place) => {
       buttons[place].setAttribute("aria-selected", String(own === key));
@@ -138,7 +138,7 @@ function leaderboard() {
       el("table", {}, el("thead", {}, top), body)), el("details", {}, el("summary", {}, "How to read this table"),
       el("p", { class: "note" }, table.caption)));
   };
-  const bar = tabs(data.tables.map((table) => [table.key, table.title]), draw);
+  const bar = tabs(data.tables.map((table) => [table.key, table.title]), place.id, draw);
   const numbers = el("button", { type: "button", "aria-pressed": "false", onclick: () =>
     numbers.setAttribute("aria-pressed", String(place.classList.toggle("with-numbers"))) }, "Intervals in numbers");
   section("leaderboard", "Leaderboard", null, bar, el("div", { class: "bar" }, numbers), place,
