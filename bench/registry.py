@@ -190,11 +190,15 @@ def _broken(name: str, error: BaseException) -> BenchError:
 
 def method_summary(name: str) -> str:
     """First line of what its module says of itself, read without importing it. BenchError names it if it is broken."""
+    module, _, attribute = methods()[name].partition(":")
     try:
-        spec = importlib.util.find_spec(methods()[name].partition(":")[0])
+        spec = importlib.util.find_spec(module)
         if spec is None:
-            raise ModuleNotFoundError(f"there is no module {methods()[name].partition(':')[0]}")
-        return _first_line(spec.origin)
+            raise ModuleNotFoundError(f"there is no module {module}")
+        tree = _parsed(spec.origin)
+        if tree is not None and attribute and not _binds(tree, attribute):
+            raise AttributeError(f"the module {module} has no {attribute}")
+        return _first_line(tree)
     except Exception as error:  # to find a module its package is imported
         raise _broken(name, error) from error
 
@@ -217,24 +221,33 @@ def summary(module: str) -> str:
         spec = importlib.util.find_spec(module.partition(":")[0])
     except ImportError:
         return ""
-    return _first_line(spec.origin) if spec else ""
+    return _first_line(_parsed(spec.origin)) if spec else ""
 
 
 def class_summary(address: str) -> str:
     """First line of the docstring of a class "module:name", or of its module where the class has none; read without importing it."""
     module, _, name = address.partition(":")
     spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        return ""
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    kind = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
-    return ((kind and ast.get_docstring(kind)) or ast.get_docstring(tree) or "").partition("\n")[0]
+    tree = _parsed(spec.origin) if spec else None
+    kind = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None) if tree else None
+    return _first_line(kind) or _first_line(tree)
 
 
-def _first_line(origin: str | None) -> str:
-    if origin is None or not origin.endswith(".py"):
-        return ""
-    return (ast.get_docstring(ast.parse(Path(origin).read_text(encoding="utf-8"))) or "").partition("\n")[0]
+def _parsed(origin: str | None) -> ast.Module | None:
+    """The source of a module; None where it has none."""
+    return ast.parse(Path(origin).read_text(encoding="utf-8")) if origin and origin.endswith(".py") else None
+
+
+def _first_line(node: ast.Module | ast.ClassDef | None) -> str:
+    return ((ast.get_docstring(node) if node else None) or "").partition("\n")[0]
+
+
+def _binds(tree: ast.Module, name: str) -> bool:
+    """Whether a module's text defines, assigns or imports this name; `import *` may."""
+    nodes = list(ast.walk(tree))
+    bound = {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
+    bound |= {node.name for node in nodes if isinstance(node, ast.ClassDef)} | {node.id for node in nodes if isinstance(node, ast.Name)}
+    return not bound.isdisjoint((name, "*"))
 
 
 def suite(text: str) -> Any:

@@ -177,8 +177,10 @@ def test_a_kind_that_a_method_cannot_take_is_a_hole_with_its_reason(tmp_path: Pa
 
 
 def test_a_broken_plugin_is_named_and_the_rest_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = "lost = nowhere_at_all:Method\ncrooked = crooked_plugin:Method\nraises = raising_plugin:Method\nnot-one = raising:Method"
-    plugin(tmp_path / "site", entries, crooked_plugin="def (", raising_plugin='"""Raises."""\nraise RuntimeError("no GPU")')
+    addresses = {"lost": "nowhere_at_all", "crooked": "crooked_plugin", "raises": "raising_plugin", "classless": "empty_plugin"}
+    entries = "\n".join(f"{name} = {module}:Method" for name, module in addresses.items())
+    raising = '"""Raises."""\nraise RuntimeError("no GPU")\nclass Method: pass'
+    plugin(tmp_path / "site", entries, crooked_plugin="def (", raising_plugin=raising, empty_plugin="from pathlib import Path")
     monkeypatch.syspath_prepend(tmp_path / "site")
     listed = bench("list", "methods", cwd=tmp_path)
     assert listed.returncode == 0
@@ -187,6 +189,7 @@ def test_a_broken_plugin_is_named_and_the_rest_go_on(tmp_path: Path, monkeypatch
     lost = 'The method "lost" (nowhere_at_all:Method of the package bad-plugin) cannot be loaded, ModuleNotFoundError'
     assert lost in told
     assert 'The method "crooked" (crooked_plugin:Method of the package bad-plugin) cannot be loaded, SyntaxError' in told
+    assert "cannot be loaded, AttributeError: the module empty_plugin has no Method: mend or uninstall it." in told
     planned = bench("plan", "--preset", "smoke", "--methods", "uce", cwd=tmp_path)
     assert planned.returncode == 0, planned.stderr
     asked = bench("plan", "--preset", "smoke", "--methods", "uce,raises", cwd=tmp_path)
