@@ -39,7 +39,7 @@ def report(
     """
     from bench.files import write_atomic
     from bench.store import Store
-    from bench.tables import differing, is_done, merge, preview, publish, with_excerpt
+    from bench.tables import differing, finished, merge, preview, publish, with_excerpt
     from bench.tables import report as rebuild
 
     if len(folders) > 1 and to is None:
@@ -56,15 +56,15 @@ def report(
     store = Store(folders[0])
     if len(folders) > 1 or not store.config():
         leaderboard = merge(folders, place)
-    elif not is_done(store):
+    elif records := finished(store):
+        leaderboard = rebuild(Store.open(folders[0]), records)
+        if to is not None:
+            publish(store, to)
+    else:
         if to is not None or into is not None:
             raise BenchError(f"{folders[0]} is not done: what is there is for report.html alone. Finish it with the command that began it.")
         leaderboard = preview(Store.open(folders[0]))
         err.print(f"Not done: only {folders[0] / 'report.html'} was written.", highlight=False, soft_wrap=True)
-    else:
-        leaderboard = rebuild(Store.open(folders[0]))
-        if to is not None:
-            publish(store, to)
     if into is not None:
         write_atomic(into, with_excerpt(into.read_text(), leaderboard, place.name).encode())
     show_leaderboard(leaderboard)

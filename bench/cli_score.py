@@ -126,7 +126,7 @@ def _show(store: Store, suite: Suite, record: Record) -> None:
         show_frame(pd.DataFrame(rows), f"{record.label} ({record.protocol})")
     methods = {kept.method for kept in store.records()}
     if "none" in methods and len(methods) > 1:
-        show_leaderboard(report(store))
+        show_leaderboard(report(store, store.records()))
     elif record.method != "none":
         err.print(
             "Score the unedited model's pictures too (--method none) to have scores, ranks and tables.", highlight=False, soft_wrap=True

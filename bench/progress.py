@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from bench import packed
 from bench.errors import BenchError
-from bench.store import Store, recorded_plan
+from bench.store import Store
 
 LAST = 8
 """Bundles that the pace is taken from, as the units of one are written nearly all at once."""
@@ -129,6 +130,9 @@ def _pace(entries: Sequence[Mapping[str, Any]], times: Mapping[str, float], begu
 
 def _tabled(store: Store) -> str | None:
     """The plan that the tables are of."""
-    with suppress(BenchError, OSError):
-        return recorded_plan(store.folder) if (store.folder / "leaderboard.csv").is_file() else None
+    path = next(iter(sorted(store.folder.glob("records/*.json"))), None)
+    if path is None or not (store.folder / "leaderboard.csv").is_file():
+        return None
+    with suppress(ValueError, KeyError, TypeError, OSError):
+        return str(json.loads(path.read_text())["provenance"]["plan"])
     return None

@@ -44,7 +44,7 @@ def run(crew: Crew, folder: Path, reporter: Reporter, stop: Callable[[], bool]) 
     for fit in failed.keys() - store.failures().keys():  # what ended its process could not tell
         store.write_failure(fit, failed[fit])
     finish = crew.finish(failed)
-    return Ended(report(store) if finish.written else None, finish.left, finish.failed)
+    return Ended(report(store, store.records()) if finish.written else None, finish.left, finish.failed)
 
 
 def crew_of(job: Job, engine: Engine, listener: Listener, stop: Callable[[], bool]) -> Crew:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -255,21 +254,6 @@ class Store:
         return found
 
 
-def recorded_plan(folder: Path) -> str | None:
-    """The plan that the first of the records below a folder is of, without reading the others; None without one. BenchError as there."""
-    path = next(iter(sorted((folder / "records").glob("*.json"))), None)
-    if path is None:
-        return None
-    try:
-        return str(json.loads(path.read_bytes())["provenance"].get("plan", ""))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _no_record(path, error) from error
-
-
-def _no_record(path: Path, error: Exception) -> BenchError:
-    return BenchError(f"{path} is not a record ({error}): delete it and give the run's command again.")
-
-
 def read_records(folder: Path) -> list[Record]:
     """The records below a folder, by label. BenchError for one that is none."""
     found: list[Record] = []
@@ -278,7 +262,7 @@ def read_records(folder: Path) -> list[Record]:
         try:
             record = Record.from_json(path.read_bytes())
         except (ValueError, KeyError, TypeError) as error:
-            raise _no_record(path, error) from error
+            raise BenchError(f"{path} is not a record ({error}): delete it and give the run's command again.") from error
         found.append(replace(record, outcomes={name: _shared(column, known) for name, column in record.outcomes.items()}))
     return sorted(found, key=lambda record: record.label)
 

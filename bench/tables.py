@@ -23,17 +23,17 @@ from bench.partial import records_so_far
 from bench.progress import progress_of
 from bench.published import published_rows
 from bench.registry import suite as find_suite
-from bench.store import Store, read_records, recorded_plan
+from bench.store import Store, read_records
 from bench.types import MetricRules, Record
 
 PAGE, LOOK = "report.html", "look.json"
 
 
-def report(store: Store) -> Leaderboard:
-    """Tables and picture from the records and units that are there, into the run's folder."""
-    leaderboard = leaderboard_of(store)
-    write_tables(leaderboard, store, store.folder)
-    write_page(leaderboard, store.records(), [store], store.folder)
+def report(store: Store, records: Sequence[Record]) -> Leaderboard:
+    """Tables and picture from a run's records and the units that are there, into its folder."""
+    leaderboard = leaderboard_of(store, records)
+    write_tables(leaderboard, records, store, store.folder)
+    write_page(leaderboard, records, [store], store.folder)
     return leaderboard
 
 
@@ -47,29 +47,31 @@ def preview(store: Store) -> Leaderboard:
     return leaderboard
 
 
-def is_done(store: Store) -> bool:
-    """Whether it has records of its last command, not of one before that had fewer methods."""
-    plan = (store.read_json("plan.json", ["plan"]) or {}).get("plan")
-    recorded = recorded_plan(store.folder)
-    return recorded is not None and plan in (None, recorded)
+def finished(store: Store) -> list[Record]:
+    """The records of its last command, not of one before that had fewer methods; none before it is done. See `Store.records`."""
+    if not any((store.folder / "records").glob("*.json")):
+        return []
+    plan, records = (store.read_json("plan.json", ["plan"]) or {}).get("plan"), store.records()
+    return records if plan in (None, records[0].provenance.get("plan")) else []
 
 
 def refresh_page(store: Store) -> None:
     """`report.html` again, of a run that is done or not."""
-    if is_done(store):
-        write_page(leaderboard_of(store), store.records(), [store], store.folder)
+    records = finished(store)
+    if records:
+        write_page(leaderboard_of(store, records), records, [store], store.folder)
     else:
         preview(store)
 
 
-def write_tables(leaderboard: Leaderboard, store: Store, folder: Path) -> None:
+def write_tables(leaderboard: Leaderboard, records: Sequence[Record], store: Store, folder: Path) -> None:
     """Every file that is made of records and units, but for the page."""
     write_all(leaderboard, folder)
     draw_grid(store, folder)
     draw_attacks(store, folder)
     order = store.config().get("sequential")
     if order:
-        table = sequence(store.records(), order, find_suite(store.config()["suite"]).rules)
+        table = sequence(records, order, find_suite(store.config()["suite"]).rules)
         write_atomic(folder / "sequential.csv", table.to_csv(index=False, lineterminator="\n").encode())
         write_atomic(folder / "sequential.md", to_markdown(table, order).encode())
 
@@ -81,10 +83,10 @@ def write_page(leaderboard: Leaderboard, records: Sequence[Record], stores: Sequ
     write_atomic(folder / PAGE, to_html(leaderboard, records, pictures, looks).encode())
 
 
-def leaderboard_of(store: Store) -> Leaderboard:
+def leaderboard_of(store: Store, records: Sequence[Record]) -> Leaderboard:
     """The table that a run's records make."""
     config = store.config()
-    return _leaderboard(store.records(), config["suite"], config["preset"], str(store.folder / "config.json"))
+    return _leaderboard(records, config["suite"], config["preset"], str(store.folder / "config.json"))
 
 
 def merged(folders: Sequence[Path]) -> tuple[Leaderboard, list[Record]]:
@@ -137,7 +139,7 @@ def leaderboard_from(folder: Path) -> Leaderboard:
     """The table of a run, or of what was published of one."""
     config = Store(folder).config()
     if config:
-        return leaderboard_of(Store(folder))
+        return leaderboard_of(Store(folder), Store(folder).records())
     records, _ = rows_of(folder)
     return _leaderboard(records, suite_name(records), records[0].protocol.split("/")[1], str(folder))
 
@@ -164,8 +166,9 @@ def differing(folders: Sequence[Path], at: Path, into: Path | None = None) -> li
             Store(made).write_records(records)
             write_all(leaderboard, made)
         else:
-            leaderboard = leaderboard_of(store)
-            write_tables(leaderboard, store, made)
+            records = store.records()
+            leaderboard = leaderboard_of(store, records)
+            write_tables(leaderboard, records, store, made)
         pairs = [(at / path.relative_to(made), path) for path in sorted(made.rglob("*")) if path.is_file()]
         found = [own for own, path in pairs if not own.is_file() or own.read_bytes() != path.read_bytes()]
     if into is not None and with_excerpt(into.read_text(), leaderboard, at.name) != into.read_text():
