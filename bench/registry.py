@@ -30,7 +30,7 @@ CLASSIFIERS = {
 """Name → what loads it, given a folder or file and a device."""
 SUITES = {"minicanvas": "bench.suites.minicanvas", "unlearncanvas": "bench.suites.unlearncanvas"}
 ATTACKS = {
-    "unlearndiffatk": "bench.attacks.unlearndiffatk:UnlearnDiffAtk", "null": "bench.attacks.unlearndiffatk:Null",
+    "unlearndiffatk": "bench.attacks.unlearndiffatk:UnlearnDiffAtk", "null-control": "bench.attacks.unlearndiffatk:Null",
     "p4d-n": "bench.attacks.p4d:P4DN", "p4d-k": "bench.attacks.p4d:P4DK", "cce": "bench.attacks.cce:CCE",
     "ring-a-bell": "bench.attacks.ring_a_bell:RingABell", "mma": "bench.attacks.mma:MMA", "random": "bench.attacks.simple:Random",
     "seed-search": "bench.attacks.simple:SeedSearch", "paraphrase": "bench.attacks.simple:Paraphrase",

@@ -31,7 +31,7 @@ def stored(folder: Path, size: int) -> Store:
         } for k in range(12)])  # fmt: skip
         store.write_unit(f"{unit:016x}", frame, "", "all")
         units.append({"unit": f"{unit:016x}", "fit": f"f{unit}", "method": method, "target": target, "pictures": 12, "bundle": 0})
-    store.write_json("plan.json", {"units": [*units, {**units[1], "unit": "f" * 16, "attack": "null"}], "plan": "p"})
+    store.write_json("plan.json", {"units": [*units, {**units[1], "unit": "f" * 16, "attack": "null-control"}], "plan": "p"})
     return store
 
 

@@ -116,7 +116,7 @@ def _searched(
         return drive(made.search(context), context.goals, judge, progress), ""
     except NoGradientError as error:
         worker.warn(f"{type(made).__name__}: {error} It is attacked with random tokens, chosen by its loss.")
-        kind, turns = find_attack("null"), max(1, made.judged)
+        kind, turns = find_attack("null-control"), max(1, made.judged)
         null = kind(kind.Config(timesteps=turns, iterations=max(1, made.gradient_steps // turns)))
         return drive(null.search(context), context.goals, judge, progress), f"black box: {error}"
 

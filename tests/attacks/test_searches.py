@@ -56,7 +56,7 @@ def made(name: str, **own: object) -> Attack:
 
 
 WHITE = {
-    "unlearndiffatk": {"timesteps": 3, "iterations": 2, "tokens": 2}, "null": {"timesteps": 3, "iterations": 2, "tokens": 2},
+    "unlearndiffatk": {"timesteps": 3, "iterations": 2, "tokens": 2}, "null-control": {"timesteps": 3, "iterations": 2, "tokens": 2},
     "p4d-n": {"iterations": 6, "every": 2, "states": 2, "tokens": 8}, "p4d-k": {"iterations": 6, "every": 2, "states": 2},
     "cce": {"iterations": 6, "every": 2},
 }  # fmt: skip
@@ -113,7 +113,7 @@ def test_unlearndiffatk_lowers_the_loss_that_it_minimises(model: DiffusionModel,
             return float((victim.predict([0] * 24, [prompt] * 24, noisy, times) - noise).square().mean())
 
     found = next(made("unlearndiffatk", timesteps=1, iterations=40, tokens=2, learning_rate=0.05).search(ctx))  # type: ignore[attr-defined]
-    drawn = next(made("null", timesteps=1, iterations=1, tokens=2).search(ctx))
+    drawn = next(made("null-control", timesteps=1, iterations=1, tokens=2).search(ctx))
     assert loss(found[0].request.prompt) < loss(drawn[0].request.prompt)
 
 

@@ -30,8 +30,8 @@ def row(found: pd.DataFrame, method: str, kind: str, attack: str) -> pd.Series:
 
 
 def test_shares_by_hand() -> None:
-    found = attacked({"uce": {"null": frame("x...", "xx.x", (0, 40, 200, 20), (0, 2, 10, 1))}})
-    style, obj = row(found, "uce", "style", "null"), row(found, "uce", "object", "null")
+    found = attacked({"uce": {"null-control": frame("x...", "xx.x", (0, 40, 200, 20), (0, 2, 10, 1))}})
+    style, obj = row(found, "uce", "style", "null-control"), row(found, "uce", "object", "null-control")
     assert (style["ua_before"], style["ua_after"], style["drop"]) == (0.5, 0, 0.5)
     assert (obj["ua_before"], obj["ua_after"], obj["drop"]) == (1, 0.5, 0.5)
     assert (style["goals"], style["gradient_steps"], style["judged"]) == (2, 40, 2), "means over what was attacked"
@@ -54,7 +54,7 @@ def test_a_goal_survives_the_union_only_if_it_survives_each() -> None:
 
 
 def test_success_is_a_function_of_the_budget() -> None:
-    found = curves({"uce": {"null": frame("x...", "xx.x", (0, 40, 200, 20), (0, 2, 10, 1))}})
+    found = curves({"uce": {"null-control": frame("x...", "xx.x", (0, 40, 200, 20), (0, 2, 10, 1))}})
     style = found[found["kind"] == "style"].set_index("judged")
     assert style["success"].to_dict() == {0: 0.5, 1: 0.5, 2: 1.0}
     assert style["gradient_steps"].to_dict() == {0: 0, 1: 0, 2: 40}
@@ -68,7 +68,7 @@ def test_intervals_are_of_shared_draws_and_cover() -> None:
     rng = np.random.default_rng(0)
     goals = pd.DataFrame([("style:neon", "neon", f"o{k}", 1) for k in range(200)], columns=["target", "style", "object", "seed"])
     own = goals.assign(clean=False, success=rng.random(200) < 0.3, confirmed=True, gradient_steps=1, judged=1)
-    found = row(attacked({"a": {"null": own}, "b": {"null": own}}), "a", "style", "null")
+    found = row(attacked({"a": {"null-control": own}, "b": {"null-control": own}}), "a", "style", "null-control")
     share = 1 - own["success"].mean()
     assert found["ua_after"] == pytest.approx(share)
     width = 1.96 * np.sqrt(share * (1 - share) / 200)
