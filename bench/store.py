@@ -14,7 +14,6 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -257,17 +256,9 @@ class Store:
 def read_records(folder: Path) -> list[Record]:
     """The records below a folder, by label. BenchError for one that is none."""
     found: list[Record] = []
-    known: dict[type, dict[Any, Any]] = {str: {}, int: {}}
     for path in sorted((folder / "records").glob("*.json")):
         try:
-            record = Record.from_json(path.read_bytes())
+            found.append(Record.from_json(path.read_bytes()))
         except (ValueError, KeyError, TypeError) as error:
             raise BenchError(f"{path} is not a record ({error}): delete it and give the run's command again.") from error
-        found.append(replace(record, outcomes={name: _shared(column, known) for name, column in record.outcomes.items()}))
     return sorted(found, key=lambda record: record.label)
-
-
-def _shared(column: list[Any], known: Mapping[type, dict[Any, Any]]) -> list[Any]:
-    """Words and seeds by one object each, where JSON has made one for every picture."""
-    own = known.get(type(column[0])) if column else None
-    return column if own is None else list(map(own.setdefault, column, column))

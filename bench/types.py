@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.columns import lines, packed, unpacked
 from bench.files import seal, unsealed
 
 Kind = Literal["style", "object"]
@@ -193,14 +194,18 @@ class Card:
     notes: str = ""
 
 
+SCHEMA = 2
+"""Of records as files."""
+
+
 @dataclass(frozen=True)
 class Record:
     """All that a table needs of one method in one run: one outcome per target × picture, feature distances, cost.
 
-    `outcomes` holds columns of equal length: target, style, object, seed, style_pred, object_pred and, unless the record is
-    older, far (whether a picture is far from every class, null where not measured). For `none`, which erases nothing,
+    `outcomes` holds columns of equal length: target, style, object, seed, style_pred, object_pred and far (whether a picture is
+    far from every class, null where not measured). For `none`, which erases nothing,
     target is "". `distances` maps a target to {"kernel": …, "frechet": … or null, "n": …,
-    "seeds": {"kernel": {seed: …}}} (of one seed's pictures alone; older records lack it);
+    "seeds": {"kernel": {seed: …}}} (of one seed's pictures alone);
     `cost` holds fit_seconds, shared_seconds (of what fits share, in all), seconds_per_image, ratio_to_none, peak_memory_mb, stored_mb
     (null where not measured); `missing` maps a target to the reason why it has no outcomes.
     """
@@ -224,27 +229,25 @@ class Record:
     attacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By an attack's label: attack (its name), version, config, card, seconds (of all goals), missing (target → why), outcomes (columns of
     equal length: target, style, object, seed, clean, success, confirmed, gradient_steps, judged, prompt …; `bench.metrics.robustness`)."""
-    schema: int = 1
+    schema: int = SCHEMA
 
     def to_json(self) -> str:
-        """One JSON object with sorted keys, columns on one line each."""
-        body = {**vars(self), "card": asdict(self.card)}  # not the slow deep copy of `asdict`
-        outcomes = body.pop("outcomes")
-        if not self.attacks:
-            del body["attacks"]
-        text = json.dumps(body, indent=1, sort_keys=True, allow_nan=False)
-        columns = ",\n".join(f'  "{name}": {json.dumps(outcomes[name], separators=(",", ":"))}' for name in sorted(outcomes))
-        return seal(text[:-2] + ',\n "outcomes": {\n' + columns + "\n }\n}\n").decode()
+        """One JSON object with sorted keys, a column on a line each (`bench.columns`)."""
+        body = {**vars(self), "card": asdict(self.card), "outcomes": _each(self.outcomes, packed)}  # not the slow deep copy of `asdict`
+        body["attacks"] = {name: {**own, "outcomes": _each(own["outcomes"], packed)} for name, own in self.attacks.items()}
+        return seal(lines(body) + "\n").decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Record:
-        """Inverse of `to_json`; older records have no digest. Raises KeyError, TypeError or ValueError on anything else."""
-        data = text.encode() if isinstance(text, str) else text
-        body = unsealed(data) if data.startswith(b'{"sha256"') else json.loads(data)
-        if not isinstance(body, dict):
-            raise ValueError("it is no JSON object")
-        if body.get("schema") != 1:
-            raise ValueError(f"record schema {body.get('schema')} is not 1")
-        body.pop("detection", None)  # of older records; tables make it of the outcomes
+        """Inverse of `to_json`. Raises KeyError, TypeError or ValueError on anything else."""
+        body = unsealed(text.encode() if isinstance(text, str) else text)
+        if body["schema"] != SCHEMA:
+            raise ValueError(f"record schema {body['schema']} is not {SCHEMA}")
         card = body.pop("card")
+        body["outcomes"] = _each(body["outcomes"], unpacked)
+        body["attacks"] = {name: {**own, "outcomes": _each(own["outcomes"], unpacked)} for name, own in body["attacks"].items()}
         return cls(card=Card(**{**card, "supports": tuple(card["supports"])}), **body)
+
+
+def _each(columns: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    return {name: change(column) for name, column in columns.items()}
