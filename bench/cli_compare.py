@@ -26,7 +26,7 @@ def compare(
     Example: `python -m bench compare results/runs/minicanvas-quick saeuron "saeuron (untuned)"`
     """
     from bench.leaderboard import compare as leaderboard
-    from bench.leaderboard.build import seen_alike
+    from bench.leaderboard.frames import seen_alike
     from bench.tables import rows_of
 
     records, rules = rows_of(folder)

@@ -9,13 +9,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.errors import BenchError
 from bench.leaderboard.attacks import attack_cells, attack_columns
+from bench.leaderboard.frames import CLIP, FAR, frames_of, records_by_key, seen_alike
 from bench.leaderboard.notes import Entry, Note, footnotes_of, kind_of
 from bench.leaderboard.table import COST, DISTANCES, KINDS, Cell, Leaderboard, Rank, Row, kind_columns, new_columns
 from bench.metrics import artifacts, robustness, unlearning
@@ -23,15 +23,10 @@ from bench.metrics.aggregate import Aggregate, aggregate
 from bench.metrics.detection import detection
 from bench.metrics.paired import all_differences
 from bench.metrics.uncertainty import Estimate
-from bench.metrics.unlearning import CELL, METRICS, NONE
+from bench.metrics.unlearning import METRICS, NONE
 from bench.prompts import LEARNED
 from bench.types import Floors, MetricRules, Record, Target, content_hash
 
-OUTCOMES = ["target", *CELL, "style_pred", "object_pred"]
-NAMES = [name for name in OUTCOMES if name != "seed"]
-FAR, CLIP = "far", "clip"
-MORE = {FAR: np.float32, CLIP: np.float64, "first_edit": np.float32}
-"""Columns of outcomes that not all records have, NaN for None."""
 CLIP_NAMES = ("clip_target", "clip_retained", "clip_all")
 
 
@@ -41,8 +36,8 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     A method is ranked among targets of a kind if it is no control and has outcomes for every such target that any record has
     or lacks: means over different targets do not compare. Raises BenchError on records that cannot stand in one table.
     """
-    by_key = _checked(records)
-    frames = _frames(by_key)
+    by_key = records_by_key(records)
+    frames = frames_of(by_key)
     paired = unlearning.pair(frames, rules)
     per_target, means, estimates = _metrics(paired, rules)
     wanted = sorted({*per_target["target"], *(target for record in records for target in record.missing)})
@@ -104,19 +99,6 @@ def _learned_json(prompt: str, values: Sequence[float]) -> str:
     return json.dumps({names[0]: list(values)}) if names and values else ""
 
 
-def outcome_frames(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
-    """Outcomes by label ("none" for the unedited model), as `bench.metrics` takes them."""
-    return _frames(_checked(records))
-
-
-def _frames(by_key: Mapping[str, Record]) -> dict[str, pd.DataFrame]:
-    """Outcomes of each, names as categories of one vocabulary: 7 million of them are compared in seconds."""
-    for record in by_key.values():
-        _check(record)
-    words = sorted({str(word) for record in by_key.values() for name in NAMES for word in set(record.outcomes[name]) if word is not None})
-    return {key: _frame(record, words) for key, record in by_key.items()}
-
-
 def _metrics(outcomes: unlearning.Outcomes, rules: MetricRules) -> tuple[pd.DataFrame, pd.DataFrame, Aggregate]:
     """What the metrics say of every method on every target, and on every kind of target, with what differences are made of."""
     per_target = unlearning.per_target(outcomes, rules).merge(artifacts.per_target(outcomes, rules), on=["method", "target"])
@@ -134,63 +116,6 @@ def _differences(estimates: Aggregate, kinds: Sequence[str], by_key: Mapping[str
     table = pd.DataFrame(rows)
     names = {key: record.label for key, record in by_key.items()}
     return table.assign(method=table["method"].map(names), other=table["other"].map(names)) if rows else table
-
-
-def _checked(records: Sequence[Record]) -> dict[str, Record]:
-    """Records by label, sorted; that of `none` under "none" whatever its label."""
-    protocols = sorted({record.protocol for record in records})
-    if len(protocols) > 1:
-        raise BenchError(f"The records are of different protocols ({', '.join(protocols)}): make one leaderboard for each.")
-    _check_made_alike(records)
-    nones = [record for record in records if record.method == NONE]
-    if len(nones) != 1:
-        raise BenchError(f'There are {len(nones)} records of the method "none": give exactly one, to compare with.')
-    by_key: dict[str, Record] = {NONE: nones[0]}
-    for record in records:
-        if record.method != NONE and record.label in (*by_key, nones[0].label):
-            raise BenchError(f'Two records are labelled "{record.label}": leave one out or give it another label.')
-        by_key.setdefault(NONE if record.method == NONE else record.label, record)
-    return dict(sorted(by_key.items()))
-
-
-def _check_made_alike(records: Sequence[Record]) -> None:
-    """BenchError for pictures of different models, or that different networks judged in one role; not all records have all roles."""
-    made_with: dict[str, tuple[str, str]] = {}
-    for record in records:
-        for what, digest in {"model": record.provenance.get("model"), **record.provenance.get("judges", {})}.items():
-            first, known = made_with.setdefault(what, (record.label, digest)) if digest else (record.label, digest)
-            if known != digest:
-                thing = "models" if what == "model" else f"networks for {what}"
-                raise BenchError(f"{first} and {record.label} are of different {thing}: make one leaderboard for each.")
-
-
-def _check(record: Record) -> None:
-    """BenchError for outcomes that make no table."""
-    lacking = [name for name in OUTCOMES if name not in record.outcomes]
-    lengths = {len(column) for column in record.outcomes.values()}
-    if lacking or len(lengths) > 1:
-        fault = f"lack {', '.join(lacking)}" if lacking else "are columns of different lengths"
-        raise BenchError(f'The outcomes of the record "{record.label}" {fault}: make the record again.')
-    for target in sorted({*record.missing, *(record.outcomes["target"] if record.method != NONE else ())}):
-        try:
-            Target.parse(target)
-        except ValueError as error:
-            raise BenchError(f'The record "{record.label}" has a wrong target ({error}): make the record again.') from error
-
-
-def _frame(record: Record, words: Sequence[str]) -> pd.DataFrame:
-    length = len(record.outcomes["target"])
-    # By hand, as pandas takes three times as long; as objects, as strings of Arrow are slower to look up.
-    code: dict[str | None, int] = {None: -1, **{word: place for place, word in enumerate(words)}}
-    vocabulary = pd.CategoricalDtype(pd.Index(words, dtype=object))
-
-    def named(column: Sequence[str | None]) -> pd.Categorical:
-        codes = np.fromiter(map(code.__getitem__, column), np.int16, length)
-        return pd.Categorical.from_codes(codes, dtype=vocabulary)
-
-    own = {name: named(record.outcomes[name]) if name in NAMES else record.outcomes[name] for name in OUTCOMES}
-    more = {name: np.array(record.outcomes[name], kind) for name, kind in MORE.items() if name in record.outcomes}
-    return pd.DataFrame(own | more)
 
 
 def _digest(record: Record) -> str:
@@ -307,17 +232,6 @@ def _ranks(entries: Mapping[str, Entry], estimates: Aggregate, kind: str) -> dic
     counted = list(dict.fromkeys(same.values()))
     spans = estimates.ranks(counted, kind)
     return {key: Rank(1 + sum(scores[other].value > own.value for other in counted), *spans[same[key]]) for key, own in scores.items()}
-
-
-def seen_alike(first: Record, second: Record, kind: str | None = None) -> bool:
-    """Whether the judge saw the same in every picture of two rows, or in those for targets of a kind."""
-    return _seen(first, kind) == _seen(second, kind)
-
-
-def _seen(record: Record, kind: str | None) -> list[list[Any]]:
-    own = {target for target in set(record.outcomes["target"]) if kind is None or kind_of(target) == kind}
-    places = [place for place, target in enumerate(record.outcomes["target"]) if target in own]
-    return [[record.outcomes[name][place] for place in places] for name in OUTCOMES]
 
 
 def _citations(records: Sequence[Record]) -> tuple[str, ...]:

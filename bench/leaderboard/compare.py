@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import BenchError, unknown
-from bench.leaderboard.build import outcome_frames
+from bench.leaderboard.frames import outcome_frames
 from bench.leaderboard.notes import budget_of, kind_of, tuned_values
 from bench.leaderboard.table import KINDS
 from bench.metrics.aggregate import aggregate

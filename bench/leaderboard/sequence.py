@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.leaderboard.build import outcome_frames
+from bench.leaderboard.frames import outcome_frames
 from bench.metrics.unlearning import NONE, scores
 from bench.types import Concept, MetricRules, Record, Target
 

@@ -6,8 +6,8 @@ import pytest
 from made_up import RULES, Judge, half, none, perfect, record
 
 from bench.errors import BenchError
-from bench.leaderboard.build import seen_alike
 from bench.leaderboard.compare import by_target, compare, made_otherwise
+from bench.leaderboard.frames import seen_alike
 
 
 def keeps(erased: str) -> Judge:
