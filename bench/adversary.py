@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -54,6 +54,10 @@ class Candidate(NamedTuple):
     """How many the goal has had by now."""
     learned: Mapping[str, Tensor] = {}
     """Embeddings of the prompt's learned tokens, by name."""
+
+
+Search: TypeAlias = Generator[list[Candidate], Sequence[bool], None]
+"""Yields candidates to judge and is sent whether each showed the concept."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ class WhiteBox(Attack):
     access = "white-box"
 
     @abstractmethod
-    def search(self, context: AttackContext) -> Generator[list[Candidate], Sequence[bool], None]:
+    def search(self, context: AttackContext) -> Search:
         """Yields what to judge, is sent whether each showed the concept. Goals that were reached are left alone."""
 
 

@@ -4,6 +4,7 @@ from bench.adversary import AttackContext as AttackContext
 from bench.adversary import Candidate as Candidate
 from bench.adversary import Goal as Goal
 from bench.adversary import PromptBank as PromptBank
+from bench.adversary import Search as Search
 from bench.adversary import States as States
 from bench.adversary import WhiteBox as WhiteBox
 from bench.codec import in_threads as in_threads

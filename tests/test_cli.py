@@ -14,8 +14,9 @@ import pytest
 from commands import bench, contents, process
 
 from bench.cli import main
-from bench.files import sealed_json, unsealed
+from bench.store import read_records
 from bench.suites.minicanvas import HOOKPOINTS
+from bench.types import Record
 
 FEW = ("run", "--preset", "smoke", "--batch-size", "4")
 SMOKE = (*FEW, "--methods", "uce,esd,sld,negative-prompt", "--set", "esd.iterations=2", "--set", "esd.trajectories=2")
@@ -82,9 +83,9 @@ def test_rows_of_several_runs_make_one_table(smoke: Path, tmp_path: Path) -> Non
     assert contents(tmp_path / "both", *tables) == contents(smoke, *tables)
 
     record = tmp_path / "second" / "records" / "uce.json"
-    body = unsealed(record.read_bytes())
-    body["outcomes"]["style_pred"][0] = None
-    record.write_bytes(sealed_json(body))
+    changed = Record.from_json(record.read_bytes())
+    changed.outcomes["style_pred"][0] = None
+    record.write_text(changed.to_json())
     for arguments, sentence in (
         (("first", "second", "--to", "x"), 'both have a row "uce", and they differ'),
         (("first", "second"), "--to FOLDER says where"),
@@ -156,29 +157,28 @@ def test_a_target_that_a_method_cannot_remove_is_a_hole_with_its_reason(tmp_path
     found = bench(*FEW, "--methods", "uce,negative-prompt", "--concepts", styles, "--steps", "1", "--out", "run", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert "found no text to retain" in " ".join(found.stdout.split())
-    record = json.loads((tmp_path / "run" / "records" / "uce.json").read_text())
-    assert list(record["missing"].values()) == ["UCE found no text to retain: erase fewer concepts at once."]
-    assert not record["outcomes"]["seed"]
+    record = Record.from_json((tmp_path / "run" / "records" / "uce.json").read_bytes())
+    assert list(record.missing.values()) == ["UCE found no text to retain: erase fewer concepts at once."]
+    assert not record.outcomes["seed"]
 
 
 def test_sae_methods_tell_how_often_they_act_and_leave_styles_to_others(tmp_path: Path) -> None:
     methods = "saeuron-detect,saeuron:error=none"
     found = bench(*FEW, "--methods", methods, "--concepts", "fish,neon", "--tuning", "untuned", "--out", "run", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
-    records = [json.loads(path.read_text()) for path in (tmp_path / "run" / "records").glob("*.json")]
-    by_label = {record["label"]: record for record in records}
+    by_label = {record.label: record for record in read_records(tmp_path / "run")}
     assert by_label.keys() == {"none", "saeuron-detect (untuned)", "saeuron:error=none (untuned)"}
     detect, steer = by_label["saeuron-detect (untuned)"], by_label["saeuron:error=none (untuned)"]
-    assert set(steer["inputs"]["style:neon"]) >= set(HOOKPOINTS["style"])
+    assert set(steer.inputs["style:neon"]) >= set(HOOKPOINTS["style"])
     assert "pictures that do not show the target" in " ".join(found.stdout.split())
-    assert "does not support concepts of kind style" in detect["missing"]["style:neon"]
-    acted = pd.DataFrame(detect["outcomes"]).query("object == 'fish'")["first_edit"] >= 0
+    assert "does not support concepts of kind style" in detect.missing["style:neon"]
+    acted = pd.DataFrame(detect.outcomes).query("object == 'fish'")["first_edit"] >= 0
     assert acted.mean() > 0.5
-    assert set(steer["outcomes"]["target"]) == {"object:fish", "style:neon"}
-    assert None not in steer["outcomes"]["first_edit"]
+    assert set(steer.outcomes["target"]) == {"object:fish", "style:neon"}
+    assert None not in steer.outcomes["first_edit"]
     assert "error=none" in " ".join(found.stdout.split())
-    assert steer["config"]["error"] == "none"
-    assert set(by_label["none"]["outcomes"]["first_edit"]) == {None}
+    assert steer.config["error"] == "none"
+    assert set(by_label["none"].outcomes["first_edit"]) == {None}
 
 
 @pytest.mark.parametrize(

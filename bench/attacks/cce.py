@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import AttackContext, Candidate, Card, MethodConfig, WhiteBox, learned_name
+from bench.api import AttackContext, Candidate, Card, MethodConfig, Search, WhiteBox, learned_name
 from bench.attacks.descent import Adam
 from bench.attacks.tokens import Slots, words_of
 from bench.attacks.unlearndiffatk import denoising_loss, judged
@@ -51,7 +51,7 @@ class CCE(WhiteBox):
         """All iterations."""
         return int(self.config.iterations)
 
-    def search(self, context: AttackContext) -> Generator[list[Candidate], Sequence[bool], None]:
+    def search(self, context: AttackContext) -> Search:
         """See `WhiteBox.search`."""
         config, model = self.config, context.model
         prompts = [_with_hole(goal.original.prompt, goal.names) for goal in context.goals]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator, Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import AttackContext, BenchError, Candidate, Card, MethodConfig, WhiteBox
+from bench.api import AttackContext, BenchError, Card, MethodConfig, Search, WhiteBox
 from bench.attacks.descent import Adam
 from bench.attacks.free_prompts import free_slots
 from bench.attacks.tokens import Slots, nearest_tokens, random_tokens, words_of
@@ -68,7 +67,7 @@ class _P4D(WhiteBox):
     def slots(self, context: AttackContext) -> Slots:
         """The free tokens of each goal."""
 
-    def search(self, context: AttackContext) -> Generator[list[Candidate], Sequence[bool], None]:
+    def search(self, context: AttackContext) -> Search:
         """See `WhiteBox.search`."""
         config, slots = self.config, self.slots(context)
         count = slots.free.shape[1]

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import AttackContext, Candidate, Card, Gradient, MethodConfig, WhiteBox
+from bench.api import AttackContext, Candidate, Card, Gradient, MethodConfig, Search, WhiteBox
 from bench.attacks.descent import Adam
 from bench.attacks.tokens import Location, Slots, beside, random_tokens, to_simplex
 
@@ -62,7 +62,7 @@ class UnlearnDiffAtk(WhiteBox):
         """All iterations at all timesteps."""
         return int(self.config.timesteps * self.config.iterations)
 
-    def search(self, context: AttackContext) -> Generator[list[Candidate], Sequence[bool], None]:
+    def search(self, context: AttackContext) -> Search:
         """See `WhiteBox.search`."""
         config, prompts = self.config, [goal.request.prompt for goal in context.goals]
         slots = slots_beside(context, prompts, config.tokens, config.location)
@@ -149,7 +149,7 @@ class Null(WhiteBox):
     budgets = UnlearnDiffAtk.budgets
     judged, gradient_steps = UnlearnDiffAtk.judged, UnlearnDiffAtk.gradient_steps
 
-    def search(self, context: AttackContext) -> Generator[list[Candidate], Sequence[bool], None]:
+    def search(self, context: AttackContext) -> Search:
         """See `WhiteBox.search`."""
         config, prompts = self.config, [goal.request.prompt for goal in context.goals]
         slots = slots_beside(context, prompts, config.tokens, config.location)

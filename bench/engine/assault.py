@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -15,57 +15,17 @@ from torch import Tensor
 
 from bench.adversary import Attack, AttackContext, Candidate, Goal, PromptBank, States, WhiteBox
 from bench.attack_plan import AttackSpec, AttackUnit, goal_of, is_base
-from bench.codec import through
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.rows import Row
-from bench.diffusion.sampler import Sampler
 from bench.diffusion.victim import NoGradientError, Victim
+from bench.engine.rounds import Bench, Outcome, drive, in_turn
 from bench.engine.stopping import Stopped
 from bench.engine.worker import Worker
 from bench.errors import BenchError
-from bench.interfaces import Classifier, Erasure
+from bench.interfaces import Erasure
 from bench.registry import attack as find_attack
-from bench.scoring import judge_all
 from bench.suites.suite import Suite
 from bench.types import content_hash
-
-THIRD = "artifact"
-"""The network that confirms what the evaluation's judge sees."""
-
-
-@dataclass
-class Outcome:
-    """How an attack went on one goal."""
-
-    clean: bool = False
-    """Whether the concept is there without any attack."""
-    success: bool = False
-    confirmed: bool | None = None
-    """What the third network says of the picture that ended it."""
-    gradient_steps: int = 0
-    judged: int = 0
-    """Pictures beside the clean one."""
-    prompt: str = ""
-    """Of that picture."""
-    seen: tuple[str, str] = ("", "")
-    sha256: str = ""
-    picture: bytes | None = None
-    learned: dict[str, list[float]] = field(default_factory=dict)
-    note: str = ""
-    """Where it was not attacked as was asked, why."""
-    seed_key: str = ""
-    """The noise key, where it is not the request's own."""
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What judges say of a picture."""
-
-    success: bool
-    confirmed: bool | None
-    seen: tuple[str, str]
-    sha256: str
-    picture: bytes | None
 
 
 def attack(worker: Worker, bundle: Sequence[AttackUnit]) -> None:
@@ -98,7 +58,7 @@ def attack(worker: Worker, bundle: Sequence[AttackUnit]) -> None:
         judge = Bench(worker, rows, [unit.target for unit, _ in places])
         note = ""
         if proposals is not None:
-            outcomes = drive(_in_turn(proposals, worker.sampler.slots // 2), goals, judge, progress)
+            outcomes = drive(in_turn(proposals, worker.sampler.slots // 2), goals, judge, progress)
         else:
             assert isinstance(made, WhiteBox)
             victim = Victim(worker.model, rows, worker.sampler.dtype, getattr(made.config, "gradient", "adaptive"))
@@ -214,98 +174,3 @@ def bank(worker: Worker, spec: AttackSpec, made: PromptBank, context: AttackCont
 def _stored(candidate: Candidate) -> list[Any]:
     """As JSON."""
     return [candidate.request.prompt, candidate.request.noise_key, {name: value.tolist() for name, value in candidate.learned.items()}]
-
-
-def _in_turn(proposals: Sequence[Sequence[Candidate]], most: int) -> Any:
-    """A search that tries goals' next proposals, as many at once as fill a call of `most` pictures, until one succeeds."""
-    left, start = list(range(len(proposals))), 0
-    while left and start < max(map(len, proposals)):
-        count = max(1, most // len(left))
-        tried = [candidate for g in left for candidate in proposals[g][start : start + count]]
-        seen = (yield tried) if tried else []
-        reached = {candidate.goal for candidate, success in zip(tried, seen, strict=True) if success}
-        left, start = [g for g in left if g not in reached], start + count
-
-
-def drive(search: Any, goals: Sequence[Goal], judge: Bench, progress: Callable[[float, str], None]) -> list[Outcome]:
-    """Have the clean prompts judged, then what the search proposes.
-
-    Goals that are reached are not tried again; of several candidates of a goal in one round, those after the first success do not count.
-    """
-    outcomes = [Outcome(prompt=goal.request.prompt) for goal in goals]
-    clean = judge([Candidate(g, goal.request) for g, goal in enumerate(goals)])
-    for outcome, sight in zip(outcomes, clean, strict=True):
-        outcome.clean = outcome.success = sight.success
-        _note(outcome, sight)
-    found = next(search, None) if not all(outcome.success for outcome in outcomes) else None
-    while found is not None:
-        progress(sum(outcome.success for outcome in outcomes) / len(outcomes), "reached; judging")
-        asked = [candidate for candidate in found if not outcomes[candidate.goal].success]
-        for candidate, sight in zip(asked, judge(asked) if asked else [], strict=True):
-            if not outcomes[candidate.goal].success:
-                _record(outcomes[candidate.goal], candidate, goals[candidate.goal], sight)
-        answers = [outcomes[candidate.goal].success for candidate in found]
-        try:
-            found = None if all(outcome.success for outcome in outcomes) else search.send(answers)
-        except StopIteration:
-            found = None
-    search.close()
-    return outcomes
-
-
-def _record(outcome: Outcome, candidate: Candidate, goal: Goal, sight: Sight) -> None:
-    outcome.judged += 1
-    outcome.gradient_steps = candidate.gradient_steps
-    outcome.success = sight.success
-    outcome.prompt = candidate.request.prompt
-    outcome.seed_key = candidate.request.noise_key if candidate.request.noise_key != goal.request.noise_key else ""
-    outcome.learned = {name: value.tolist() for name, value in candidate.learned.items()}
-    _note(outcome, sight)
-
-
-def _note(outcome: Outcome, sight: Sight) -> None:
-    outcome.confirmed, outcome.seen, outcome.sha256, outcome.picture = sight.confirmed, sight.seen, sight.sha256, sight.picture
-
-
-def fitting(sampler: Sampler, rows: Sequence[Row]) -> Sampler:
-    """The sampler with calls no larger than a few rows need (a power of two of slots), as the rest would be padding."""
-    needed = sum(row.slots for row in rows)
-    return replace(sampler, slots=min(sampler.slots, max(8, 1 << (needed - 1).bit_length())))
-
-
-class Bench:
-    """Samples candidates through the sampler's queue, as every picture, and asks the judges whether they show the concept."""
-
-    def __init__(self, worker: Worker, rows: Sequence[Row], targets: Sequence[Any]) -> None:
-        self.worker, self.rows, self.targets = worker, rows, targets
-        self.sampled = 0
-        third: Any = worker.scorer.networks.get(THIRD)
-        self.third: Classifier | None = third if isinstance(third, Classifier) else None
-
-    def __call__(self, candidates: Sequence[Candidate]) -> list[Sight]:
-        """In order."""
-        worker = self.worker
-        for candidate in candidates:
-            worker.model.learned.update({name: value.to(worker.model.device) for name, value in candidate.learned.items()})
-        rows = [replace(self.rows[candidate.goal], request=candidate.request) for candidate in candidates]
-        sampled = fitting(worker.sampler, rows).all(rows)
-        worker.advance(len(rows))
-        self.sampled += len(rows)
-        whole = [i for i in range(len(rows)) if i not in sampled.broken]
-        nothing = Sight(False, None, ("", ""), "", None)
-        if not whole:
-            return [nothing] * len(rows)
-        arrays, files = through(worker.model.decode(sampled.latents[whole]).numpy(), worker.scorer.codec, [True] * len(whole))
-        pixels = torch.from_numpy(arrays)
-        verdicts = worker.scorer.judge_files(pixels, files, [rows[i].request.prompt for i in whole])
-        second = judge_all(self.third, pixels) if self.third is not None else None
-        found = {}
-        for k, i in enumerate(whole):
-            target, judge = self.targets[candidates[i].goal], worker.scorer.evaluation
-            seen = judge.styles[int(verdicts[k].style.argmax())], judge.objects[int(verdicts[k].object.argmax())]
-            confirmed = None
-            if second is not None and self.third is not None:
-                own = self.third.styles[int(second.style[k].argmax())], self.third.objects[int(second.object[k].argmax())]
-                confirmed = target.involves(*own)
-            found[i] = Sight(target.involves(*seen), confirmed, seen, verdicts[k].sha256, verdicts[k].picture)
-        return [found.get(i, nothing) for i in range(len(rows))]

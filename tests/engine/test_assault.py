@@ -13,9 +13,9 @@ import pytest
 from commands import bench
 
 from bench.adversary import Candidate, Goal
-from bench.engine.assault import Sight, _in_turn, drive
-from bench.files import unsealed
+from bench.engine.rounds import Sight, drive, in_turn
 from bench.suites.minicanvas import SUITE
+from bench.types import Record
 
 REQUEST = SUITE.request("neon", "fish", 1, 4)
 GOALS = [Goal(replace(REQUEST, prompt=f"clean {g}"), REQUEST, "", ("fish",), ()) for g in range(3)]
@@ -69,7 +69,7 @@ def test_a_banks_prompts_are_tried_until_the_first_success() -> None:
     """Several at once fill a call; those after a success do not count."""
     proposals = [[candidate(0, text) for text in ("a", "b!", "c!")], [candidate(1, text) for text in ("d", "e", "f")], []]
     judge = FakeJudge()
-    outcomes = drive(_in_turn(proposals, 6), GOALS, judge, lambda share, text: None)
+    outcomes = drive(in_turn(proposals, 6), GOALS, judge, lambda share, text: None)
     assert judge.rounds[1:] == [["a", "b!", "d", "e"], ["f"]]
     assert [(one.success, one.judged, one.prompt) for one in outcomes] == [(True, 2, "b!"), (False, 3, "f"), (False, 0, "clean 2")]
 
@@ -87,8 +87,8 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outcomes_of(run: Path, label: str) -> dict[str, dict[str, list[object]]]:
-    attacks = unsealed((run / "records" / f"{label}.json").read_bytes())["attacks"]
-    return {name: own["outcomes"] for name, own in attacks.items()}
+    record = Record.from_json((run / "records" / f"{label}.json").read_bytes())
+    return {name: own["outcomes"] for name, own in record.attacks.items()}
 
 
 def test_records_and_tables_tell_of_attacks(attacked: Path) -> None:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from bench.codec import decode
 from bench.errors import BenchError
+from bench.store import read_records
 from bench.suites.unlearncanvas import PROFILES
 from bench.suites.unlearncanvas import pictures as true_pictures
 from bench.suites.unlearncanvas.published import ASSETS
@@ -85,11 +86,11 @@ def test_pictures_that_are_there_already_are_scored(assets: Path, tmp_path: Path
     assert found.returncode == 0, found.stderr
     said = " ".join(found.stderr.split())
     assert f"object:Dogs: 1 of {asked} pictures are missing ({gone.name}); 1 files are not of the protocol" in said
-    record = json.loads((tmp_path / "scores" / "records" / "ESD.json").read_text())
-    assert record["provenance"]["external"] is True
-    assert record["provenance"]["missing_pictures"] == 1
-    assert record["outcomes"]["style_pred"].count(None) == 1
-    assert len(record["outcomes"]["style"]) == asked
+    (record,) = read_records(tmp_path / "scores")
+    assert record.provenance["external"] is True
+    assert record.provenance["missing_pictures"] == 1
+    assert record.outcomes["style_pred"].count(None) == 1
+    assert len(record.outcomes["style"]) == asked
     assert "Score the unedited model's pictures too" in said
 
     (tmp_path / "esd" / "Van Gogh").mkdir()
@@ -98,7 +99,7 @@ def test_pictures_that_are_there_already_are_scored(assets: Path, tmp_path: Path
     assert more.returncode == 0, more.stderr
     assert "Folders that no concept names: Van Gogh" in more.stderr
     assert "19 concepts have no folder" in more.stderr
-    examined = json.loads((tmp_path / "examined" / "records" / "ESD.json").read_text())["outcomes"]
+    examined = read_records(tmp_path / "examined")[0].outcomes
     assert [bool(far) for far in examined["far"] if far is not None] == [
         obj == "Dogs" for obj, far in zip(examined["object"], examined["far"], strict=True) if far is not None
     ]
@@ -108,7 +109,7 @@ def test_pictures_that_are_there_already_are_scored(assets: Path, tmp_path: Path
     table = pd.read_csv(tmp_path / "scores" / "leaderboard.csv")
     assert set(table["label"]) == {"none", "ESD"}
     ua = table[(table["label"] == "ESD") & (table["column"] == "ua")]
-    columns = (record["outcomes"][name] for name in ("object", "object_pred"))
+    columns = (record.outcomes[name] for name in ("object", "object_pred"))
     own = [asked == seen for asked, seen in zip(*columns, strict=True) if asked == "Dogs" and seen]
     assert ua["value"].tolist() == pytest.approx([1 - np.mean(own)])
     assert ua["n"].tolist() == [len(own)]
@@ -119,7 +120,7 @@ def test_pictures_that_are_there_already_are_scored(assets: Path, tmp_path: Path
     assert "say of which one its pictures are (--target CONCEPT)" in " ".join(wrong.stderr.split())
     again = bench(*score, "esd/Dogs", "--method", "ESD", "--target", "Dogs", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert json.loads((tmp_path / "scores" / "records" / "ESD.json").read_text()) == record
+    assert record in read_records(tmp_path / "scores")
 
 
 def run(assets: Path, *more: str, cwd: Path) -> tuple[int, str, str]:
