@@ -9,7 +9,6 @@ import pandas as pd
 import typer
 
 from bench.cli_options import err, out, show_frame
-from bench.files import write_atomic
 
 Folder = Annotated[Path, typer.Argument(help="A run's folder, or what was published of one.")]
 
@@ -55,15 +54,12 @@ def matched(
 
     Example: `python -m bench matched results/runs/minicanvas-quick --method saeuron --by detection`
     """
-    from bench.leaderboard import compare as leaderboard
-    from bench.tables import rows_of
+    from bench.tables import rows_of, write_matched
 
     records, rules = rows_of(folder)
-    table = leaderboard.matched(records, method, by, rules)
+    place, table = write_matched(records, rules, method, by, folder)
     first, second = table.columns[2:4]
     show_frame(_in_percent(table.rename(columns={first: "first", second: "second"}), first, second), f"{method}: {by}, at the same UA (%)")
-    place = folder / f"matched-{method}-{by}.csv"
-    write_atomic(place, table.to_csv(index=False).encode())
     err.print(f"Table: {place}", highlight=False, soft_wrap=True)
 
 

@@ -47,11 +47,14 @@ def report(
     place = to or folders[0]
     if check:
         found = differing(folders, place, into)
+        mend = "`report` without --check (or `matched`) writes it again; if not, nothing makes it"
         for path in found:
-            out.print(f"{path} is not what its records make: `report` without --check writes it again.", highlight=False, soft_wrap=True)
+            out.print(f"{path} is not what its records make: {mend}.", highlight=False, soft_wrap=True)
         if found:
             raise typer.Exit(1)
-        out.print("All files but report.html, which has pictures, are what their records make.")
+        drawn = ", ".join(sorted(path.name for path in place.iterdir() if path.suffix in (".html", ".png")))
+        drawn = f" (not compared, as they have pictures: {drawn})" if drawn else ""
+        out.print(f"All tables are what their records make{drawn}.", highlight=False, soft_wrap=True)
         return
     store = Store(folders[0])
     if len(folders) > 1 or not store.config():

@@ -8,12 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pandas as pd
+
 from bench.attack_grid import draw_attacks
 from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.gallery import gallery
 from bench.grid import draw_grid
 from bench.leaderboard.build import build
+from bench.leaderboard.compare import matched
 from bench.leaderboard.export import to_excerpt, write_all
 from bench.leaderboard.html import to_html
 from bench.leaderboard.sequence import sequence, to_markdown
@@ -27,6 +30,9 @@ from bench.store import Store, read_records
 from bench.types import MetricRules, Record
 
 PAGE, LOOK = "report.html", "look.json"
+TABLES = ("*.csv", "leaderboard.*", "citations.bib")
+SEQUENTIAL = ("sequential.csv", "sequential.md")
+"""What is made of records in an order that the run's configuration alone knows."""
 
 
 def report(store: Store, records: Sequence[Record]) -> Leaderboard:
@@ -72,8 +78,8 @@ def write_tables(leaderboard: Leaderboard, records: Sequence[Record], store: Sto
     order = store.config().get("sequential")
     if order:
         table = sequence(records, order, find_suite(store.config()["suite"]).rules)
-        write_atomic(folder / "sequential.csv", table.to_csv(index=False, lineterminator="\n").encode())
-        write_atomic(folder / "sequential.md", to_markdown(table, order).encode())
+        write_atomic(folder / SEQUENTIAL[0], table.to_csv(index=False, lineterminator="\n").encode())
+        write_atomic(folder / SEQUENTIAL[1], to_markdown(table, order).encode())
 
 
 def write_page(leaderboard: Leaderboard, records: Sequence[Record], stores: Sequence[Store], folder: Path) -> None:
@@ -153,10 +159,17 @@ def rows_of(folder: Path) -> tuple[list[Record], MetricRules]:
     return records, find_suite(config.get("suite") or suite_name(records)).rules
 
 
+def write_matched(records: Sequence[Record], rules: MetricRules, method: str, by: str, folder: Path) -> tuple[Path, pd.DataFrame]:
+    """`bench.leaderboard.compare.matched` as a file of a folder, and the table."""
+    table, path = matched(records, method, by, rules), folder / f"matched-{method}-{by}.csv"
+    write_atomic(path, table.to_csv(index=False, lineterminator="\n").encode())
+    return path, table
+
+
 def differing(folders: Sequence[Path], at: Path, into: Path | None = None) -> list[Path]:
     """Files below `at` that are missing or other than what a run, or several records' folders, make; compared byte for byte.
 
-    A Markdown file `into` as well, if its excerpt is another.
+    Tables that no record makes are among them, and a Markdown file `into`, if its excerpt is another. What is drawn of pictures is not.
     """
     with TemporaryDirectory() as scratch:
         made = Path(scratch)
@@ -169,8 +182,14 @@ def differing(folders: Sequence[Path], at: Path, into: Path | None = None) -> li
             records = store.records()
             leaderboard = leaderboard_of(store, records)
             write_tables(leaderboard, records, store, made)
+        rules = find_suite(store.config().get("suite") or suite_name(records)).rules
+        for method, by in {(record.method, by) for record in records for by in record.config}:
+            if (at / f"matched-{method}-{by}.csv").exists():
+                write_matched(records, rules, method, by, made)
         pairs = [(at / path.relative_to(made), path) for path in sorted(made.rglob("*")) if path.is_file()]
         found = [own for own, path in pairs if not own.is_file() or own.read_bytes() != path.read_bytes()]
+        known = {own for own, _ in pairs} | {at / name for name in SEQUENTIAL}
+        found += sorted(path for pattern in TABLES for path in at.glob(pattern) if path not in known)
     if into is not None and with_excerpt(into.read_text(), leaderboard, at.name) != into.read_text():
         found.append(into)
     return found
@@ -211,7 +230,6 @@ def _leaderboard(records: Sequence[Record], suite_name: str, preset: str, source
 
 def publish(store: Store, folder: Path) -> None:
     """Copy what is small and citable out of a run: tables, records, picture."""
-    tables = ("*.csv", "leaderboard.*", "sequential.md", "citations.bib", "records/*.json")
-    for pattern in (*tables, "*.png", PAGE, "report_pictures/*"):
+    for pattern in (*TABLES, *SEQUENTIAL, "records/*.json", "*.png", PAGE, "report_pictures/*"):
         for path in sorted(store.folder.glob(pattern)):
             write_atomic(folder / path.relative_to(store.folder), path.read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,16 @@ def test_tables_are_made_of_records_and_checked(folder: Path) -> None:
     done = bench("report", "found", "--check", cwd=folder.parent)
     assert done.returncode == 1
     assert "leaderboard.tex is not what its records make" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["matched-saeuron-detection.csv", "published.csv"])
+def test_tables_that_no_record_makes_are_told(name: str, tmp_path: Path) -> None:
+    shutil.copytree(SHIPPED / "minicanvas-matched", tmp_path / "found")
+    with (tmp_path / "found" / name).open("a") as file:
+        file.write("nonsense,1\n")
+    done = bench("report", "found", "--check", cwd=tmp_path)
+    assert done.returncode == 1
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [f"found/{name}"]
 
 
 def test_a_record_edited_by_hand_is_refused_with_its_name(folder: Path) -> None:
