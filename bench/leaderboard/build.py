@@ -87,7 +87,8 @@ def attack_frames(by_key: Mapping[str, Record]) -> dict[str, dict[str, pd.DataFr
 def _prompts(assaults: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
     """The prompt that ended each attack, in the form that `--attack-prompts` takes."""
     parts = [
-        frame.assign(method=key, attack=name, learned=[_learned_json(*own) for own in zip(frame["prompt"], frame["learned"], strict=True)])
+        pd.DataFrame({"method": key, "attack": name, **frame})
+        .assign(learned=[_learned_json(*own) for own in zip(frame["prompt"], frame["learned"], strict=True)])
         for key, own_frames in sorted(assaults.items()) for name, frame in sorted(own_frames.items())
     ]  # fmt: skip
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["method", "attack"])

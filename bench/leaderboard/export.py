@@ -245,5 +245,10 @@ def _escape_markdown(text: str) -> str:
 
 
 def _frame_csv(leaderboard: Leaderboard, frame: pd.DataFrame) -> str:
-    marked = frame.assign(protocol=leaderboard.protocol, provenance=leaderboard.provenance, status=status(leaderboard))
+    """With the columns `label`, a row's name, and `method`, what it is a row of, as in leaderboard.csv."""
+    methods = {row.label: row.method for row in leaderboard.rows}
+    named = frame.rename(columns={"method": "label"})
+    if len(named.columns):
+        named.insert(1, "method", named["label"].map(methods))
+    marked = named.assign(protocol=leaderboard.protocol, provenance=leaderboard.provenance, status=status(leaderboard))
     return str(marked.to_csv(index=False, lineterminator="\n"))

@@ -57,7 +57,9 @@ def _table(leaderboard: Leaderboard, table: str, markup: Markup) -> str:
         return " & ".join(cells) + r" \\"
 
     body = "\n\\midrule\n".join("\n".join(written(row) for row in group) for group in leaderboard.groups(table))
-    marks = " Best bold, second underlined; small: 95 % intervals; in brackets: ranks that could be." if ranked else ""
+    marked = any(leaderboard.places(column) for column in columns)
+    marks = " Best bold, second underlined; small: 95 % intervals" if marked else ""
+    marks += "; in brackets: ranks that could be." if ranked and marks else "." if marks else ""
     caption = f"{_escape(f'{TITLES[table]}. {source_of(leaderboard)}{marks}')} Notes: Table~\\ref{{{NOTES}}}."
     settings = [r"\renewcommand{\arraystretch}{1.4}", r"\sisetup{table-number-alignment=right,table-text-alignment=right}"]
     return _float(caption, _label(table), [*settings, *_tabular(align, header, body)])
@@ -111,7 +113,7 @@ def _label(table: str) -> str:
 
 def _wanted(column: Column, rows: Sequence[Row]) -> bool:
     """Not what is only shown, what stands beside another, or what nobody has: the CSV has it all."""
-    shown_alone = column.direction == "none" or column.key in ("ar_retained", "clip_retained")
+    shown_alone = (column.direction == "none" and column.key != "goals") or column.key in ("ar_retained", "clip_retained")
     return not shown_alone and any(row.cells[column.table, column.key].value is not None for row in rows)
 
 

@@ -81,9 +81,10 @@ def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: 
             found.setdefault((text, doubts), []).append(key)
     notes = [
         Note(f"{', '.join(entries[key].record.label for key in keys)}: {text}.", set(keys), doubts)
-        for (text, doubts), keys in sorted(found.items(), key=lambda item: not item[0][1])
+        for (text, doubts), keys in found.items()
     ]
-    return notes + _runs_note(entries) + _untuned_note(entries) + _choice_note(entries) + _numerics_note(entries)
+    notes += _numerics_note(entries) + _runs_note(entries) + _untuned_note(entries) + _choice_note(entries)
+    return sorted(notes, key=lambda note: not note.doubts)
 
 
 def _doubts(entry: Entry, per_target: pd.DataFrame, kinds: Sequence[str]) -> list[tuple[str, frozenset[str]]]:
@@ -95,11 +96,9 @@ def _doubts(entry: Entry, per_target: pd.DataFrame, kinds: Sequence[str]) -> lis
         texts.append(f"{pictures} pictures of {len(unscored)} targets are missing or unjudged; shares are over the rest")
     if record.tuning and record.tuning["budget"].get("on") == "evaluation":
         texts.append(_tuning_note(record.tuning["budget"], record.config))
-    remarks = [(attack, note) for attack, own in sorted(record.attacks.items()) for note in sorted({*own["outcomes"]["note"]} - {""})]
-    attacked = [f"{attack} ran as {note.rstrip('.')}" for attack, note in remarks] + _attack_notes(record)
     return (
         [(text, frozenset(KINDS)) for text in texts]
-        + [(text, frozenset(f"{kind} attacks" for kind in KINDS)) for text in attacked]
+        + [(text, frozenset(f"{kind_of(target)} attacks" for target in targets)) for text, targets in _attack_notes(record)]
         + [(_BROKEN.format(kind), frozenset({kind})) for kind in kinds if _broken(entry, kind)]
     )
 
@@ -232,12 +231,17 @@ def _missing_note(entry: Entry, kind: str) -> str:
     return f"{len(lacking)} of {len(lacking) + have} {kind} targets are missing ({why})"
 
 
-def _attack_notes(record: Record) -> list[str]:
-    """What attacks could not be made."""
-    return [
-        f"{attack} has no outcome on {', '.join(sorted(targets))} ({reason})"
-        for attack, own in sorted(record.attacks.items()) for reason, targets in sorted(_by_reason(own["missing"]).items())
-    ]  # fmt: skip
+def _attack_notes(record: Record) -> list[tuple[str, list[str]]]:
+    """What attacks could not be made, or not as asked, and on which targets."""
+    found = []
+    for attack, own in sorted(record.attacks.items()):
+        outcomes = own["outcomes"]
+        for note in sorted({*outcomes["note"]} - {""}):
+            targets = sorted({target for target, other in zip(outcomes["target"], outcomes["note"], strict=True) if other == note})
+            found.append((f"{attack} ran as {note.rstrip('.')}", targets))
+        for reason, targets in sorted(_by_reason(own["missing"]).items()):
+            found.append((f"{attack} has no outcome on {', '.join(sorted(targets))} ({reason})", targets))
+    return found
 
 
 def _by_reason(missing: Mapping[str, str]) -> dict[str, list[str]]:

@@ -147,13 +147,15 @@ class Leaderboard:
 
     def places(self, column: Column) -> dict[str, int]:
         """Labels of the best (1) and second (2) *shown* values of a column among ranked rows; ties share a place."""
-        if column.direction == "none" or column.table == "cost":  # what was measured in seconds apart is not to be ranked
+        # What was measured in seconds apart is not to be ranked; nor what is noise around zero for all that do no harm.
+        if column.direction == "none" or column.table == "cost" or column.key in ("kernel", "kid"):
             return {}
         shown: dict[str, float] = {}
         for row in self.rows:
-            value = row.cells[column.table, column.key].value
-            if value is not None and (column.table in row.ranks or (column.table not in KINDS and row.ranks)):
-                shown[row.label] = round(value * column.scale, column.digits)
+            cell, goals = row.cells[column.table, column.key], row.cells.get((column.table, "goals"))
+            whole = goals is None or cell.n == goals.value  # an attack with holes was tried on other goals
+            if cell.value is not None and whole and (column.table in row.ranks or (column.table not in KINDS and row.ranks)):
+                shown[row.label] = round(cell.value * column.scale, column.digits)
         best = sorted(set(shown.values()), reverse=column.direction == "higher")[:2]
         return {label: best.index(value) + 1 for label, value in shown.items() if value in best}
 

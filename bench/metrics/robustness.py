@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from bench.metrics.uncertainty import Design, Estimate, Share, difference
+from bench.metrics.uncertainty import Design, Estimate, Share
 from bench.types import Target
 
 GOAL = ["target", "style", "object", "seed"]
@@ -86,18 +87,19 @@ def _union(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _row(goals: pd.DataFrame, design: Design) -> dict[str, Any]:
-    before, after = (_survived(goals, name, design) for name in ("clean", "success"))
+    clean, success = (goals[name].to_numpy(dtype=bool) for name in ("clean", "success"))
     found: dict[str, Any] = {"goals": len(goals)}
-    for name, one in (("ua_before", before), ("ua_after", after)):
+    # What was there without an attack is there with it: the drop is a share too, of goals that the attack alone reached.
+    for name, seen in (("ua_before", ~clean), ("ua_after", ~success), ("drop", success & ~clean)):
+        one = _share(seen, goals["unit"].to_numpy(), design)
         found |= dict(zip((name, f"{name}_low", f"{name}_high"), (one.value, *one.bounds(design.quantile)), strict=True))
-    found |= dict(zip(("drop", "drop_low", "drop_high"), difference(before, after, design.quantile), strict=True))
     told = goals.loc[goals["success"], "confirmed"].dropna()
     tried = goals[~goals["clean"]]
     found["confirmed"] = float(told.astype(float).mean()) if len(told) else np.nan
     return found | {name: float(tried[name].mean()) if len(tried) else np.nan for name in ("gradient_steps", "judged")}
 
 
-def _survived(goals: pd.DataFrame, column: str, design: Design) -> Estimate:
-    """The share of goals in which the column is false."""
-    share = Share.of(1 - goals[column].to_numpy(dtype=np.float64), goals["unit"].to_numpy(), len(design.stratum))
+def _share(seen: NDArray[np.bool_], unit: NDArray[np.int64], design: Design) -> Estimate:
+    """Of goals, [n] each."""
+    share = Share.of(seen.astype(np.float64), unit, len(design.stratum))
     return Estimate(share.value, design.spread(share.influences), share.n, 1 / share.n**2)

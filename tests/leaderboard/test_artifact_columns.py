@@ -104,7 +104,7 @@ def test_every_export_has_the_columns_and_says_what_they_are() -> None:
     assert set(titles) <= set(shown)
     # Where space is short, the one that says what UA was bought with.
     assert set(titles) & {str(column.header) for column in export.terminal(found, brief=True)[0].columns} == {"AR target (%)"}
-    (line,) = [line for line in csv.DictReader(io.StringIO(export.targets_csv(found))) if line["method"] == "M"]
+    (line,) = [line for line in csv.DictReader(io.StringIO(export.targets_csv(found))) if line["label"] == "M"]
     assert (float(line["ar"]), line["ar_target_n"], line["ar_retained_n"]) == (pytest.approx(1 / 3), "3", "6")
 
 

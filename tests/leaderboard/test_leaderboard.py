@@ -155,7 +155,7 @@ def test_csv_is_complete_and_unrounded() -> None:
 def test_long_tables_name_methods_by_label() -> None:
     found = made(none(label="Base model"), record("Half", half))
     assert set(found.targets["method"]) == {"Base model", "Half"}
-    became = [line for line in csv.DictReader(io.StringIO(export.became_csv(found))) if line["method"] == "Half"]
+    became = [line for line in csv.DictReader(io.StringIO(export.became_csv(found))) if line["label"] == "Half"]
     assert [(line["target"], line["became"], line["n"]) for line in became[:2]] == [
         ("style:a", "a", "3"),
         ("style:a", "gone", "3"),
