@@ -29,5 +29,5 @@ def load_leaderboard(folder: str | Path, table: str = "leaderboard") -> pd.DataF
         try:
             unsealed(record.read_bytes())
         except ValueError as error:
-            raise BenchError(f"{record} is not a record ({error}): the run's command makes it again.") from error
+            raise BenchError(f"{record} is not a record ({error}): restore it, or delete it and give the run's command again.") from error
     return pd.read_csv(path, keep_default_na=False, na_values=[""])

@@ -91,8 +91,12 @@ def tradeoff(leaderboard: Leaderboard) -> Figure | None:
                 axis.plot([left, right], [ua, ua], lw=0.8, alpha=0.6, color=look["color"])
                 axis.plot([x], [ua], ms=5, label=row.label, ls="none", **look)
                 front += [(x, ua)] if kind in row.ranks else []
-        axis.step(*_front(front).T, where="pre", color="0.6", lw=0.8, ls=":", zorder=0)
         axis.set(title=TITLES[kind], xlabel="Retained: mean of IRA and CRA (%)", ylabel="UA (%)", ylim=(-3, 103))
+        least, best = axis.get_xlim()[0], _front(front)
+        if len(best):  # from the left edge to the bottom, so that one row that beats all others has a front too
+            corners = [(least, best[0, 1]), *best, (best[-1, 0], -3)]
+            axis.step(*np.array(corners).T, where="pre", color="0.6", lw=0.8, ls=":", zorder=0)
+            axis.set_xlim(left=least)
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     columns = max(1, min(4, 110 // (6 + max(map(len, handles), default=0))))
     figure.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=columns, fontsize=7)

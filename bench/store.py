@@ -260,5 +260,5 @@ def read_records(folder: Path) -> list[Record]:
         try:
             found.append(Record.from_json(path.read_bytes()))
         except (ValueError, KeyError, TypeError) as error:
-            raise BenchError(f"{path} is not a record ({error}): delete it and give the run's command again.") from error
+            raise BenchError(f"{path} is not a record ({error}): restore it, or delete it and give the run's command again.") from error
     return sorted(found, key=lambda record: record.label)

@@ -48,7 +48,8 @@ def preview(store: Store) -> Leaderboard:
     records, config = records_so_far(store), store.config()
     done = progress_of(store).total
     leaderboard = _leaderboard(records, config["suite"], config["preset"], str(store.folder / "config.json"))
-    leaderboard = replace(leaderboard, invalid=f"unfinished: {done.pictures_done} of {done.pictures} pictures are there")
+    state = f"unfinished: {done.pictures_done} of {done.pictures} pictures are there; distances and artifacts come with the end"
+    leaderboard = replace(leaderboard, invalid=state)
     write_page(leaderboard, records, [store], store.folder)
     return leaderboard
 

@@ -110,7 +110,8 @@ def to_json(leaderboard: Leaderboard) -> str:
     head = {"protocol": leaderboard.protocol, "provenance": leaderboard.provenance, "invalid": leaderboard.invalid}
     tables = [table_json(leaderboard, table) for table in leaderboard.tables()]
     notes = {"footnotes": leaderboard.footnotes, "remarks": leaderboard.remarks}
-    return json.dumps({**head, **notes, "tables": tables}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    published = [dict(row) for row in leaderboard.published]
+    return json.dumps({**head, **notes, "tables": tables, "published": published}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def table_json(leaderboard: Leaderboard, table: str) -> dict[str, Any]:

@@ -33,8 +33,10 @@ function tradeoff(kind) {
   const ranked = points.filter((point) => point.row.rank);
   const front = ranked.filter((a) => !ranked.some((b) => b !== a && b.kept >= a.kept && b.ua.value >= a.ua.value
     && (b.kept > a.kept || b.ua.value > a.ua.value))).sort((a, b) => a.kept - b.kept);
-  nodes.push(el("polyline", { class: "front", points: front.flatMap((point, k) => [...(k ? [`${at.x(front[k - 1].kept)},${at.y(point.ua.value)}`] : []),
-    `${at.x(point.kept)},${at.y(point.ua.value)}`]).join(" ") }));
+  // From the left edge to the bottom, so that one row that beats all others has a front too.
+  const corners = front.flatMap((point, k) => [[k ? front[k - 1].kept : from, point.ua.value], [point.kept, point.ua.value]]);
+  if (front.length) corners.push([front[front.length - 1].kept, 0]);
+  nodes.push(el("polyline", { class: "front", points: corners.map(([kept, ua]) => `${at.x(kept)},${at.y(ua)}`).join(" ") }));
   const tags = tagged(points);
   // What is on top of others is the tuned row.
   [...points].sort((a, b) => tags.get(b).second - tags.get(a).second).forEach((point) => {
@@ -105,7 +107,7 @@ function legend(points, tags) {
 
 function tradeoffs() {
   if (!KINDS.length) return;
-  section("tradeoff", "Trade-off", "Up and to the right is better. Whiskers are 95 % intervals for other noise (sideways the mean of those of IRA and CRA); the dashed line joins the rows that no other beats in both; rings are untuned rows beside tuned ones.",
+  section("tradeoff", "Trade-off", "Up and to the right is better. Whiskers are 95 % intervals for other noise (sideways the mean of those of IRA and CRA); the dashed line bounds what ranked rows reach, those on it beaten by none in both; rings are untuned rows beside tuned ones.",
     el("div", { class: "columns" }, KINDS.map(([kind]) => tradeoff(kind))));
 }
 
@@ -123,11 +125,11 @@ function concepts() {
       const row = found.get(`${method}\n${target}`), share = row ? row[metric.value] : null;
       const n = row && metric.value !== "ar_target" ? ` (n = ${row[`${metric.value}_n`]})` : "";
       return el("td", { title: `${method}, ${target}: ${percent(share)}${n}`, style: share === null || share === undefined ? null
-        : `background:rgb(var(--shade) / ${(0.75 * share).toFixed(3)})` }, share === null || share === undefined ? "–" : (100 * share).toFixed(0));
+        : `background:rgb(var(--heat) / ${(0.75 * share).toFixed(3)})` }, share === null || share === undefined ? "–" : (100 * share).toFixed(0));
     };
     place.replaceChildren(el("table", { class: "heat" },
       el("thead", {}, el("tr", {}, el("th", { class: "method" }, "Method"),
-        names.map((name) => el("th", { scope: "col" }, el("span", { class: "turn", style: "writing-mode:vertical-rl" }, name.split(":").slice(1).join(":")))))),
+        names.map((name) => el("th", { scope: "col" }, el("span", { class: "turn" }, name.split(":").slice(1).join(":")))))),
       el("tbody", {}, methods.map((method) => el("tr", {}, el("td", { class: "method" }, method), names.map((name) => cell(method, name)))))));
   };
   const kind = picker("Concepts", kinds, draw), metric = picker("Figure, in %", metrics, draw);

@@ -94,7 +94,8 @@ function page() {
   published();
   cards();
   document.getElementById("foot").textContent = `One file, nothing is loaded from anywhere.${
-    (data.invalid ?? "").startsWith("unfinished") ? "" : " The numbers are those of leaderboard.csv beside it, and are made of records alone."}`;
+    (data.invalid ?? "").startsWith("unfinished") ? "" : " The numbers are those of leaderboard.csv beside it, and are made of records alone."}${
+    data.gallery.items.length ? "" : " Pictures are in the page of the run itself; what was published of it has none."}`;
 }
 
 page();
