@@ -48,6 +48,9 @@ from bench.progress import duration
 from bench.types import SCHEDULERS, content_hash
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench.attack_plan import AttackUnit
     from bench.engine.job import Crew
     from bench.suites.suite import Suite
 
@@ -276,12 +279,20 @@ def plan(
         table.add_row(label, str(len({unit.fit.id for unit in own})), str(len(own)), str(sum(len(unit.requests) for unit in own)))
     table.add_row("in all", "", f"{len(units)} in {len(session.plan.bundles)} bundles", str(session.plan.pictures))
     out.print(table)
-    for bundle in session.attacks:
-        goals, most = sum(len(unit.requests) for unit in bundle), sum(unit.pictures for unit in bundle)
-        what = f"{bundle[0].attack.label} on {bundle[0].fit.spec.label}"
-        out.print(f"{what}: {goals} goals, at most as long as {most} pictures", highlight=False)
-    holes: dict[str, list[str]] = {}
+    if session.attacks:
+        out.print(_attack_table([unit for bundle in session.attacks for unit in bundle]))
+    holes: dict[str, dict[str, None]] = {}
     for (_, target), reason in session.plan.unsupported.items():
-        holes.setdefault(reason, []).append(target)
+        holes.setdefault(reason, {})[target] = None
     for reason, names in holes.items():
         out.print(f"{reason}: nothing for {', '.join(names)}")
+
+
+def _attack_table(units: Sequence[AttackUnit]) -> Table:
+    """What is attacked with what. Rows that agree on an erasure are one victim."""
+    table = Table("attack", "victims", "goals", "at most as long as … pictures")
+    for label in dict.fromkeys(unit.attack.label for unit in units):
+        own = [unit for unit in units if unit.attack.label == label]
+        goals, most = sum(len(unit.requests) for unit in own), sum(unit.pictures for unit in own)
+        table.add_row(label, str(len({unit.fit.spec.label for unit in own})), str(goals), str(most))
+    return table

@@ -154,3 +154,13 @@ def test_bad_input_is_one_sentence(attacks: str, sentence: str, status: int, tmp
     assert found.returncode == status
     assert sentence in found.stderr + found.stdout
     assert "Traceback" not in found.stderr
+
+
+def test_a_plan_says_what_attacks_take(tmp_path: Path) -> None:
+    found = bench(
+        "plan", "--methods", "uce,esd", "--concepts", "fish", "--tuning", "untuned", "--attacks", "random,unlearndiffatk", cwd=tmp_path
+    )
+    assert found.returncode == 0, found.stderr
+    rows = {line.split()[1]: line.split()[3::2] for line in found.stdout.splitlines() if line.startswith("│")}
+    assert rows["random"] == ["3", "15", "165"], "three victims with five goals, each ten pictures and the clean one"
+    assert rows["unlearndiffatk"][:2] == ["3", "15"]
