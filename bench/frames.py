@@ -16,8 +16,8 @@ def load_leaderboard(folder: str | Path, table: str = "leaderboard") -> pd.DataF
     """A table of a run, or of what was published of one.
 
     `leaderboard` has one line per method and value, unrounded: label, column, value, low, high, n, unit, rank, … (`targets`: one per
-    method and target; `differences`: one per pair of methods; `published`: what papers say). Every line of ours names its protocol,
-    provenance and whether it is valid.
+    row and target; `differences`: one per pair of methods; `published`: what papers say). Every line of ours names its protocol,
+    provenance and whether it is valid. The CSV is read as it is; `python -m bench report FOLDER --check` holds it against its records.
     BenchError for another table, a folder without it, or a record that was edited.
     """
     if table not in TABLES:

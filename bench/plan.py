@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from bench.identity import Identity, MethodSpec
 from bench.suites.suite import Preset, Suite
-from bench.types import GenerationRequest, Target, content_hash
+from bench.types import GenerationRequest, Target
 
 REQUESTS_PER_BUNDLE = 64
 BASE = "none"
@@ -68,11 +68,6 @@ class Plan:
     def units(self) -> tuple[Unit, ...]:
         """Every unit once."""
         return tuple(unit for bundle in self.bundles for unit in bundle)
-
-    @property
-    def hash(self) -> str:
-        """Of all units, in any order."""
-        return content_hash(sorted(unit.id for unit in self.units))
 
     @property
     def pictures(self) -> int:

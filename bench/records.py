@@ -216,7 +216,7 @@ def _costs(plan: Plan, store: Store, failed: Mapping[str, str]) -> dict[str, dic
 
 def _provenance(session: Session) -> dict[str, Any]:
     return {
-        "plan": session.plan.hash, "model": session.model.digest,
+        "plan": session.hash, "model": session.model.digest,
         "judges": session.scorer.digests, "preset": session.config.preset, "seeds": session.config.seeds,
         "python": platform.python_version(), "packages": {name: version(name) for name in PACKAGES},
     }  # fmt: skip

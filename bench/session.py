@@ -37,7 +37,7 @@ from bench.registry import suite as find_suite
 from bench.scoring import Scorer
 from bench.suites.suite import Preset, Suite, Tuned
 from bench.tuned import configs
-from bench.types import Assets, Target
+from bench.types import Assets, Target, content_hash
 
 SHARED = 0.35
 """Of the steps that rows take alone, what is assumed to be left with sharing: an eighth with calibrated detectors, else nearly all."""
@@ -60,6 +60,12 @@ class Session:
     protocol: str
     attacks: tuple[tuple[AttackUnit, ...], ...] = ()
     """Bundles of what is attacked."""
+
+    @property
+    def hash(self) -> str:
+        """Of all units, attacks with them, in any order."""
+        attacked = (unit.id for bundle in self.attacks for unit in bundle)
+        return content_hash(sorted([*(unit.id for unit in self.plan.units), *attacked]))
 
 
 def preset_of(config: RunConfig, suite: Suite) -> Preset:

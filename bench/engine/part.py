@@ -242,7 +242,7 @@ class Part:
             }
             for spec in self.session.plan.specs
         }
-        self.store.write_json("plan.json", {"units": units, "plan": self.session.plan.hash, "rows": rows})
+        self.store.write_json("plan.json", {"units": units, "plan": self.session.hash, "rows": rows})
 
 
 def _pictures(units: Mapping[str, Unit | AttackUnit]) -> int:

@@ -123,6 +123,14 @@ def test_what_was_in_flight_is_attacked_again_with_the_same_prompts(attacked: Pa
     assert outcomes_of(tmp_path / "run", "uce") == outcomes_of(attacked, "uce")
 
 
+def test_tables_of_before_are_not_those_of_a_run_that_is_being_attacked(attacked: Path, tmp_path: Path) -> None:
+    assert bench(*RUN, cwd=tmp_path).returncode == 0
+    shutil.copy(attacked / "plan.json", tmp_path / "run")
+    found = bench("report", "run", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "Not done" in found.stderr
+
+
 def test_prompts_are_exported_and_replayed(attacked: Path, tmp_path: Path) -> None:
     shutil.copytree(attacked, tmp_path / "run")
     prompts = attacked / "attack_prompts.csv"
