@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,22 +40,14 @@ def report(
     """
     from bench.files import write_atomic
     from bench.store import Store
-    from bench.tables import differing, finished, merge, preview, publish, with_excerpt
+    from bench.tables import finished, merge, preview, publish, with_excerpt
     from bench.tables import report as rebuild
 
     if len(folders) > 1 and to is None:
         raise BenchError("Several folders make one table: --to FOLDER says where it is.")
     place = to or folders[0]
     if check:
-        found = differing(folders, place, into)
-        mend = "`report` without --check (or `matched`) writes it again; if not, nothing makes it"
-        for path in found:
-            out.print(f"{path} is not what its records make: {mend}.", highlight=False, soft_wrap=True)
-        if found:
-            raise typer.Exit(1)
-        drawn = ", ".join(sorted(path.name for path in place.iterdir() if path.suffix in (".html", ".png")))
-        drawn = f" (not compared, as they have pictures: {drawn})" if drawn else ""
-        out.print(f"All tables are what their records make{drawn}.", highlight=False, soft_wrap=True)
+        _check(folders, place, into)
         return
     store = Store(folders[0])
     if len(folders) > 1 or not store.config():
@@ -71,6 +64,21 @@ def report(
     if into is not None:
         write_atomic(into, with_excerpt(into.read_text(), leaderboard, place.name).encode())
     show_leaderboard(leaderboard)
+
+
+def _check(folders: Sequence[Path], place: Path, into: Path | None) -> None:
+    """Name every table that is not what its records make, and end with status 1 if there is one."""
+    from bench.tables import differing
+
+    mend = "`report` without --check (or `matched`) writes it again; if not, nothing makes it"
+    found = differing(folders, place, into)
+    for path in found:
+        out.print(f"{path} is not what its records make: {mend}.", highlight=False, soft_wrap=True)
+    if found:
+        raise typer.Exit(1)
+    drawn = ", ".join(sorted(path.name for path in place.iterdir() if path.suffix in (".html", ".png")))
+    drawn = f" (not compared, as they have pictures: {drawn})" if drawn else ""
+    out.print(f"All tables are what their records make{drawn}.", highlight=False, soft_wrap=True)
 
 
 def plot(
