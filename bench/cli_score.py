@@ -15,6 +15,9 @@ from bench.config import parse_targets
 from bench.errors import BenchError, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench.external import Found
     from bench.store import Store
     from bench.suites.suite import Suite
     from bench.types import Record
@@ -57,18 +60,7 @@ def score(
 
         there = scan(found, amount, pictures, one, method == "none")
         scorer = Scorer.load(found, pick_device(device), examiner_names(examine))
-    others, absent = strangers(found, pictures) if one is None and method != "none" else ([], 0)
-    if others:
-        err.print(f"Folders that no concept names: {', '.join(others)}", highlight=False, soft_wrap=True)
-    if absent:
-        err.print(f"{absent} concepts have no folder: means are over the others", highlight=False, soft_wrap=True)
-    for own in there:
-        if own.missing or own.others:
-            names = ", ".join(own.missing[:NAMED]) + (" …" if len(own.missing) > NAMED else "")
-            what = f"{own.target or 'none'}: {len(own.missing)} of {len(own.requests)} pictures are missing"
-            err.print(
-                f"{what}{f' ({names})' if names else ''}; {own.others} files are not of the protocol", highlight=False, soft_wrap=True
-            )
+    _tell_gaps(there, *(strangers(found, pictures) if one is None and method != "none" else ([], 0)))
     place = folder or Path("results") / "scores" / f"{Path(found.key).stem}-{preset}"
     protocol = found.protocol(preset, amount)
     store = _open(place, found.key, preset, amount.seeds, amount.steps, protocol)
@@ -84,6 +76,19 @@ def score(
     store.write_records([*(kept for kept in records if kept.label != method), record])
     _show(store, found, record)
     err.print(f"Records and tables: {place}", highlight=False, soft_wrap=True)
+
+
+def _tell_gaps(there: Sequence[Found], others: Sequence[str], absent: int) -> None:
+    """What the protocol asks for and is not there, and what is there and it does not ask for."""
+    if others:
+        err.print(f"Folders that no concept names: {', '.join(others)}", highlight=False, soft_wrap=True)
+    if absent:
+        err.print(f"{absent} concepts have no folder: means are over the others", highlight=False, soft_wrap=True)
+    for own in there:
+        if own.missing or own.others:
+            names = ", ".join(own.missing[:NAMED]) + (" …" if len(own.missing) > NAMED else "")
+            what = f"{own.target or 'none'}: {len(own.missing)} of {len(own.requests)} pictures are missing{f' ({names})' if names else ''}"
+            err.print(f"{what}; {own.others} files are not of the protocol", highlight=False, soft_wrap=True)
 
 
 def _open(place: Path, suite: str, preset: str, seeds: int, steps: int, protocol: str) -> Store:
@@ -124,9 +129,10 @@ def _show(store: Store, suite: Suite, record: Record) -> None:
                 {"target": name, "UA": found.ua, "IRA": found.ira, "CRA": found.cra, "pictures": int(own["style_pred"].notna().sum())}
             )
         show_frame(pd.DataFrame(rows), f"{record.label} ({record.protocol})")
-    methods = {kept.method for kept in store.records()}
+    records = store.records()
+    methods = {kept.method for kept in records}
     if "none" in methods and len(methods) > 1:
-        show_leaderboard(report(store, store.records()))
+        show_leaderboard(report(store, records))
     elif record.method != "none":
         err.print(
             "Score the unedited model's pictures too (--method none) to have scores, ranks and tables.", highlight=False, soft_wrap=True
