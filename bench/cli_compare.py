@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import typer
 
 from bench.cli_options import err, out, show_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Folder = Annotated[Path, typer.Argument(help="A run's folder, or what was published of one.")]
 
@@ -65,6 +67,8 @@ def matched(
 
 def _in_percent(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """Rows of `differences` or `at_matched_ua` as a person reads them: in percent, the difference with its interval in one cell."""
+    import pandas as pd
+
     shown = pd.DataFrame({name: table[name] for name in ("target", "kind") if name in table}).iloc[:, :1]
     if "ua" in table:
         shown["UA ≥"] = [f"{100 * ua:.0f}" for ua in table["ua"]]

@@ -6,11 +6,13 @@ import json
 from collections.abc import Collection, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import packed
 from bench.errors import BenchError
-from bench.store import Store
+
+if TYPE_CHECKING:
+    from bench.store import Store
 
 LAST = 8
 """Bundles that the pace is taken from, as the units of one are written nearly all at once."""
