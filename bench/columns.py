@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def packed(column: list[Any]) -> Any:
+def coded(column: list[Any]) -> Any:
     """A column as JSON: itself, or {"levels": […], "rows": [places among them]}."""
     kinds = {type(value) for value in column if value is not None}
     # Of one kind, lest 1, 1.0 and true be one level.
@@ -18,8 +18,8 @@ def packed(column: list[Any]) -> Any:
     return {"levels": levels, "rows": [place[value] for value in column]}
 
 
-def unpacked(column: Any) -> list[Any]:
-    """Inverse of `packed`; equal values are one object."""
+def decoded(column: Any) -> list[Any]:
+    """Inverse of `coded`; equal values are one object."""
     if isinstance(column, list):
         return column
     levels = column["levels"]

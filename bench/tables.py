@@ -144,9 +144,9 @@ def suite_name(records: Sequence[Record]) -> str:
 
 def leaderboard_from(folder: Path) -> Leaderboard:
     """The table of a run, or of what was published of one."""
-    config = Store(folder).config()
-    if config:
-        return leaderboard_of(Store(folder), Store(folder).records())
+    store = Store(folder)
+    if store.config():
+        return leaderboard_of(store, store.records())
     records, _ = rows_of(folder)
     return _leaderboard(records, suite_name(records), records[0].protocol.split("/")[1], str(folder))
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.columns import lines, packed, unpacked
+from bench.columns import coded, decoded, lines
 from bench.files import seal, unsealed
 
 Kind = Literal["style", "object"]
@@ -233,8 +233,8 @@ class Record:
 
     def to_json(self) -> str:
         """One JSON object with sorted keys, a column on a line each (`bench.columns`)."""
-        body = {**vars(self), "card": asdict(self.card), "outcomes": _each(self.outcomes, packed)}  # not the slow deep copy of `asdict`
-        body["attacks"] = {name: {**own, "outcomes": _each(own["outcomes"], packed)} for name, own in self.attacks.items()}
+        body = {**vars(self), "card": asdict(self.card), "outcomes": _each(self.outcomes, coded)}  # not the slow deep copy of `asdict`
+        body["attacks"] = {name: {**own, "outcomes": _each(own["outcomes"], coded)} for name, own in self.attacks.items()}
         return seal(lines(body) + "\n").decode()
 
     @classmethod
@@ -244,8 +244,8 @@ class Record:
         if body["schema"] != SCHEMA:
             raise ValueError(f"record schema {body['schema']} is not {SCHEMA}")
         card = body.pop("card")
-        body["outcomes"] = _each(body["outcomes"], unpacked)
-        body["attacks"] = {name: {**own, "outcomes": _each(own["outcomes"], unpacked)} for name, own in body["attacks"].items()}
+        body["outcomes"] = _each(body["outcomes"], decoded)
+        body["attacks"] = {name: {**own, "outcomes": _each(own["outcomes"], decoded)} for name, own in body["attacks"].items()}
         return cls(card=Card(**{**card, "supports": tuple(card["supports"])}), **body)
 
 

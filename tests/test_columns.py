@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.columns import lines, packed, unpacked
+from bench.columns import coded, decoded, lines
 
 VALUES = st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.0, -0.0, 1.0, 0.5]) | st.sampled_from(["", "a", "neon", "1"])
 COLUMNS = (
@@ -18,7 +18,7 @@ COLUMNS = (
 
 @given(COLUMNS)
 def test_whatever_stands_in_a_column_comes_back(column: list[Any]) -> None:
-    again = unpacked(json.loads(lines({"column": packed(column)}))["column"])
+    again = decoded(json.loads(lines({"column": coded(column)}))["column"])
     assert [(type(value), repr(value)) for value in again] == [(type(value), repr(value)) for value in column]
 
 
@@ -29,6 +29,6 @@ def test_lines_are_json(value: Any) -> None:
 
 def test_what_repeats_is_short_and_a_list_is_one_line() -> None:
     column = ["neon", None, "frost"] * 100
-    assert packed(column) == {"levels": ["neon", None, "frost"], "rows": [0, 1, 2] * 100}
-    assert len(lines(packed(column)).splitlines()) == 4
+    assert coded(column) == {"levels": ["neon", None, "frost"], "rows": [0, 1, 2] * 100}
+    assert len(lines(coded(column)).splitlines()) == 4
     assert lines({"b": {}, "a": {"x": [1, 2]}}) == '{\n "a": {\n  "x": [1,2]\n },\n "b": {}\n}'
