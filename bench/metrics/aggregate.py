@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from bench.metrics.uncertainty import Array, Design, Estimate, Share, rank_intervals, simultaneous_quantile
+from bench.metrics.uncertainty import Array, Design, Estimate, Share, rank_intervals, simultaneous_level
 from bench.metrics.unlearning import METRICS, NONE, Outcomes, pair, ranking_score
 from bench.types import MetricRules
 
@@ -112,16 +112,16 @@ class Aggregate:
         most = max((self.targets[method, kind] for method in own), default=0)
         return [method for method in own if self.targets[method, kind] == most]
 
-    def quantile(self, kind: str, metric: str) -> float:
-        """For all differences between methods of a family at once, `none` left out; see `simultaneous_quantile`."""
+    def level(self, kind: str, metric: str) -> float:
+        """For all differences between methods of a family at once, `none` left out; see `simultaneous_level`."""
         methods = [method for method in self.family(kind) if method != NONE]
         own = [found[metric] for method in methods if metric in (found := self.noise[method, kind])]
-        return simultaneous_quantile(own, self.design)
+        return simultaneous_level(own, self.design)
 
     def ranks(self, methods: Sequence[str], kind: str) -> dict[str, tuple[int, int]]:
         """The ranks by score that each of these methods could have, all at once; see `rank_intervals`."""
         scores = [self.noise[method, kind]["score"] for method in methods]
-        return dict(zip(methods, rank_intervals(scores, self.quantile(kind, "score")), strict=True))
+        return dict(zip(methods, rank_intervals(scores, self.design, self.level(kind, "score")), strict=True))
 
 
 def aggregate(outcomes: Outcomes, rules: MetricRules) -> Aggregate:
@@ -147,8 +147,8 @@ def aggregate(outcomes: Outcomes, rules: MetricRules) -> Aggregate:
 
 def bounds(name: str, noise: Estimate | None, concepts: Estimate | None, design: Design) -> dict[str, float]:
     """A share and its intervals as columns of a table."""
-    low, high = noise.bounds(design.quantile) if noise else (np.nan, np.nan)
-    new_low, new_high = concepts.bounds(Design([0] * len(concepts.spread)).quantile) if concepts else (np.nan, np.nan)
+    low, high = noise.bounds(design) if noise else (np.nan, np.nan)
+    new_low, new_high = concepts.bounds(Design([0] * len(concepts.spread))) if concepts else (np.nan, np.nan)
     return {
         name: noise.value if noise else np.nan, f"{name}_low": low, f"{name}_high": high,
         f"{name}_new_low": new_low, f"{name}_new_high": new_high,

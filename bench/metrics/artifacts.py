@@ -145,7 +145,7 @@ def aggregate(outcomes: Outcomes, rules: MetricRules, column: str = "far", names
         row: dict[str, Any] = {"method": method, "kind": kind}
         for name, one in zip(names, means, strict=True):
             found = one.with_noise(paired.design)
-            low, high = (found.bounds if column == "far" else found.symmetric)(paired.design.quantile)
+            low, high = (found.bounds if column == "far" else found.symmetric)(paired.design)
             row |= {name: found.value, f"{name}_low": low, f"{name}_high": high, f"{name}_n": one.judged}
         rows.append(row)
     return pd.DataFrame(rows)

@@ -37,7 +37,7 @@ def _pooled(pictures: pd.DataFrame) -> dict[str, Any]:
     cells = pictures.assign(unit=unit).drop_duplicates("unit").sort_values("unit")
     design = Design((cells["style"].astype(str) + "/" + cells["object"].astype(str)).to_numpy())
     share = Share.of((pictures["first_edit"] >= 0).to_numpy(dtype=np.float64), unit, len(cells))
-    low, high = Estimate(share.value, design.spread(share.influences), len(cells)).bounds(design.quantile)
+    low, high = Estimate(share.value, design.spread(share.influences), len(cells)).bounds(design)
     return {"unrelated": share.value, "low": low, "high": high, "n": share.n, "pictures": len(cells)}
 
 

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from bench.metrics.aggregate import Aggregate
-from bench.metrics.uncertainty import difference, simultaneous_quantile
+from bench.metrics.uncertainty import LEVEL, difference, simultaneous_level
 from bench.metrics.unlearning import METRICS
 
 RETAINED = ("ira", "cra")
@@ -20,23 +20,23 @@ def differences(found: Aggregate, first: str, second: str, kind: str) -> list[di
 
     Keys of a row: `COLUMNS`; low and high are 95 %, significant says whether they leave out 0. Metrics that one has not are left out.
     """
-    return list(_differences(found, first, second, kind, dict.fromkeys((*METRICS, "score"), found.design.quantile)))
+    return list(_differences(found, first, second, kind, dict.fromkeys((*METRICS, "score"), LEVEL)))
 
 
 def all_differences(found: Aggregate, kind: str) -> list[dict[str, Any]]:
     """`differences` of all pairs of a kind's family, with both names, method and other; intervals of all but `none` hold at once."""
-    quantiles = {metric: found.quantile(kind, metric) for metric in (*METRICS, "score")}
+    levels = {metric: found.level(kind, metric) for metric in (*METRICS, "score")}
     return [
         {"method": first, "other": second, **row}
-        for first, second in combinations(found.family(kind), 2) for row in _differences(found, first, second, kind, quantiles)
+        for first, second in combinations(found.family(kind), 2) for row in _differences(found, first, second, kind, levels)
     ]  # fmt: skip
 
 
-def _differences(found: Aggregate, first: str, second: str, kind: str, quantiles: dict[str, float]) -> Iterator[dict[str, Any]]:
+def _differences(found: Aggregate, first: str, second: str, kind: str, levels: dict[str, float]) -> Iterator[dict[str, Any]]:
     ours, theirs = found.noise[first, kind], found.noise[second, kind]
-    for metric, quantile in quantiles.items():
+    for metric, level in levels.items():
         if metric in ours and metric in theirs:
-            value, low, high = difference(ours[metric], theirs[metric], quantile)
+            value, low, high = difference(ours[metric], theirs[metric], found.design, level)
             yield {
                 "kind": kind, "metric": metric, "first": ours[metric].value, "second": theirs[metric].value,
                 "difference": value, "low": low, "high": high, "significant": bool(low > 0 or high < 0),
@@ -58,8 +58,8 @@ def at_matched_ua(found: Aggregate, first: Sequence[str], second: Sequence[str],
     rows = []
     for metric in RETAINED:
         if metric in found.noise[ours, kind] and metric in found.noise[theirs, kind]:
-            quantile = simultaneous_quantile([found.noise[row, kind][metric] for row in (*reached[0], *reached[1])], found.design)
-            (one,) = _differences(found, ours, theirs, kind, {metric: quantile})
+            level = simultaneous_level([found.noise[row, kind][metric] for row in (*reached[0], *reached[1])], found.design)
+            (one,) = _differences(found, ours, theirs, kind, {metric: level})
             rows.append({**one, "ua": ua, "first_row": ours, "second_row": theirs})
     return rows
 

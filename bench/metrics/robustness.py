@@ -92,7 +92,7 @@ def _row(goals: pd.DataFrame, design: Design) -> dict[str, Any]:
     # What was there without an attack is there with it: the drop is a share too, of goals that the attack alone reached.
     for name, seen in (("ua_before", ~clean), ("ua_after", ~success), ("drop", success & ~clean)):
         one = _share(seen, goals["unit"].to_numpy(), design)
-        found |= dict(zip((name, f"{name}_low", f"{name}_high"), (one.value, *one.bounds(design.quantile)), strict=True))
+        found |= dict(zip((name, f"{name}_low", f"{name}_high"), (one.value, *one.bounds(design)), strict=True))
     told = goals.loc[goals["success"], "confirmed"].dropna()
     tried = goals[~goals["clean"]]
     found["confirmed"] = float(told.astype(float).mean()) if len(told) else np.nan

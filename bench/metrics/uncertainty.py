@@ -20,11 +20,13 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtr, stdtrit
 
 Array: TypeAlias = NDArray[np.float64]
 
 LEVEL = 0.95
+ZERO = 1e-20
+"""What rounding leaves of a variance where there is none is less."""
 DRAWS = 4000
 """Of the joint distribution of several statistics, where no formula serves."""
 SEED = 20240219
@@ -34,7 +36,7 @@ def wilson(successes: float, n: float, quantile: float | None = None) -> tuple[f
     """Interval for a share of n independent trials (Wilson 1927), 95 % without another quantile; None without trials."""
     if n == 0:
         return None
-    z, share = norm.ppf((1 + LEVEL) / 2) if quantile is None else quantile, successes / n
+    z, share = float(ndtri((1 + LEVEL) / 2)) if quantile is None else quantile, successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * float(share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
     # No successes and only successes have exact bounds, which rounding would miss by 1e-17.
@@ -63,10 +65,21 @@ class Design:
         """Degrees of freedom of a variance: units less strata."""
         return int(len(self.stratum) - len(self.counts))
 
-    @cached_property
-    def quantile(self) -> float:
-        """Of Student's t, for a 95 % interval of one value; of the normal distribution where there is but one unit."""
-        return float(t.ppf((1 + LEVEL) / 2, self.freedom) if self.freedom else norm.ppf((1 + LEVEL) / 2))
+    def freedom_of(self, spread: Array, known: float = 0.0) -> float:
+        """Degrees of freedom of the variance that a spread [units] makes with one that is not estimated (Satterthwaite 1946).
+
+        Where few strata have most of the variance it is known less well than all units would have it. That of a stratum of n is squared
+        without bias: of a normal variance v, v² (n - 1) / (n + 1).
+        """
+        each = np.bincount(self.stratum, spread**2, minlength=len(self.counts))
+        uncertain = float((each**2 / (self.counts + 1)).sum())
+        found = (float(each.sum()) + known) ** 2 / uncertain if uncertain > ZERO**2 else np.inf
+        return float(np.clip(found, min(1, self.freedom), self.freedom))
+
+    def quantile(self, spread: Array, known: float = 0.0, level: float = LEVEL) -> float:
+        """Of Student's t with `freedom_of`, for an interval of that level; of the normal distribution where there is but one unit."""
+        freedom = self.freedom_of(spread, known)
+        return float(stdtrit(freedom, (1 + level) / 2) if freedom else ndtri((1 + level) / 2))
 
     def spread(self, influences: Array) -> Array:
         """[units] less their strata's means, scaled so that the sum of products of two estimates their covariance."""
@@ -134,34 +147,41 @@ class Estimate:
         """Of the value, with other noise."""
         return float(self.moves @ self.moves) + self.one
 
-    def bounds(self, quantile: float) -> tuple[float, float]:
-        """Of a share; NaN without a value."""
+    def bounds(self, design: Design) -> tuple[float, float]:
+        """95 %, of a share; NaN without a value."""
+        return self.wilson(design.quantile(self.spread, self.picture))
+
+    def symmetric(self, design: Design) -> tuple[float, float]:
+        """95 %, of what is no share."""
+        half = design.quantile(self.spread, self.picture) * self.variance**0.5
+        return self.value - half, self.value + half
+
+    def wilson(self, quantile: float) -> tuple[float, float]:
+        """Bounds of a share with another quantile."""
         share = min(1.0, max(0.0, self.value))
         if np.isnan(share) or not self.n:
             return float("nan"), float("nan")
         picture, rarer = self.picture**0.5, min(share, 1 - share)
         rarer = min(0.5, max(picture, rarer + picture / 2))  # half of the one more that is in the variance; without any, all of it
-        # Rounding leaves a variance of 1e-33, and a share of 1e-16, where there is none.
-        trials = rarer * (1 - rarer) / self.variance if self.variance > 1e-20 and rarer > 1e-12 else self.n
+        # Rounding leaves a share of 1e-16 where there is none.
+        trials = rarer * (1 - rarer) / self.variance if self.variance > ZERO and rarer > 1e-12 else self.n
         return wilson(share * trials, trials, quantile) or (float("nan"), float("nan"))
 
-    def symmetric(self, quantile: float) -> tuple[float, float]:
-        """Of what is no share."""
-        half = quantile * self.variance**0.5
-        return self.value - half, self.value + half
 
-
-def difference(ours: Estimate, theirs: Estimate, quantile: float) -> tuple[float, float, float]:
-    """Ours less theirs, two shares of the same units, and its bounds; NaN without a value.
+def difference(ours: Estimate, theirs: Estimate, design: Design, level: float = LEVEL) -> tuple[float, float, float]:
+    """Ours less theirs, two shares of the same units, and its bounds at that level; NaN without a value.
 
     The bounds of independent shares (MOVER), nearer by as much as the difference varies less than independent ones would. With MOVER's
     own correlation, rows that always move together would keep the part by which their intervals are lopsided.
     """
-    low, high = ours.bounds(quantile)
-    other_low, other_high = theirs.bounds(quantile)
     found, apart = ours.value - theirs.value, ours.moves - theirs.moves
+    spread, common = np.split(apart, 2)
+    known = float(common @ common) + ours.one + theirs.one
+    quantile = design.quantile(spread, known, level)
+    low, high = ours.wilson(quantile)
+    other_low, other_high = theirs.wilson(quantile)
     independent = ours.variance + theirs.variance
-    left = (float(apart @ apart + ours.one + theirs.one) / independent) ** 0.5 if independent > 1e-20 else 1.0
+    left = ((float(spread @ spread) + known) / independent) ** 0.5 if independent > ZERO else 1.0
     down, up = hypot(ours.value - low, other_high - theirs.value), hypot(high - ours.value, theirs.value - other_low)
     return found, found - left * down, found + left * up
 
@@ -175,24 +195,25 @@ def _variances(moves: Array, ones: Array) -> Array:
     return found
 
 
-def simultaneous_quantile(estimates: Sequence[Estimate], design: Design) -> float:
-    """What replaces t's quantile in all pairwise differences, so that all hold at once (max-t; Hothorn, Bretz and Westfall 2008).
+def simultaneous_level(estimates: Sequence[Estimate], design: Design) -> float:
+    """What each pairwise difference has to hold with, so that all hold at once (max-t; Hothorn, Bretz and Westfall 2008).
 
-    From draws of a multivariate t with the covariance of the estimates.
+    From draws of a multivariate t with the covariance of the estimates. As a level, not a quantile, because differences have degrees of
+    freedom of their own (Hasler and Hothorn 2008).
     """
     if len(estimates) < 2 or not design.freedom:
-        return design.quantile
+        return LEVEL
     # Rows of the same pictures never differ: they are one.
     _, different = np.unique(np.stack([own.moves for own in estimates]), axis=0, return_index=True)
     moves, ones = (np.array([getattr(estimates[k], name) for k in sorted(different)]) for name in ("moves", "one"))
     variances = _variances(moves, ones)
     first, second = np.triu_indices(len(moves), 1)
-    known = variances > 1e-20
+    known = variances > ZERO
     if not known.any():
-        return design.quantile
+        return LEVEL
     drawn = joint_draws(moves @ moves.T, design)
     worst = np.abs((drawn[first[known]] - drawn[second[known]]) / np.sqrt(variances[known])[:, None]).max(0)
-    return max(design.quantile, float(np.quantile(worst, LEVEL)))
+    return max(LEVEL, float(2 * stdtr(design.freedom, np.quantile(worst, LEVEL)) - 1))
 
 
 def joint_draws(covariance: Array, design: Design) -> Array:
@@ -204,12 +225,12 @@ def joint_draws(covariance: Array, design: Design) -> Array:
     return found
 
 
-def rank_intervals(estimates: Sequence[Estimate], quantile: float) -> list[tuple[int, int]]:
-    """The ranks that each could have, best first: with `simultaneous_quantile`, 95 % for all together."""
+def rank_intervals(estimates: Sequence[Estimate], design: Design, level: float) -> list[tuple[int, int]]:
+    """The ranks that each could have, best first: with `simultaneous_level`, 95 % for all together."""
     better, worse = np.zeros(len(estimates), int), np.zeros(len(estimates), int)
     for i, ours in enumerate(estimates):
         for j, theirs in enumerate(estimates[:i]):
-            _, low, high = difference(ours, theirs, quantile)
+            _, low, high = difference(ours, theirs, design, level)
             worse[i] += high < 0
             better[i] += low > 0
             worse[j] += low > 0

@@ -216,7 +216,7 @@ def test_what_differs_between_cells_is_no_chance() -> None:
     found = aggregate({"none": grid(3), "a": frame.assign(target="object:dog")}, WITH).noise["a", "object"]
     assert found["ira"].value == pytest.approx(0.5)
     assert found["ira"].variance == pytest.approx(1 / 18**2), "as if one picture had come out otherwise"
-    low, high = found["ira"].bounds(1.96)
+    low, high = found["ira"].wilson(1.96)
     assert (low, high) == pytest.approx(wilson(0.5 * 0.25 * 18**2, 0.25 * 18**2, 1.96))
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, t
 from simulated import GATED, METHODS, World, world
 
 from bench.metrics.aggregate import Aggregate, Means, aggregate
 from bench.metrics.paired import all_differences, at_matched_ua, differences
 from bench.metrics.robustness import attacked
-from bench.metrics.uncertainty import Design, Estimate, Share, difference, rank_intervals, simultaneous_quantile, wilson
+from bench.metrics.uncertainty import Design, Estimate, Share, difference, rank_intervals, simultaneous_level, wilson
 from bench.metrics.unlearning import NONE
 from bench.suites.minicanvas import SUITE
 from bench.types import KINDS
@@ -49,8 +49,33 @@ def estimate(hits: np.ndarray, design: Design) -> Estimate:
 def test_of_a_share_over_cells(rate: float) -> None:
     chance = np.random.default_rng(1)
     design, rates = strata(chance, 40, 3, rate)
-    found = [estimate(chance.random(len(rates)) < rates, design).bounds(design.quantile) for _ in range(3000)]
+    found = [estimate(chance.random(len(rates)) < rates, design).bounds(design) for _ in range(3000)]
     assert np.mean([low <= rates.mean() <= high for low, high in found]) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize("hard", [5, 8, 12])
+def test_where_few_cells_are_hard(hard: int) -> None:
+    """They alone tell how much the share varies: with the degrees of freedom of all cells, the fewest would be held 92 % of the time."""
+    chance, hits = np.random.default_rng(12), []
+    design, rates = Design(np.repeat(np.arange(60), 2)), np.repeat(np.where(np.arange(60) < hard, 0.5, 0.999), 2)
+    for _ in range(2000):
+        low, high = estimate(chance.random(len(rates)) < rates, design).bounds(design)
+        hits.append(low <= rates.mean() <= high)
+    assert np.mean(hits) > 0.935
+
+
+def test_degrees_of_freedom_by_hand() -> None:
+    design = Design([0, 0, 1, 1, 1, 2, 2])  # strata of 2, 3 and 2 units
+    assert design.freedom == 4
+    spread = np.array([1.0, 1, 0, 0, 0, 0, 0])
+    assert design.freedom_of(spread) == pytest.approx(2**2 / (2**2 / 3))
+    assert design.freedom_of(spread, known=0.1) == pytest.approx(2.1**2 / (2**2 / 3))
+    assert design.freedom_of(spread, known=10.0) == 4, "never more than there are"
+    assert design.freedom_of(np.array([2.0, 2, 1, 0, 0, 0, 0])) == pytest.approx(9**2 / (8**2 / 3 + 1**2 / 4))
+    assert design.freedom_of(np.zeros(7)) == 4
+    assert design.quantile(spread) == pytest.approx(t.ppf(0.975, 3))
+    assert Design([0] * 9).freedom_of(np.ones(9)) == 8
+    assert Design([0]).quantile(np.zeros(1)) == pytest.approx(norm.ppf(0.975))
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(0.8, 0.8), (0.95, 0.85)])
@@ -63,7 +88,7 @@ def test_of_a_paired_difference(ours: float, theirs: float) -> None:
     for _ in range(3000):
         luck = chance.random(len(first))
         other = np.where(chance.random(len(first)) < 0.5, luck, chance.random(len(first)))
-        _, low, high = difference(estimate(luck < first, design), estimate(other < second, design), design.quantile)
+        _, low, high = difference(estimate(luck < first, design), estimate(other < second, design), design)
         hits.append(low <= truth <= high)
     assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
 
@@ -77,7 +102,7 @@ def test_of_pictures_that_many_targets_share(rate: float, least: float) -> None:
         right, means = (chance.random(90) < rate).astype(float), Means()
         for _ in range(9):
             means.add(Share.of(right, unit, 90, np.ones(90, bool)))
-        low, high = means.with_noise(design).bounds(design.quantile)
+        low, high = means.with_noise(design).bounds(design)
         hits.append(low <= rate <= high)
     assert np.mean(hits) > least
 
@@ -92,7 +117,7 @@ def test_of_a_difference_from_what_never_fails(lost: float) -> None:
         for _ in range(9):
             edited.add(Share.of((chance.random(90) >= lost).astype(float), unit, 90))
             base.add(Share.of(ones, unit, 90, ones.astype(bool)))
-        _, low, high = difference(edited.with_noise(design), base.with_noise(design), design.quantile)
+        _, low, high = difference(edited.with_noise(design), base.with_noise(design), design)
         hits.append(low <= -lost <= high)
     assert np.mean(hits) > 0.935
 
@@ -108,7 +133,7 @@ def test_of_a_difference_from_the_unedited_model_where_an_edit_seldom_acts(acts:
             edit = chance.random(90) < acts
             edited.add(Share.of(np.where(edit, chance.random(90) < 0.5, right).astype(float), unit, 90, ~edit))
             base.add(Share.of(right.astype(float), unit, 90, np.ones(90, bool)))
-        _, low, high = difference(edited.with_noise(design), base.with_noise(design), design.quantile)
+        _, low, high = difference(edited.with_noise(design), base.with_noise(design), design)
         hits.append(low <= acts * (0.5 - 0.98) <= high)
         widths.append(high - low)
     assert np.mean(hits) > 0.935
@@ -120,7 +145,7 @@ def test_equal_rows_widen_no_family() -> None:
     chance = np.random.default_rng(7)
     design, rates = strata(chance, 40, 3, 0.8)
     own = [estimate(chance.random(len(rates)) < rates, design) for _ in range(4)]
-    assert simultaneous_quantile([*own, *own], design) == simultaneous_quantile(own, design)
+    assert simultaneous_level([*own, *own], design) == simultaneous_level(own, design)
 
 
 def test_of_ranks() -> None:
@@ -130,7 +155,7 @@ def test_of_ranks() -> None:
     hits = []
     for _ in range(400):
         own = [estimate(chance.random(len(rates)) < rates, design) for _ in range(6)]
-        found = rank_intervals(own, simultaneous_quantile(own, design))
+        found = rank_intervals(own, design, simultaneous_level(own, design))
         hits.append(found == [(1, 6)] * 6)
     assert np.mean(hits) == pytest.approx(0.95, abs=0.025)
 
@@ -180,7 +205,7 @@ def test_new_concepts_know_nothing_of_rare_hard_ones() -> None:
         for hard in chance.random(10) < 0.1:
             right = (chance.random(36) < (0.3 if hard else 0.97)).astype(float)
             means.add(Share.of(right, np.arange(36) + 36 * len(means.values), 360))
-        low, high = means.over_concepts(Design(np.arange(360) // 3)).bounds(Design([0] * 10).quantile)
+        low, high = means.over_concepts(Design(np.arange(360) // 3)).bounds(Design([0] * 10))
         hits.append(low <= 0.1 * 0.3 + 0.9 * 0.97 <= high)
     assert 0.5 < np.mean(hits) < 0.8
 
@@ -196,7 +221,7 @@ def test_of_new_concepts(shared: float, spread: float) -> None:
         for rate in np.clip(chance.normal(0.85, spread, 12), 0.02, 0.98):
             own = shared**0.5 * luck + (1 - shared) ** 0.5 * chance.standard_normal(90)
             means.add(Share.of((own < norm.ppf(rate)).astype(float), unit, 90))
-        low, high = means.over_concepts(design).bounds(Design([0] * 12).quantile)
+        low, high = means.over_concepts(design).bounds(Design([0] * 12))
         hits.append(low <= TRUE[spread] <= high)
     assert np.mean(hits) > 0.935
 
@@ -219,7 +244,7 @@ def test_on_the_real_design(seeds: int, capsys: pytest.CaptureFixture[str]) -> N
                     note(
                         f"{metric}{' (gated)' if method in GATED else ''}",
                         true.truth[method, kind][metric],
-                        *one.bounds(found.design.quantile),
+                        *one.bounds(found.design),
                     )
             for first, other in PAIRS:
                 for row in differences(found, first, other, kind):
@@ -235,8 +260,9 @@ def test_on_the_real_design(seeds: int, capsys: pytest.CaptureFixture[str]) -> N
     with capsys.disabled():
         print("", *(f"{seeds} seeds, {name}: {share:.3f}" for name, share in shares.items()), sep="\n")
     for name, share in shares.items():
-        assert share > 0.93, name  # 95 ± 1.5 %, told by 400 draws to about half a point
-    assert all(shares[name] < 0.965 for name in ("ua", "ira", "cra", "score", "differences"))
+        assert share > 0.935, name
+    # The others are cautious: what gated methods leave alone fails once or twice, and coverage goes by whole failures.
+    assert all(shares[name] < 0.965 for name in ("ua", "ira", "cra", "score", "differences", "ua (gated)", "score (gated)"))
 
 
 def _all(found: Aggregate, true: World, kind: str) -> bool:
