@@ -99,7 +99,8 @@ def leaderboard_of(store: Store, records: Sequence[Record]) -> Leaderboard:
 def merged(folders: Sequence[Path]) -> tuple[Leaderboard, list[Record]]:
     """One table of the records of several runs, or of what was published of them, and these.
 
-    What two of them have by one name must have the same outcomes; of the unedited model the first is taken. BenchError for
+    What two of them have by one name must have the same outcomes, and the one that more attacks were tried on is taken; of the unedited
+    model that is otherwise not alike, the first. BenchError for
     folders without records and for runs that do not belong into one table.
     """
     found: dict[str, tuple[Path, Record]] = {}
@@ -110,6 +111,8 @@ def merged(folders: Sequence[Path]) -> tuple[Leaderboard, list[Record]]:
         for record in own:
             first, known = found.setdefault(record.label, (folder, record))
             _check_same_row(known, first, record, folder)
+            if len(record.attacks) > len(known.attacks) and record.outcomes == known.outcomes:
+                found[record.label] = (folder, record)
     records = [record for _, record in found.values()]
     _, preset, *_ = records[0].protocol.split("/")
     suite = next((name for folder in folders if (name := Store(folder).config().get("suite"))), suite_name(records))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from commands import bench
 
 from bench.api import load_leaderboard
 from bench.errors import BenchError
 from bench.files import sealed_json, unsealed
-from bench.store import Store
+from bench.store import Store, read_records
 from bench.suites.minicanvas import SUITE
 from bench.types import Card, Record
 
@@ -103,6 +105,16 @@ def test_what_does_not_belong_together_is_not_merged(folder: Path, name: str, ch
     done = bench("report", "found", "more", "--to", "both", cwd=folder.parent)
     assert done.returncode == 2
     assert sentence in " ".join(done.stderr.split())
+
+
+def test_a_row_that_was_attacked_later_takes_the_place_of_its_own(tmp_path: Path) -> None:
+    attacked = [record for record in read_records(SHIPPED / "minicanvas-attacks") if record.label in ("none", "uce")]
+    Store(tmp_path / "attacked").write_records(attacked)
+    Store(tmp_path / "bare").write_records([replace(record, attacks={}) for record in attacked])
+    for order in (("bare", "attacked"), ("attacked", "bare")):
+        done = bench("report", *order, "--to", "both", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert set(pd.read_csv(tmp_path / "both" / "attacks.csv")["label"]) == {"none", "uce"}
 
 
 def test_edited_records_give_no_frame(folder: Path) -> None:
