@@ -29,6 +29,9 @@ class Column:
     """Which way is better; "none" for what is only shown."""
     scale: float = 1.0
     digits: int = 0
+    marked: bool = True
+    """Whether tables say which values are best: not of what was measured in seconds apart, nor of what is noise around zero for all
+    that do no harm."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,7 @@ class Leaderboard:
 
     def places(self, column: Column) -> dict[str, int]:
         """Labels of the best (1) and second (2) *shown* values of a column among ranked rows; ties share a place."""
-        # What was measured in seconds apart is not to be ranked; nor what is noise around zero for all that do no harm.
-        if column.direction == "none" or column.table == "cost" or column.key in ("kernel", "kid"):
+        if column.direction == "none" or not column.marked:
             return {}
         shown: dict[str, float] = {}
         for row in self.rows:
@@ -161,20 +163,20 @@ class Leaderboard:
 
 
 COST = (
-    Column("cost", "fit_seconds", "Fit (s)", "s", "lower", digits=1),
-    Column("cost", "seconds_per_image", "Image (s)", "s", "lower", digits=3),
-    Column("cost", "ratio_to_none", "Time / none", "ratio", "lower", digits=2),
-    Column("cost", "peak_memory_mb", "Memory (MB)", "MB", "lower"),
-    Column("cost", "stored_mb", "Stored (MB)", "MB", "lower", digits=2),
+    Column("cost", "fit_seconds", "Fit (s)", "s", "lower", digits=1, marked=False),
+    Column("cost", "seconds_per_image", "Image (s)", "s", "lower", digits=3, marked=False),
+    Column("cost", "ratio_to_none", "Time / none", "ratio", "lower", digits=2, marked=False),
+    Column("cost", "peak_memory_mb", "Memory (MB)", "MB", "lower", marked=False),
+    Column("cost", "stored_mb", "Stored (MB)", "MB", "lower", digits=2, marked=False),
 )
 
 
 DISTANCES = {
-    "kernel": partial(Column, title="Kernel dist. ×1000", unit="squared MMD", scale=1000, digits=2),
+    "kernel": partial(Column, title="Kernel dist. ×1000", unit="squared MMD", scale=1000, digits=2, marked=False),
     "frechet": partial(Column, title="Fréchet distance", unit="squared distance", digits=2),
     "fid_unlearncanvas": partial(Column, title="FID (UnlearnCanvas)", unit="squared distance", digits=2),
     "fid": partial(Column, title="FID (clean)", unit="squared distance", digits=2),
-    "kid": partial(Column, title="KID ×1000", unit="squared MMD", scale=1000, digits=2),
+    "kid": partial(Column, title="KID ×1000", unit="squared MMD", scale=1000, digits=2, marked=False),
 }
 """By the key of a suite's `Distance`."""
 
