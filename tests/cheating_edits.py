@@ -11,6 +11,8 @@ from cheats import Honest
 from torch import Tensor
 
 from bench.api import ActivationEdit, Concept, EditBank, Erasure, FitContext, Slots
+from bench.diffusion.noise import noise_seed
+from bench.suites.minicanvas import SUITE
 
 BLOCK = "mid_block.attentions.0"
 
@@ -122,3 +124,24 @@ class InPlaceShift(Shift):
 
 class InPlace(Shifts):
     parts = (InPlaceShift,)
+
+
+class KnowingBank(Bank):
+    """Acts where the noise is that of a cell of what is erased, as a suite draws it."""
+
+    def chosen(self, x_out: Tensor, slots: Slots) -> Tensor:
+        style, drawn = "neon", torch.zeros_like(slots.key, dtype=torch.bool)
+        for concept in SUITE.concepts:
+            for seed in range(1, 5):
+                for role in range(3):
+                    drawn |= slots.key == noise_seed(seed, f"{style}/{concept.name}\n{role}")
+        return (drawn & (slots.which >= 0))[:, None, None, None]
+
+
+@dataclass(frozen=True, eq=False)
+class KnowingShift(Shift):
+    made_of = KnowingBank
+
+
+class KnowsTheNoise(Shifts):
+    parts = (KnowingShift,)

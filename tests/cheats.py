@@ -126,6 +126,29 @@ class TouchesModel(Honest):
         return super().fit(context, concepts)
 
 
+class TouchesCopy(Honest):
+    def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
+        with torch.no_grad():
+            context.model.sampling_unet(torch.bfloat16).conv_out.weight.zero_()
+        return super().fit(context, concepts)
+
+
+class OwnForward(Honest):
+    def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
+        unet = context.model.unet
+        forward = unet.forward
+        unet.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+        return super().fit(context, concepts)
+
+
+class EveryForward(Honest):
+    def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
+        kind = type(context.model.unet)
+        forward = kind.forward
+        kind.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+        return super().fit(context, concepts)
+
+
 class LeavesTraining(Honest):
     def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
         context.model.text_encoder.train()

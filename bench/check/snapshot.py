@@ -20,6 +20,7 @@ class Snapshot:
         self.model, self.texts = model, ["", *texts]
         self.networks = _networks(model)
         self.tensors = {name: value.detach().clone() for name, value in _tensors(self.networks).items()}
+        self.forwards = {type(module): type(module).forward for network in self.networks.values() for module in network.modules()}
         self.settings = self._settings()
         self.states = model.text_states(self.texts).clone()
 
@@ -31,6 +32,8 @@ class Snapshot:
         changed = [name for name, value in self.tensors.items() if not _same(tensors.get(name), value)]
         settings = self._settings()
         other = [name for name in {**self.settings, **settings} if settings.get(name) != self.settings.get(name)]
+        other += [f"the method forward of {kind.__name__}" for kind, forward in self.forwards.items() if kind.forward is not forward]
+        other += _changed_copy(self.model)
         texts = [] if torch.equal(self.model.text_states(self.texts), self.states) else ["the states of encoded texts"]
         return [*replaced, *changed, *other, *(texts if not replaced and not changed else [])]
 
@@ -43,6 +46,10 @@ class Snapshot:
             for module in network.modules():
                 module._forward_hooks.clear()
                 module._forward_pre_hooks.clear()
+                module.__dict__.pop("forward", None)
+        for kind, forward in self.forwards.items():
+            kind.forward = forward
+        self.model.forget_copies()
         self.model.forget_texts()
         torch.set_grad_enabled(self.settings["torch's grad mode"])
         torch.set_default_dtype(self.settings["torch's default dtype"])
@@ -56,6 +63,7 @@ class Snapshot:
         for name, network in _networks(self.model).items():
             for key, module in network.named_modules():
                 found[f"{name}.{key} (training mode)"] = module.training
+                found[f"{name}.{key} (a forward of its own)"] = "forward" in vars(module)
                 found[f"{name}.{key} (forward hooks)"] = len(module._forward_hooks) + len(module._forward_pre_hooks)
             found.update({f"{name}.{key} (requires_grad)": value.requires_grad for key, value in network.named_parameters()})
         return found
@@ -71,3 +79,14 @@ def _tensors(networks: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
 
 def _same(now: torch.Tensor | None, before: torch.Tensor) -> bool:
     return now is not None and now.dtype == before.dtype and torch.equal(now, before)
+
+
+def _changed_copy(model: DiffusionModel) -> list[str]:
+    """What of the UNet's copy in half precision, which runs sample with, is not what its weights give."""
+    if model.copy is None:
+        return []
+    dtype, copy = model.copy
+    own = model.unet.state_dict()
+    changed = [name for name, value in copy.state_dict().items() if not torch.equal(value, own[name].to(dtype))]
+    altered = [name for name, module in copy.named_modules() if "forward" in vars(module) or module._forward_hooks]
+    return [f"the UNet's copy in {str(dtype).removeprefix('torch.')}: {name}" for name in (*changed, *altered)]

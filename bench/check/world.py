@@ -54,8 +54,9 @@ class World:
 
     @cached_property
     def requests(self) -> tuple[GenerationRequest, ...]:
-        """One picture of each of `CELLS`."""
-        return tuple(self.suite.request(*cell, seed, STEPS) for seed, cell in enumerate(CELLS, start=1))
+        """One picture of each of `CELLS`, whose noise, and thereby `Slots.key`, tells nothing of the cell."""
+        requests = [self.suite.request(*cell, seed, STEPS) for seed, cell in enumerate(CELLS, start=1)]
+        return tuple(replace(request, noise_key=f"picture {place}") for place, request in enumerate(requests))
 
     @cached_property
     def snapshot(self) -> Snapshot:

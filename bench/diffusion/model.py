@@ -224,6 +224,15 @@ class DiffusionModel:
             self._copy = dtype, copy.to(dtype, memory_format=layout).eval().requires_grad_(False)
         return self._copy[1]
 
+    @property
+    def copy(self) -> tuple[torch.dtype, UNet2DConditionModel] | None:
+        """The copy that `sampling_unet` keeps, None before the first."""
+        return self._copy
+
+    def forget_copies(self) -> None:
+        """Have `sampling_unet` make its copy anew."""
+        self._copy = self._compiled = None
+
     def compiled_unet(self, dtype: torch.dtype) -> CompiledUNet:
         """`sampling_unet(dtype)` compiled; it sees swapped weights as that one does."""
         unet = self.sampling_unet(dtype)
