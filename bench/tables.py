@@ -99,9 +99,9 @@ def leaderboard_of(store: Store, records: Sequence[Record]) -> Leaderboard:
 def merged(folders: Sequence[Path]) -> tuple[Leaderboard, list[Record]]:
     """One table of the records of several runs, or of what was published of them, and these.
 
-    What two of them have by one name must have the same outcomes, and the one that more attacks were tried on is taken; of the unedited
-    model that is otherwise not alike, the first. BenchError for
-    folders without records and for runs that do not belong into one table.
+    What two of them have by one name must have the same outcomes: the one that more attacks were tried on is taken. The unedited model's
+    may differ in what another machine rounds: then the first is. BenchError for folders without records and for runs that do not belong
+    into one table.
     """
     found: dict[str, tuple[Path, Record]] = {}
     for folder in folders:
