@@ -46,7 +46,7 @@ def unlearned() -> dict[str, nn.Module]:
     with torch.no_grad():
         for name, value in parts["unet"].named_parameters():
             if name.endswith("attn2.to_k.weight"):
-                value += torch.randn(value.shape, generator=generator)
+                value += 0.3 * torch.randn(value.shape, generator=generator)
     return parts
 
 
