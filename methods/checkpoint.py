@@ -52,7 +52,7 @@ class Checkpoint(UnlearningMethod):
     card = Card(
         title="Published checkpoint", paper="", bibtex="", supports=("style", "object"),
         cite_instead="whoever made the file",
-        notes="The file's digest and the base model that it is said to be of are in the record.",
+        notes="The file's digest and the base model that it is said to be of are in the record. Of Receler's files, names are unverified.",
     )  # fmt: skip
     Config = CheckpointConfig
     parts = (LowRankAdapters, FacilitatedTransport, Erasers)

@@ -119,6 +119,11 @@ class Leaderboard:
         """Names of its tables in the order of `TABLES`."""
         return [table for table in TABLES if any(column.table == table for column in self.columns)]
 
+    def empty(self) -> list[str]:
+        """Labels of rows without an outcome for any target."""
+        targets = [(table, "targets") for table in KINDS if table in self.tables()]
+        return [row.label for row in self.rows if row.method != NONE and not any(row.cells[key].value for key in targets)]
+
     def columns_of(self, table: str) -> list[Column]:
         """Columns of one of its tables."""
         return [column for column in self.columns if column.table == table]

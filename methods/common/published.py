@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | weights | a diffusers folder, a UNet, some of its weights, `{"unet": …, "text_encoder": …}`, a text encoder's folder | names |
 | compvis | a checkpoint of Stable Diffusion 1.x under the names of the CompVis code, or some of its weights | `model.diffusion_model.` |
-| adapters | low-rank adapters as kohya's scripts and SPM save them | `lora_unet_` |
+| adapters | low-rank adapters as kohya's scripts and SPM save them, or of the UNet alone as diffusers does | `lora_unet_`, `.lora_A.` |
 | erasers | Receler's, `{transformer block: {down.weight, down.bias, up.weight, up.bias}}` | names |
 
 That Receler's file is a dictionary by transformer block is known; the names within and of the blocks are UNVERIFIED.
@@ -13,6 +13,8 @@ That Receler's file is a dictionary by transformer block is known; the names wit
 from __future__ import annotations
 
 import json
+import pickle
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -122,8 +125,7 @@ def _file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if not isinstance(found, Mapping):
             raise ValueError(f"it is a {type(found).__name__}, no dictionary")
     except Exception as error:  # torch raises pickle's, zipfile's and its own kinds for one fact, safetensors its own
-        first = " ".join(str(error).split())[:200] or type(error).__name__
-        raise BenchError(f"{path} cannot be read as tensors ({first}): it is damaged, or holds more than tensors.") from error
+        raise BenchError(f"{path} cannot be read as tensors ({_why(error)}): it is damaged, or holds more than tensors.") from error
     tensors = dict(_flat(found))
     prefix = "state_dict."
     inner = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -147,6 +149,8 @@ def _named(path: Path, tensors: dict[str, Tensor]) -> tuple[Kind, dict[str, Tens
 
     if some(_ADAPTERS):
         return "adapters", tensors
+    if any(".lora_A." in name for name in tensors):
+        return "adapters", convert_state_dict_to_kohya({f"unet.{name.removeprefix('unet.')}": value for name, value in tensors.items()})
     if some(compvis.UNET):
         return "compvis", tensors
     if tensors.keys() >= set(_SAE):
@@ -159,6 +163,14 @@ def _named(path: Path, tensors: dict[str, Tensor]) -> tuple[Kind, dict[str, Tens
         if some(prefixes):
             return "weights", {f"{network}.{name}": tensor for name, tensor in tensors.items()}
     raise BenchError(f"{path} holds no weights of a kind that is known ({_first(tensors)}): python -m bench show checkpoint names them.")
+
+
+def _why(error: Exception) -> str:
+    """In a line, without torch's advice to read what is not safe nevertheless."""
+    if isinstance(error, pickle.UnpicklingError):
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        return f"it asks for {asked[1]}" if asked else "its pickle holds something else"
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _first(names: Iterable[str]) -> str:

@@ -194,6 +194,20 @@ def test_a_plain_lora_acts_with_scale_one(tmp_path: Path, mini: DiffusionModel) 
     torch.testing.assert_close(latents(mini, erasure), with_added(added, 1.0), rtol=1e-3, atol=1e-3)
 
 
+def test_a_lora_as_diffusers_saves_it_is_the_same(tmp_path: Path, mini: DiffusionModel) -> None:
+    tensors, added = lora(mini, rank=2, alpha=2.0)
+    modules = {f"lora_unet_{name.replace('.', '_')}": name for name in load_object("methods.common.adapters:adapted_modules")(mini.unet)}
+    own = {}
+    for name, value in tensors.items():
+        module, _, part = name.partition(".")
+        if part != "alpha":
+            own[f"{modules[module]}.{part.replace('lora_down', 'lora_A').replace('lora_up', 'lora_B')}"] = value
+    save_file({f"unet.{name}": value for name, value in own.items()}, tmp_path / "pipeline.safetensors")
+    save_file(own, tmp_path / "unet.safetensors")
+    for file in ("pipeline.safetensors", "unet.safetensors"):
+        torch.testing.assert_close(latents(mini, fitted(mini, tmp_path / file)), with_added(added, 1.0), rtol=1e-3, atol=1e-3)
+
+
 def test_an_spm_acts_as_strongly_as_the_prompt_is_like_its_texts(tmp_path: Path, mini: DiffusionModel) -> None:
     tensors, added = lora(mini, rank=1)
     save_file(tensors, tmp_path / "spm.safetensors", {"prompts": "key,umbrella", "rank": "1", "alpha": "1.0"})
