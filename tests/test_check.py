@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from checkpoints import write_checkpoint
 from commands import bench
 from test_plugins import METHOD, installed, plugin, words
 
@@ -123,6 +125,25 @@ def test_a_method_that_needs_files_is_skipped_with_its_reason(world: World) -> N
     assert of(findings, "labels") == Finding("labels", "skipped", "It cannot be fitted.")
     given = check(CHEATS["NeedsFile"], {"file": "/nowhere"}, world)
     assert [finding.check for finding in failed(given)] == ["fits"]
+
+
+@pytest.mark.parametrize("file", ["weights", "adapters", "spm", "erasers"])
+def test_checkpoints_keep_the_contract(file: str, world: World, tmp_path: Path) -> None:
+    for seed, name in enumerate(("neon", "sketch", "fish", "house")):
+        torch.manual_seed(seed)
+        write_checkpoint(file, world.model.unet, name, tmp_path / f"{name}.safetensors")
+    findings = check("checkpoint", {"path": str(tmp_path / "{concept}.safetensors")}, world)
+    assert failed(findings) == []
+    status = {finding.check: finding.status for finding in findings}
+    assert {status[one] for one in ("fits", "inputs", "acts", "samples", "neighbours", "labels", "saves", "precision")} == {"ok"}
+    assert (status["row-wise"] == "ok") == (file != "weights")
+
+
+def test_a_checkpoint_of_another_model_is_told_of_the_full_check(world: World, tmp_path: Path) -> None:
+    torch.save({"conv_in.weight": torch.ones(7, 4, 3, 3)}, tmp_path / "wide.pt")
+    finding = of(check("checkpoint", {"path": str(tmp_path / "wide.pt")}, world), "fits")
+    assert finding.status == "failed"
+    assert "check --full" in finding.mend
 
 
 def test_the_command_tells_and_its_status_counts(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,10 @@ def fits(subject: Subject) -> None:
             if subject.files:
                 example = f"{subject.name}:{subject.files[0]}=PATH"
                 raise SkippedError(f"{error} It may need files: check {example}.") from error
-            raise BrokenError(f"The fit on {concept} is refused: {error}", f"Support it, or take {kind} out of card.supports.") from error
+            mend = f"Support it, or take {kind} out of card.supports."
+            if subject.given_files and subject.world.random:
+                mend = "If the file is for minicanvas's model and not for the tiny one: check --full."
+            raise BrokenError(f"The fit on {concept} is refused: {error}", mend) from error
         except Exception as error:
             raise BrokenError(f"The fit on {concept} broke: {told(error)}.", "Mend what raises this.") from error
         for place, part, wanted in parts_of(erasure):
@@ -138,6 +141,8 @@ def kinds(subject: Subject) -> None:
 
 def several(subject: Subject) -> None:
     """Two concepts in one erasure."""
+    if subject.given_files:
+        raise SkippedError("What it removes may be up to the file that was given.")
     singles = subject.erasures()
     if not any(parts_of(erasure) for erasure in singles.values()):
         raise SkippedError("Its erasures have no part.")

@@ -52,8 +52,16 @@ class Subject:
     @property
     def files(self) -> list[str]:
         """Parameters that name files and that nobody gave."""
-        fields = self.kind.Config.model_fields
-        return [key for key, field in fields.items() if field.annotation == Path | None and getattr(self.config, key) is None]
+        return [key for key in self._paths if getattr(self.config, key) is None]
+
+    @property
+    def given_files(self) -> list[str]:
+        """Parameters that name files and that somebody gave."""
+        return [key for key in self._paths if key in self.given]
+
+    @property
+    def _paths(self) -> list[str]:
+        return [key for key, field in self.kind.Config.model_fields.items() if field.annotation == Path | None]
 
     def method(self) -> UnlearningMethod:
         """Made anew, as each worker of a run does."""
