@@ -13,6 +13,7 @@ from bench import registry
 from bench.cards import cards as all_cards
 from bench.cards import cited, parameters_of, settings_here
 from bench.cli_options import err, out
+from bench.config import parse_variant
 from bench.errors import BenchError, unknown
 from bench.types import Target
 
@@ -32,7 +33,7 @@ def list_(what: Annotated[Things, typer.Argument(help="What to list.")] = "metho
     for name, module in found.items():
         try:
             text = _summary(what, name, module)
-            out.print(f"[bold]{name:18}[/bold] {text}", highlight=False)
+            out.print(f"[bold]{name:18}[/bold] {text}", highlight=False, soft_wrap=True)
         except BenchError as error:
             broken.append(str(error))
     for sentence in broken:
@@ -60,12 +61,15 @@ def show(name: Annotated[str, typer.Argument(help="A method, path/to/file.py:MyM
         _show_attack(name)
         return
     known = registry.methods()
+    bare, given = parse_variant(name)
+    if given:
+        raise BenchError(f"show takes a name without parameters: python -m bench show {bare}.")
     if ".py" not in name and name not in known:
         raise unknown("method, attack or suite", name, [*known, *registry.ATTACKS, *registry.SUITES])
     kind = registry.method(name)
     out.print(f"[bold]{registry.short_name(name)}[/bold] (version {kind.version}): {registry.summary(kind.__module__)}")
     out.print(f"{kind.card.title}, {cited(kind.card)}; removes {' and '.join(f'{k}s' for k in kind.card.supports)}")
-    out.print(inspect.getdoc(kind) or "", markup=False, highlight=False)
+    out.print(inspect.cleandoc(kind.__doc__ or ""), markup=False, highlight=False)
     if kind.card.notes:
         out.print(kind.card.notes)
     _show_parameters(kind)

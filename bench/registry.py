@@ -163,7 +163,7 @@ def address(name: str) -> str:
         return found if ":" in found else f"{found}:METHOD"
     try:
         return f"{file_module(Path(file['path'])).__name__}:{file['name']}"
-    except Exception as error:  # it is the user's own code
+    except (Exception, SystemExit) as error:  # it is the user's own code
         raise _broken(name, error) from error
 
 
@@ -172,7 +172,7 @@ def method(name: str) -> Any:
     module, _, attribute = address(name).partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a plug-in's own code
+    except (Exception, SystemExit) as error:  # a plug-in's own code
         raise _broken(name, error) from error
     if not (isinstance(found, type) and any(base.__name__ == "UnlearningMethod" for base in found.__mro__)):
         raise BenchError(f'The method "{name}" is {found!r}, which is no subclass of UnlearningMethod: name its class.')

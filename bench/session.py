@@ -27,7 +27,7 @@ from bench.diffusion.numerics import (
     sampler_of,
 )  # fmt: skip
 from bench.diffusion.sampler import Sampler
-from bench.errors import BenchError
+from bench.errors import BenchError, told
 from bench.examples import Painter
 from bench.identity import Identity, MethodSpec
 from bench.interfaces import FitContext
@@ -133,7 +133,12 @@ def _spec(
 ) -> MethodSpec:
     kind, name = method(address), short_name(address)
     resolved, own = configs(suite, address, given, tuned)
-    made = {str(target): kind(own.get(str(target), resolved)) for target in targets}
+    try:
+        made = {str(target): kind(own.get(str(target), resolved)) for target in targets}
+    except BenchError:
+        raise
+    except Exception as error:  # a plug-in's own code
+        raise BenchError(f'The method "{label}" cannot be made, {told(error)}: mend its __init__, or leave it out.') from error
     return MethodSpec(
         name, label, kind.version, resolved.model_dump(mode="json"), kind.card, all(one.row_wise for one in made.values()),
         kind.continues(), {key: value.model_dump(mode="json") for key, value in own.items()}, dict(tuned.budget) if tuned else None,

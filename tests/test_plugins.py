@@ -125,6 +125,11 @@ def test_variants_of_files() -> None:
 
 
 SOURCE = "from bench.api import UnlearningMethod\nclass Mine(UnlearningMethod):\n    pass\n"
+READY = """from bench.api import Card, UnlearningMethod
+class Mine(UnlearningMethod):
+    card = Card(title="Mine", paper="", bibtex="", supports=("style",))
+    def fit(self, context, concepts): ...
+"""
 
 
 @pytest.mark.parametrize(
@@ -135,6 +140,8 @@ SOURCE = "from bench.api import UnlearningMethod\nclass Mine(UnlearningMethod):\
         ("nowhere.py:Mine", SOURCE, "cannot be loaded: there is no file {place}/nowhere.py."),
         ("my.py:Mine", "def (", "cannot be loaded, SyntaxError: invalid syntax"),
         ("my.py:Mine", SOURCE + "1 / 0\n", "cannot be loaded, ZeroDivisionError: division by zero (my.py, line 4): mend it."),
+        ("my.py:Mine", SOURCE + "raise SystemExit(3)\n", "cannot be loaded, SystemExit: 3 (my.py, line 4): mend it."),
+        ("my.py:Mine", READY + "    def __init__(self, config): 1 / 0\n", 'The method "Mine" cannot be made, ZeroDivisionError'),
         ("my.py:Mine", "class Mine:\n    pass\n", "which is no subclass of UnlearningMethod: name its class."),
         ("my.py:uce", SOURCE.replace("Mine", "uce"), 'there is a method "uce" already, rename the class.'),
         ("my.py:Mine", SOURCE, 'The method "{place}/my.py:Mine" has no fit and no card: define what is missing'),
@@ -165,6 +172,16 @@ def test_a_wrong_parameter_is_one_sentence(parameter: str, message: str, tmp_pat
     found = bench("plan", "--preset", "smoke", "--methods", f"my.py:Reword:{parameter}", cwd=tmp_path)
     assert found.returncode == 2
     assert message.format(place=tmp_path) in words(found.stderr)
+
+
+def test_a_fit_without_an_erasure_and_one_that_exits_are_told(tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text(READY)
+    (tmp_path / "other.py").write_text(READY.replace("Mine", "Other").replace("...", "raise SystemExit(0)"))
+    found = bench(*FEW, "--steps", "1", "--methods", "my.py:Mine,other.py:Other", "--concepts", "neon", cwd=tmp_path)
+    assert found.returncode == 1
+    assert "Mine: 1 of 1 style targets are missing (fit() returns NoneType: return an Erasure" in words(found.stdout)
+    assert "Other: 1 of 1 style targets are missing (broke 3 times (SystemExit: 0))" in words(found.stdout)
+    assert "Other has no outcome: its footnote says why." in words(found.stderr)
 
 
 def test_a_kind_that_a_method_cannot_take_is_a_hole_with_its_reason(tmp_path: Path) -> None:

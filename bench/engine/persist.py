@@ -90,7 +90,7 @@ def _try(worker: Worker, work: Callable[[], object]) -> tuple[str, str] | None:
         work()
     except (CannotWriteError, DeviceLostError, Stopped):
         raise
-    except Exception as error:  # a method is anybody's code
+    except (Exception, SystemExit) as error:  # a method is anybody's code
         line = " ".join(str(error).split())[:200]
         line = line if isinstance(error, BenchError) else f"{type(error).__name__}: {line}"
         worker.check_device(line)

@@ -243,6 +243,8 @@ class Worker:
             began = time.perf_counter()
             erasure = made.fit(context, concepts) if start is None else made.fit_after(context, start, new)
             seconds = time.perf_counter() - began
+        if not isinstance(erasure, Erasure):
+            raise BenchError(f"fit() returns {type(erasure).__name__}: return an Erasure (docs/add-a-method.md)")
         own = pack(erasure)
         size = len(own.tensors) / 1e6
         measured = dict(zip(FIT_COST, (seconds, memory.peak_mb, size), strict=True)) | {SHARED_SECONDS: began - first}

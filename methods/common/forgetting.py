@@ -45,7 +45,9 @@ class Lot:
     """Captioned pictures."""
 
     latents: Tensor
+    """float32 [N, 4, h, w], clean."""
     texts: Texts
+    """Their captions."""
     anchors: Texts
     """The captions with what should take the concept's place."""
 
