@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from diffusers.optimization import get_cosine_with_hard_restarts_schedule_with_warmup
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from bench.api import Card, Concept, Erasure, FitContext, MethodConfig, UnlearningMethod, sha256_text
+from bench.api import Card, Concept, Erasure, FitContext, Guidance, MethodConfig, UnlearningMethod, sha256_text
 from methods.common.adapters import FacilitatedTransport, Factors, LowRankAdapters, adapted_modules, like, tokens
 from methods.common.training import Bank, descend, predict, walk
 
 WARMUP, RESTARTS = 1 / 6, 3
 """Of the learning rate: the share of the iterations (published: 500 of 3000), and how often it falls along a cosine."""
+PUBLISHED_SAMPLER = {"guidance_scale": 7.5, "negative_prompt": "low quality, blurry, distorted, bad anatomy, watermark, text"}
+"""Of UnlearnCanvas' evaluation of SPM; the prompt is in this project's words."""
 
 
 class SPMConfig(MethodConfig):
@@ -25,8 +27,14 @@ class SPMConfig(MethodConfig):
 
     preset: Literal["corrected", "published-code"] = Field(
         "corrected",
-        description="published-code: the concept's raw id as its text (UnlearnCanvas' code: Van_Gogh) and gamma squared (the authors' "
-        "infer_spm.py scales both factors); corrected: the id with spaces and gamma.",
+        description="published-code: the concept's raw id as its text (UnlearnCanvas' code: Van_Gogh), gamma squared (the authors' "
+        "infer_spm.py scales both factors), and the sampler of UnlearnCanvas; corrected: the id with spaces, gamma, the usual sampler.",
+    )
+    guidance_scale: float | None = Field(
+        None, ge=0, description="Sampled with instead of the suite's; UnlearnCanvas' code for SPM, and for it alone, has 7.5 for 9.0."
+    )
+    negative_prompt: str = Field(
+        "", description="Sampled with; UnlearnCanvas' code for SPM, and for it alone, has one of words on quality."
     )
     rank: int = Field(1, ge=1, description="Of each adapter; alpha is 1.")
     negative_guidance: float = Field(1.0, description="g in the erasing loss.")
@@ -39,6 +47,29 @@ class SPMConfig(MethodConfig):
     denoising_steps: int = Field(30, ge=2, description="Steps of these trajectories.")
     start_guidance: float = Field(3.0, description="Guidance scale of these trajectories.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        published = isinstance(values, dict) and values.get("preset") == "published-code"
+        return {**PUBLISHED_SAMPLER, **values} if published else values
+
+
+@dataclass(frozen=True)
+class OwnScale(Guidance):
+    """`ε = ε_∅ + s (ε_p − ε_∅)` with a scale s of its own."""
+
+    guidance_scale: float
+    extra_texts: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """See `Guidance.key`."""
+        return (self.guidance_scale,)
+
+    def combine(self, eps: Tensor, step: Tensor, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Guidance.combine`; K = 2."""
+        return eps[:, 0] + self.guidance_scale * (eps[:, 1] - eps[:, 0]), state
+
 
 class SPM(UnlearningMethod):
     """`min ‖ε_φ(z_t, c) − [ε(z_t, ∅) − g (ε(z_t, c) − ε(z_t, ∅))]‖² + λ mean_a ‖ε_φ(z_t, a) − ε(z_t, a)‖²` over adapters φ.
@@ -46,9 +77,8 @@ class SPM(UnlearningMethod):
     Anchors a are Gaussian texts, of c's norm times U(0.8, 1.2), each drawn again with probability cos(a, c). As published: the loss,
     the adapters' places and first values, optimiser and schedule. Otherwise: z_t come from the frozen model, where the authors sample
     with the adapter on; they and the anchors of each are drawn once, so that an iteration is one pass; AdamW keeps its moments in
-    float32; all pictures have the model's own size. UnlearnCanvas' code trains on SD 1.4 and samples with guidance 7.5 and a negative
-    prompt: of another base model and another protocol, neither is in `published-code`; nor are the products between several adapters
-    that the authors' code adds by summing factors.
+    float32; all pictures have the model's own size. UnlearnCanvas' code trains on SD 1.4, which is another base model and not in
+    `published-code`; nor are the products between several adapters that the authors' code adds by summing factors.
     """
 
     card = Card(
@@ -60,7 +90,7 @@ class SPM(UnlearningMethod):
         notes="Each concept has an adapter of its own; the prompt, not the concept, decides how strongly it acts.",
     )  # fmt: skip
     Config = SPMConfig
-    parts = (LowRankAdapters, FacilitatedTransport)
+    parts = (LowRankAdapters, FacilitatedTransport, OwnScale)
     quick = {"iterations": 2, "trajectories": 1, "denoising_steps": 2, "anchors": 1, "learning_rate": 0.1}
     tuning = {"learning_rate": (3e-3, 1e-2, 3e-2), "anchor_strength": (10.0, 100.0, 1000.0)}
 
@@ -75,10 +105,11 @@ class SPM(UnlearningMethod):
             factors, ends[str(concept)] = self._train(replace(context, progress=progress), concept)
             adapters.append(factors)
         edit = LowRankAdapters.of(adapters)
-        text = FacilitatedTransport(tuple(map(self._text, concepts)), 2 if self.config.preset == "published-code" else 1)
-        return Erasure(
-            text=text, activations=(edit,), notes={"first_and_last_loss": ends, "parameters": edit.down.numel() + edit.up.numel()}
-        )
+        config, notes = self.config, {"first_and_last_loss": ends, "parameters": edit.down.numel() + edit.up.numel()}
+        power = 2 if config.preset == "published-code" else 1
+        text = FacilitatedTransport(tuple(map(self._text, concepts)), power, config.negative_prompt)
+        guidance = None if config.guidance_scale is None else OwnScale(config.guidance_scale)
+        return Erasure(text=text, guidance=guidance, activations=(edit,), notes=notes)
 
     def fit_after(self, context: FitContext, start: Erasure, concepts: Sequence[Concept]) -> Erasure:
         """Adapters of further concepts beside those that are there: the same as all of them fitted at once."""

@@ -133,10 +133,12 @@ class FacilitatedTransport(TextEdit):
     """Per adapter, its texts with commas between, as in the metadata of published files."""
     power: int = 1
     """2: the public code, which multiplies `lora_down` and `lora_up` by γ each."""
+    negative_prompt: str = ""
+    """The unconditional text."""
 
     def encode(self, model: DiffusionModel, texts: Sequence[str], role: Role, steps: int) -> list[Cond]:
         """See `TextEdit.encode`; texts in other roles leave the strength to the prompt."""
-        plain = PlainText().encode(model, texts, role, steps)
+        plain = PlainText().encode(model, [self.negative_prompt] * len(texts) if role == "unconditional" else texts, role, steps)
         if role != "conditional":
             return plain
         known = [[self._seen(model, text) for text in own.split(",")] for own in self.texts]

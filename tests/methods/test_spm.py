@@ -166,5 +166,25 @@ def test_it_lowers_its_loss(context: FitContext) -> None:
 
 def test_the_published_code_names_concepts_by_their_ids(context: FitContext) -> None:
     concept = Concept("style", "Van_Gogh")
-    for preset, text in (("corrected", FacilitatedTransport(("Van Gogh",))), ("published-code", FacilitatedTransport(("Van_Gogh",), 2))):
+    sampler = load_object("methods.spm:PUBLISHED_SAMPLER")
+    published = FacilitatedTransport(("Van_Gogh",), 2, sampler["negative_prompt"])
+    for preset, text in (("corrected", FacilitatedTransport(("Van Gogh",))), ("published-code", published)):
         assert fit(context, concept, preset=preset, iterations=0, denoising_steps=2).text == text
+
+
+@pytest.mark.parametrize("given", [{"guidance_scale": 7.5}, {"preset": "published-code"}])
+def test_the_published_sampler_has_a_guidance_scale_and_a_negative_prompt_of_its_own(
+    given: dict[str, object], model: DiffusionModel, context: FitContext
+) -> None:
+    untrained = fit(context, NEON, iterations=0, negative_prompt="a key", **given)
+    wanted = sample(
+        model, [Row(replace(request, guidance_scale=7.5), Erasure(text=load_object("methods.negative_prompt:NegativeText")("a key")))
+                for request in REQUESTS], torch.float32, SLOTS,
+    ).latents  # fmt: skip
+    torch.testing.assert_close(latents(model, untrained), wanted, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(wanted, latents(model, Erasure()), atol=0.05)
+    plain = latents(model, fit(context, NEON, iterations=0))
+    assert torch.equal(plain, latents(model, Erasure())), "corrected: the suite's sampler"
+    beside = latents(model, untrained, Erasure(), fit(context, NEON, iterations=0, guidance_scale=2.0))
+    assert torch.equal(beside[::3], latents(model, untrained)), "rows with other scales beside it"
+    assert torch.equal(beside[1::3], plain)
