@@ -46,7 +46,7 @@ class FMN(UnlearningMethod):
     Config = FMNConfig
     row_wise = False
     quick = {"pictures": 4, "batch": 2, "iterations": 2, "learning_rate": 1e-2}
-    tuning = {"learning_rate": (1e-4, 2e-4, 3e-4, 5e-4), "iterations": (35, 100)}
+    tuning = {"learning_rate": (1e-4, 2e-4, 5e-4), "padding": (True, False)}
 
     def inputs(self, assets: Assets, concepts: Sequence[Concept]) -> Mapping[str, str]:
         """The pictures."""
