@@ -14,6 +14,7 @@ from bench.api import Card, Concept, Cond, DiffusionModel, Erasure, FitContext, 
 from methods.common.texts import last_subject, name_pair, positions_of, switched
 
 Trigger = Literal["prompt", "published-oracle"]
+Words = Literal["name", "from-name"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,8 @@ class SuppressedText(TextEdit):
     """Share of the steps before it acts."""
     trigger: str
     """See `SEOTConfig`."""
+    words: Words = "name"
+    """See `SEOTConfig`."""
 
     def encode(self, model: DiffusionModel, texts: Sequence[str], role: Role, steps: int) -> list[Cond]:
         """See `TextEdit.encode`; conditional texts alone are edited."""
@@ -43,7 +46,7 @@ class SuppressedText(TextEdit):
         if not negative:
             return cond
         edited = cond.embeds[0].clone()
-        rows = [*negative, *range(end, len(edited))]
+        rows = [*negative, *range(end, len(edited))] if self.words == "name" else [*range(negative[0], len(edited))]
         edited[rows] = weakened(edited[rows], self.alpha)
         return switched(cond, edited, [step >= self.start * steps for step in range(steps)])
 
@@ -74,6 +77,11 @@ class SEOTConfig(MethodConfig):
         description="Tokens taken for the concept's: its name's in the prompt, or those at the places that UnlearnCanvas' script fixes for"
         " its own template, in prompts with the name. Without the name nothing is edited.",
     )
+    words: Words = Field(
+        "name",
+        description="Which words are weakened with the end mark and padding: the name's, as published, or all from the name on, as causal"
+        " text encoders let each of them know it.",
+    )
 
 
 class SEOT(UnlearningMethod):
@@ -94,9 +102,10 @@ class SEOT(UnlearningMethod):
 
     def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
         """All concepts' tokens are weakened together."""
+        config = self.config
         names = {concept: name_pair(context.texts(concept))[0] for concept in concepts}
         styles, objects = (tuple(name for concept, name in names.items() if concept.kind == kind) for kind in ("style", "object"))
-        return Erasure(text=SuppressedText(styles, objects, self.config.alpha, self.config.start, self.config.trigger))
+        return Erasure(text=SuppressedText(styles, objects, config.alpha, config.start, config.trigger, config.words))
 
 
 METHOD = SEOT

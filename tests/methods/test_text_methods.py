@@ -155,6 +155,14 @@ def test_seot_edits_the_concepts_tokens_and_the_end(
     assert changed_rows(found) == [*places, *range(8, 24)]
 
 
+@pytest.mark.parametrize(("concepts", "first"), [([NEON], 5), ([FISH], 2), ([NEON, FISH], 2)])
+def test_seot_can_weaken_the_words_behind_a_name_too(
+    concepts: list[Concept], first: int, model: DiffusionModel, context: FitContext
+) -> None:
+    (found,) = suppressed(context, concepts, words="from-name").encode(model, [PROMPT], "conditional", 10)
+    assert changed_rows(found) == list(range(first, 24))
+
+
 def test_seot_goes_by_the_prompt_and_not_by_the_template(model: DiffusionModel, context: FitContext) -> None:
     text = "This is fish made in neon style"
     (found,) = suppressed(context, [FISH]).encode(model, [text], "conditional", 10)
