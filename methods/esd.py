@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.func import functional_call
 
-from bench.api import Card, Concept, Erasure, FitContext, MethodConfig, UnlearningMethod, Weights
-from methods.common.finetuning import Part, parameter_names
-from methods.common.training import Bank, descend, predict, walk
+from bench.api import Card, Concept, Erasure, FitContext, MethodConfig, UnlearningMethod
+from methods.common.finetuning import Noisy, Part, Student, Texts, distance, parameter_names
+from methods.common.training import Bank, walk
 
 
 class ESDConfig(MethodConfig):
@@ -54,25 +52,17 @@ class ESD(UnlearningMethod):
         return self._train(context, concepts, start.weights.values if start.weights else {})
 
     def _train(self, context: FitContext, concepts: Sequence[Concept], start: Mapping[str, Tensor]) -> Erasure:
-        unet, config = context.model.unet, self.config
-        generator = torch.Generator().manual_seed(context.seed)
-        banks = [self._bank(context, context.texts(concept).target, generator) for concept in concepts]
+        config = self.config
+        student = Student(context, parameter_names(context.model.unet, config.train_method), start)
+        banks = [self._bank(context, context.texts(concept).target, student.generator) for concept in concepts]
         bank = Bank(*(torch.cat(parts) for parts in zip(*banks, strict=True)))
-        own = dict(unet.named_parameters())
-        names = parameter_names(unet, config.train_method)
-        weights = {name: start.get(f"unet.{name}", own[name]).detach().clone().requires_grad_() for name in names}
-
-        def student(*args: Any, **kwargs: Any) -> Any:
-            return functional_call(unet, weights, args, kwargs)
 
         def loss() -> Tensor:
-            pick = torch.randint(len(bank.latents), (config.batch,), generator=generator)
-            *inputs, target = (part[pick] for part in bank)
-            return (predict(context, student, *inputs) - target).square().mean()
+            pick = student.pick(len(bank.latents), config.batch)
+            latents, timesteps, states, pooled, target = (part[pick] for part in bank)
+            return distance(student.predict(Noisy(latents, timesteps, target), Texts(states, pooled)), target)
 
-        ends = descend(context, torch.optim.Adam(weights.values(), lr=config.learning_rate), config.iterations, loss)
-        values = {f"unet.{name}": value.detach() for name, value in weights.items()}
-        return Erasure(weights=Weights(values), notes={"first_and_last_loss": ends, "parameters": sum(v.numel() for v in values.values())})
+        return student.erasure(student.train(loss, config.iterations, config.learning_rate))
 
     def _bank(self, context: FitContext, text: str, generator: torch.Generator) -> Bank:
         eta, config = self.config.negative_guidance, self.config
