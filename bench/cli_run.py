@@ -220,9 +220,9 @@ def run(
         err.print(f"{what} left: {then}.", highlight=False, soft_wrap=True)
     if ended.leaderboard is None and stop():
         raise typer.Exit(STOPPED)
-    nothing = ended.leaderboard.empty() if ended.leaderboard is not None and ended.failed else []
-    for label in nothing:
-        err.print(f"{label} has no outcome: its footnote says why.", markup=False, highlight=False, soft_wrap=True)
+    nothing = ended.leaderboard is not None and bool(ended.failed) and ended.leaderboard.nothing
+    if nothing:
+        err.print("No method has an outcome: the footnotes say why.", highlight=False, soft_wrap=True)
     if broken or nothing or (ended.leaderboard is None and job.shard == WHOLE):
         raise typer.Exit(1)
 

@@ -181,7 +181,7 @@ def test_a_fit_without_an_erasure_and_one_that_exits_are_told(tmp_path: Path) ->
     assert found.returncode == 1
     assert "Mine: 1 of 1 style targets are missing (fit() returns NoneType: return an Erasure" in words(found.stdout)
     assert "Other: 1 of 1 style targets are missing (broke 3 times (SystemExit: 0))" in words(found.stdout)
-    assert "Other has no outcome: its footnote says why." in words(found.stderr)
+    assert "No method has an outcome: the footnotes say why." in words(found.stderr)
 
 
 def test_a_kind_that_a_method_cannot_take_is_a_hole_with_its_reason(tmp_path: Path) -> None:

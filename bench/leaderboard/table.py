@@ -119,10 +119,11 @@ class Leaderboard:
         """Names of its tables in the order of `TABLES`."""
         return [table for table in TABLES if any(column.table == table for column in self.columns)]
 
-    def empty(self) -> list[str]:
-        """Labels of rows without an outcome for any target."""
-        targets = [(table, "targets") for table in KINDS if table in self.tables()]
-        return [row.label for row in self.rows if row.method != NONE and not any(row.cells[key].value for key in targets)]
+    @property
+    def nothing(self) -> bool:
+        """Whether no method but the unedited model has an outcome for any target."""
+        keys = [(table, "targets") for table in KINDS if table in self.tables()]
+        return not any(row.cells[key].value for row in self.rows if row.method != NONE for key in keys)
 
     def columns_of(self, table: str) -> list[Column]:
         """Columns of one of its tables."""
