@@ -151,7 +151,7 @@ def spelled(model: DiffusionModel) -> list[str]:
 
 def bank(worker: Worker, spec: AttackSpec, made: PromptBank, context: AttackContext) -> list[list[Candidate]]:
     """What is tried on each goal, crafted once by whoever comes first and kept in the run's folder."""
-    keys = [[goal.original.id, *([goal.request.id] if made.reads_request else [])] for goal in context.goals]
+    keys = [[goal.concept, goal.original.id, *([goal.request.id] if made.reads_request else [])] for goal in context.goals]
     wanted = {content_hash(key): g for g, key in reversed(list(enumerate(keys)))}
     id_ = content_hash({**spec.identity, "model": worker.model.digest})
     name = f"attacks/bank-{id_}.json"

@@ -15,7 +15,7 @@ from commands import bench
 from bench.adversary import Candidate, Goal
 from bench.engine.rounds import Sight, drive, in_turn
 from bench.suites.minicanvas import SUITE
-from bench.types import Record
+from bench.types import Concept, Record
 
 REQUEST = SUITE.request("neon", "fish", 1, 4)
 GOALS = [Goal(replace(REQUEST, prompt=f"clean {g}"), REQUEST, "", ("fish",), ()) for g in range(3)]
@@ -109,6 +109,23 @@ def test_records_and_tables_tell_of_attacks(attacked: Path) -> None:
     assert (attacked / "attacks.png").exists() or not reached
     assert "UA under attack" in (attacked / "leaderboard.md").read_text()
     assert "zhang2024generate" in (attacked / "citations.bib").read_text()
+
+
+def test_a_cell_of_two_targets_is_attacked_for_each_with_prompts_of_its_own(tmp_path: Path) -> None:
+    """ "A fish image in neon style." is a goal of both."""
+    found = bench(*RUN, "--concepts", "neon,fish", "--attacks", "random:tried=3,paraphrase:tried=2", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    tried = pd.concat(pd.DataFrame(own) for label in ("none", "uce") for own in outcomes_of(tmp_path / "run", label).values())
+    both = tried[(tried["style"] == "neon") & (tried["object"] == "fish") & (tried["judged"] > 0)]
+    assert set(both["target"]) == {"style:neon", "object:fish"}
+    for target, column in ((Concept("style", "neon"), "style"), (Concept("object", "fish"), "object")):
+        own = tried[(tried["target"] == str(target)) & (tried["judged"] > 0)]
+        paraphrased = own.loc[own["seed_key"].eq("") & own["prompt"].str.endswith("style.")]
+        assert len(paraphrased) > 3, column
+        assert not paraphrased["prompt"].str.contains(target.name).any(), "no paraphrase of another concept"
+    both = tried[(tried["style"] == "neon") & (tried["object"] == "fish") & tried["prompt"].str.endswith(" .")]
+    drawn = both["prompt"].str.split(" ").str[:5].str.join(" ").groupby(both["target"]).agg(set)
+    assert drawn["style:neon"].isdisjoint(drawn["object:fish"]), "drawn for each"
 
 
 def test_what_was_in_flight_is_attacked_again_with_the_same_prompts(attacked: Path, tmp_path: Path) -> None:
