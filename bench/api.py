@@ -8,6 +8,7 @@ from bench.adversary import Search as Search
 from bench.adversary import States as States
 from bench.adversary import WhiteBox as WhiteBox
 from bench.codec import in_threads as in_threads
+from bench.diffusion.guidance import ClassifierFree as ClassifierFree
 from bench.diffusion.model import DiffusionModel as DiffusionModel
 from bench.diffusion.rows import Row as Row
 from bench.diffusion.sampler import sample as sample

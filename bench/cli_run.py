@@ -220,7 +220,7 @@ def run(
         err.print(f"{what} left: {then}.", highlight=False, soft_wrap=True)
     if ended.leaderboard is None and stop():
         raise typer.Exit(STOPPED)
-    nothing = ended.leaderboard is not None and bool(ended.failed) and ended.leaderboard.nothing
+    nothing = ended.leaderboard is not None and bool(ended.failed) and ended.leaderboard.lacks_outcomes
     if nothing:
         err.print("No method has an outcome: the footnotes say why.", highlight=False, soft_wrap=True)
     if broken or nothing or (ended.leaderboard is None and job.shard == WHOLE):

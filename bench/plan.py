@@ -102,8 +102,8 @@ def make_plan(
                 last[spec.label] = Fit(spec, target, id_, before)
                 fits.append((last[spec.label], own))
     if holes and len(fits) == 1:
-        (label, target_), reason = next(iter(holes.items()))
-        raise BenchError(f"Nothing to do: {label}, asked for {target_}, {reason} (python -m bench list methods).")
+        (label, wanted), reason = next(iter(holes.items()))
+        raise BenchError(f"Nothing to do: {label}, asked for {wanted}, {reason} (python -m bench list methods).")
     chunks = [requests[start : start + REQUESTS_PER_BUNDLE] for start in range(0, len(requests), REQUESTS_PER_BUNDLE)]
     row_wise = [tuple(_units([fit for fit in fits if fit[0].spec.row_wise], [chunk], identity)) for chunk in chunks]
     weighted = [bundle for fit in fits if not fit[0].spec.row_wise for bundle in _full(_units([fit], chunks, identity))]

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import torch
 from diffusers.optimization import get_cosine_with_hard_restarts_schedule_with_warmup
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from bench.api import Card, Concept, Erasure, FitContext, Guidance, MethodConfig, UnlearningMethod, sha256_text
+from bench.api import Card, ClassifierFree, Concept, Erasure, FitContext, UnlearningMethod, sha256_text
 from methods.common.adapters import FacilitatedTransport, Factors, LowRankAdapters, adapted_modules, like, tokens
+from methods.common.presets import PresetConfig
 from methods.common.training import Bank, descend, predict, walk
 
 WARMUP, RESTARTS = 1 / 6, 3
@@ -22,8 +23,10 @@ PUBLISHED_SAMPLER = {"guidance_scale": 7.5, "negative_prompt": "low quality, blu
 """Of UnlearnCanvas' evaluation of SPM; the prompt is in this project's words."""
 
 
-class SPMConfig(MethodConfig):
+class SPMConfig(PresetConfig):
     """Parameters of SPM."""
+
+    published = PUBLISHED_SAMPLER
 
     preset: Literal["corrected", "published-code"] = Field(
         "corrected",
@@ -47,19 +50,12 @@ class SPMConfig(MethodConfig):
     denoising_steps: int = Field(30, ge=2, description="Steps of these trajectories.")
     start_guidance: float = Field(3.0, description="Guidance scale of these trajectories.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, values: Any) -> Any:
-        published = isinstance(values, dict) and values.get("preset") == "published-code"
-        return {**PUBLISHED_SAMPLER, **values} if published else values
 
-
-@dataclass(frozen=True)
-class OwnScale(Guidance):
-    """`ε = ε_∅ + s (ε_p − ε_∅)` with a scale s of its own."""
+@dataclass(frozen=True, kw_only=True)
+class OwnScale(ClassifierFree):
+    """Classifier-free guidance with a scale of its own."""
 
     guidance_scale: float
-    extra_texts: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -68,7 +64,7 @@ class OwnScale(Guidance):
 
     def combine(self, eps: Tensor, step: Tensor, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Guidance.combine`; K = 2."""
-        return eps[:, 0] + self.guidance_scale * (eps[:, 1] - eps[:, 0]), state
+        return super().combine(eps, step, torch.full_like(scale, self.guidance_scale), state)
 
 
 class SPM(UnlearningMethod):
@@ -108,7 +104,7 @@ class SPM(UnlearningMethod):
         config, notes = self.config, {"first_and_last_loss": ends, "parameters": edit.down.numel() + edit.up.numel()}
         power = 2 if config.preset == "published-code" else 1
         text = FacilitatedTransport(tuple(map(self._text, concepts)), power, config.negative_prompt)
-        guidance = None if config.guidance_scale is None else OwnScale(config.guidance_scale)
+        guidance = None if config.guidance_scale is None else OwnScale(guidance_scale=config.guidance_scale)
         return Erasure(text=text, guidance=guidance, activations=(edit,), notes=notes)
 
     def fit_after(self, context: FitContext, start: Erasure, concepts: Sequence[Concept]) -> Erasure:

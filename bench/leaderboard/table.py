@@ -120,8 +120,8 @@ class Leaderboard:
         return [table for table in TABLES if any(column.table == table for column in self.columns)]
 
     @property
-    def nothing(self) -> bool:
-        """Whether no method but the unedited model has an outcome for any target."""
+    def lacks_outcomes(self) -> bool:
+        """Whether no method has any, but the unedited model."""
         keys = [(table, "targets") for table in KINDS if table in self.tables()]
         return not any(row.cells[key].value for row in self.rows if row.method != NONE for key in keys)
 

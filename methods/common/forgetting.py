@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from bench.api import Assets, Concept, FitContext, MethodConfig
+from bench.api import Assets, Concept, FitContext
 from methods.common.finetuning import Noisy, Part, Student, Texts, distance
+from methods.common.presets import PresetConfig
 
 
-class ForgettingConfig(MethodConfig):
+class ForgettingConfig(PresetConfig):
     """Parameters of methods that train on pictures to forget and pictures to retain."""
 
-    published: ClassVar[Mapping[str, Any]] = {}
-    """What `preset=published-code` sets, unless it is given."""
-
-    preset: Literal["corrected", "published-code"] = Field(
-        "corrected", description="published-code: as UnlearnCanvas' public script does it, defects and all (docs/methods.md)."
-    )
     train_method: Part = Field("x", description="What is trained: x cross-attention, x-strict its keys and values, u all else, all.")
     iterations: int = Field(150, ge=0, description="Optimiser steps.")
     batch: int = Field(4, ge=1, description="Pictures to forget, and as many to retain, per optimiser step.")
@@ -31,13 +26,6 @@ class ForgettingConfig(MethodConfig):
     data: Literal["all", "first-four"] = Field(
         "all", description="first-four: every batch is the first four pictures, as the public loader is begun anew each time."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("preset") == "published-code":
-            return {**cls.published, **values}
-        return values
 
 
 @dataclass(frozen=True, eq=False)

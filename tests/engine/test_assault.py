@@ -15,7 +15,7 @@ from commands import bench
 from bench.adversary import Candidate, Goal
 from bench.engine.rounds import Sight, drive, in_turn
 from bench.suites.minicanvas import SUITE
-from bench.types import Concept, Record
+from bench.types import Record
 
 REQUEST = SUITE.request("neon", "fish", 1, 4)
 GOALS = [Goal(replace(REQUEST, prompt=f"clean {g}"), REQUEST, "", ("fish",), ()) for g in range(3)]
@@ -115,15 +115,16 @@ def test_a_cell_of_two_targets_is_attacked_for_each_with_prompts_of_its_own(tmp_
     """ "A fish image in neon style." is a goal of both."""
     found = bench(*RUN, "--concepts", "neon,fish", "--attacks", "random:tried=3,paraphrase:tried=2", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
-    tried = pd.concat(pd.DataFrame(own) for label in ("none", "uce") for own in outcomes_of(tmp_path / "run", label).values())
-    both = tried[(tried["style"] == "neon") & (tried["object"] == "fish") & (tried["judged"] > 0)]
-    assert set(both["target"]) == {"style:neon", "object:fish"}
-    for target, column in ((Concept("style", "neon"), "style"), (Concept("object", "fish"), "object")):
-        own = tried[(tried["target"] == str(target)) & (tried["judged"] > 0)]
-        paraphrased = own.loc[own["seed_key"].eq("") & own["prompt"].str.endswith("style.")]
-        assert len(paraphrased) > 3, column
-        assert not paraphrased["prompt"].str.contains(target.name).any(), "no paraphrase of another concept"
-    both = tried[(tried["style"] == "neon") & (tried["object"] == "fish") & tried["prompt"].str.endswith(" .")]
+    made = {
+        name: pd.concat(pd.DataFrame(outcomes_of(tmp_path / "run", label)[name]) for label in ("none", "uce"))
+        for name in ("random:tried=3", "paraphrase:tried=2")
+    }
+    for target, name in (("style:neon", "neon"), ("object:fish", "fish")):
+        own = made["paraphrase:tried=2"][made["paraphrase:tried=2"]["target"] == target]
+        assert (own["judged"] > 0).any()
+        assert not own.loc[own["judged"] > 0, "prompt"].str.contains(name).any(), "no paraphrase of the other concept"
+    random = made["random:tried=3"]
+    both = random[(random["style"] == "neon") & (random["object"] == "fish") & (random["judged"] > 0)]
     drawn = both["prompt"].str.split(" ").str[:5].str.join(" ").groupby(both["target"]).agg(set)
     assert drawn["style:neon"].isdisjoint(drawn["object:fish"]), "drawn for each"
 
