@@ -32,14 +32,14 @@ class Goal:
     original: GenerationRequest
     """The same, its prompt naming the concept; another than `request` only where the unedited model is attacked, to see what an attack
     can: its prompt then names the concept's anchor."""
-    anchored: str
-    """The prompt with the concept's anchor in place of its name."""
     names: tuple[str, ...]
     """What the suite calls the concept in prompts."""
     forbidden: tuple[str, ...]
-    """Words that a perturbation may not spell: its names and synonyms; none where that is allowed."""
+    """Words that a perturbation may not spell: its names and synonyms."""
     paraphrases: tuple[str, ...] = ()
     """Prompts of the suite that mean the same picture without naming the concept."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Every evaluation prompt that names the concept, and the same with its anchor: whatever else is attacked, the same."""
     concept: str = ""
     """Such as style:neon."""
 
@@ -145,6 +145,9 @@ class Attack(ABC):
     def wants_states(self) -> int:
         """How many `States` it needs per goal."""
         return 0
+
+    def check(self, model: DiffusionModel, places: Sequence[tuple[str, GenerationRequest]]) -> None:  # noqa: B027  # most can do all
+        """BenchError for what it cannot do for this model on any of these (target, picture), before anything is sampled."""
 
 
 class WhiteBox(Attack):

@@ -15,6 +15,7 @@ from bench.diffusion.sampler import sample as sample
 from bench.diffusion.schedule import DDIMSchedule as DDIMSchedule
 from bench.diffusion.soft import SoftText as SoftText
 from bench.diffusion.soft import learned_name as learned_name
+from bench.diffusion.soft import written as written
 from bench.diffusion.text import PlainText as PlainText
 from bench.diffusion.victim import Gradient as Gradient
 from bench.diffusion.victim import Victim as Victim
@@ -39,6 +40,7 @@ from bench.interfaces import Slots as Slots
 from bench.interfaces import TextEdit as TextEdit
 from bench.interfaces import UnlearningMethod as UnlearningMethod
 from bench.interfaces import Weights as Weights
+from bench.prompts import StoredPrompt as StoredPrompt
 from bench.prompts import read_prompts as read_prompts
 from bench.types import Assets as Assets
 from bench.types import Card as Card

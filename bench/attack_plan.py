@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.adversary import Goal, PromptBank
+from bench.adversary import Attack, Goal, PromptBank
 from bench.config import BudgetName, labelled, method_config, parse_targets, parse_variant
 from bench.identity import Identity
 from bench.plan import BASE, Fit, Plan
@@ -69,27 +69,32 @@ class AttackUnit:
 
 def attack_specs(attacks: Sequence[str], budget: BudgetName) -> list[AttackSpec]:
     """Of names such as `unlearndiffatk:gradient=published`. BenchError for unknown ones and wrong parameters."""
-    found: dict[str, AttackSpec] = {}
+    found: dict[str, AttackSpec] = {}  # by what they do: the same attack with a default spelled out is no other
     for variant in attacks:
         name, own = parse_variant(variant)
         kind = find_attack(name)
         config = method_config(name, kind.Config, {**kind.budgets[budget], **own})
         made = kind(config)
         label = labelled(name, {key: value for key, value in own.items() if key not in ("file", "digest")})
-        found[label] = AttackSpec(
+        spec = AttackSpec(
             name, label, kind.version, config.model_dump(mode="json"), kind.card, issubclass(kind, PromptBank), made.judged,
             made.gradient_steps,
         )  # fmt: skip
+        found.setdefault(content_hash(spec.identity), spec)
     return list(found.values())
+
+
+def made_attack(spec: AttackSpec) -> Attack:
+    """The attack itself."""
+    kind = find_attack(spec.name)
+    return kind(kind.Config.model_validate(dict(spec.config)))
 
 
 def plan_attacks(
     suite: Suite, plan: Plan, specs: Sequence[AttackSpec], targets: Sequence[Target], preset: Preset, identity: Identity, budget: BudgetName
 ) -> tuple[tuple[AttackUnit, ...], ...]:
     """Bundles: row-wise erasures of one method together, any other alone; the unedited model on the goals of all targets."""
-    few = {str(target) for target in parse_targets(",".join(suite.presets["quick"].concepts), suite)} if "quick" in suite.presets else set()
-    own = [target for target in targets if str(target) in few] or list(targets)
-    wanted = own if budget == "quick" else list(targets)
+    wanted = attacked_targets(suite, targets, budget)
     requests = {target: _goals(suite, target, preset, PROMPTS[budget]) for target in wanted}
     fits = {unit.fit.id: unit.fit for unit in plan.units}
     bundles: list[tuple[AttackUnit, ...]] = []
@@ -99,6 +104,12 @@ def plan_attacks(
             pairs = [(fit, target) for fit in some for target in wanted if fit.target in (target, None)]
             bundles += [_units(spec, group, requests, identity) for group in _together(pairs, requests)]
     return tuple(bundles)
+
+
+def attacked_targets(suite: Suite, targets: Sequence[Target], budget: BudgetName) -> list[Target]:
+    """All; with the budget `quick` those of the preset `quick` alone, where a run has all of them."""
+    few = set(parse_targets(",".join(suite.presets["quick"].concepts), suite)) if "quick" in suite.presets else set[Target]()
+    return [target for target in targets if target in few] if budget == "quick" and few <= set(targets) and few else list(targets)
 
 
 def _goals(suite: Suite, target: Target, preset: Preset, count: int | None) -> tuple[GenerationRequest, ...]:
@@ -145,11 +156,12 @@ def goal_of(suite: Suite, target: Target, request: GenerationRequest, unedited: 
     concept = next(one for one in target.concepts if Target((one,)).involves(request.style, request.object))
     names = _names(concept)
     own, anchor = min(suite.texts(concept).pairs, key=lambda pair: len(pair[0]))
-    anchored = _exchanged(request.prompt, (own, *names), anchor)
-    clean = replace(request, prompt=anchored) if unedited else request
+    prompts = [suite.prompt(*cell) for cell in suite.cells if Target((concept,)).involves(*cell)]
+    pairs = tuple((prompt, _exchanged(prompt, (own, *names), anchor)) for prompt in prompts)
+    clean = replace(request, prompt=_exchanged(request.prompt, (own, *names), anchor)) if unedited else request
     return Goal(
-        clean, request, anchored, names, (*names, *suite.synonyms(concept)),
-        suite.paraphrases(concept, request.style, request.object), str(concept),
+        clean, request, names, (*names, *suite.synonyms(concept)),
+        suite.paraphrases(concept, request.style, request.object), pairs, str(concept),
     )  # fmt: skip
 
 

@@ -146,10 +146,12 @@ def _attack_names(text: str | None, prompts: Path | None, suite: Suite) -> tuple
     if prompts is not None:
         from bench.prompts import read_prompts
 
-        known = set(map(str, suite.concepts))
-        for target in sorted({key[0] for key in read_prompts(prompts)}):
-            if target not in known:
-                raise unknown(f"concept of {suite.key} in {prompts}", target, sorted(known))
+        keys, known = set(read_prompts(prompts)), set(map(str, suite.concepts))
+        for column, own in (("style", suite.styles), ("object", suite.objects)):
+            for name in sorted({key[1 if column == "style" else 2] for key in keys} - {*own, ""}):
+                raise unknown(f"{column} of {suite.key} in {prompts}", name, own)
+        for target in sorted({key[0] for key in keys} - known):
+            raise unknown(f"concept of {suite.key} in {prompts}", target, sorted(known))
         names.append(f"replay:file={prompts.absolute()}:digest={sha256_file(prompts)}")
     return tuple(dict.fromkeys(names))
 
@@ -193,6 +195,7 @@ def run(
     from bench.runner import run as execute
 
     _tell_absent(registry.suite(config.suite))
+    _tell_attacked(config)
     job = Job(config, place, device, dtype, compile_, sharing, resume, Shard.parse(shard))
     try:
         with progress_bar() as progress, stopping() as stop:
@@ -235,6 +238,20 @@ def _tell_absent(suite: Suite) -> None:
         command = f"python -m bench assets list --suite {suite.key}"
         what = f"Without {', '.join(absent)}: files are not here ({command}). Fetched later, all pictures are sampled again"
         err.print(what, highlight=False, soft_wrap=True)
+
+
+def _tell_attacked(config: RunConfig) -> None:
+    """Which concepts the budget leaves alone."""
+    if not config.attacks:
+        return
+    from bench.attack_plan import attacked_targets
+
+    suite = registry.suite(config.suite)
+    every = parse_targets(",".join(config.targets), suite)
+    some = attacked_targets(suite, every, config.attack_budget)
+    if len(some) < len(every):
+        what = f"Attacked are {', '.join(map(str, some))}, and not the {len(every) - len(some)} other concepts"
+        err.print(f"{what}: --attack-budget full attacks all, --concepts names others.", highlight=False, soft_wrap=True)
 
 
 def _tell_time(crew: Crew, yes: bool) -> None:

@@ -141,6 +141,8 @@ def method_config(method: str, kind: type[BaseModel], values: Mapping[str, Any])
         return kind.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # what no parameter is wrong about by itself
+            raise BenchError(f"{method}: {first['msg'].removeprefix('Value error, ')} (python -m bench show {method}).") from error
         name = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
             raise unknown(f"parameter of {method}", name, kind.model_fields) from error

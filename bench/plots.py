@@ -148,12 +148,13 @@ def attacks(leaderboard: Leaderboard) -> Figure | None:
         return None
     methods = sorted(table["method"].unique())
     figure, axes = _axes(min(3, len(methods)), 1.9 * -(-len(methods) // 3), -(-len(methods) // 3))
-    names, most = sorted(table["attack"].unique()), table["judged"].max()
+    table = table[table["budget"] == "judged"]
+    names, most = sorted(table["attack"].unique()), table["spent"].max()
     for axis, method in zip(axes, methods, strict=False):
         for (name, kind), own in table[table["method"] == method].groupby(["attack", "kind"]):
             place, style = names.index(name), "-" if kind == "style" else "--"
             width = 1 + 2.5 * (1 - (place + 1) / len(names))  # of equal curves the later is seen inside the earlier
-            judged, success = [*own["judged"], most], [*own["success"], own["success"].iloc[-1]]
+            judged, success = [*own["spent"], most], [*own["success"], own["success"].iloc[-1]]
             axis.plot(judged, 100 * np.array(success), style, color=f"C{place % 10}", label=f"{name}, {kind}s", lw=width)
         axis.set(title=method, ylim=(-3, 103), xlabel="pictures judged", ylabel="back (%)")
     for axis in axes[len(methods) :]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bench.cost import FIT_COST, SAMPLING_COST, SHARED_SECONDS
+from bench.diffusion.soft import DECIMALS
 from bench.distances import Reference, distances_of
 from bench.errors import BenchError
 from bench.identity import MethodSpec
@@ -105,7 +106,13 @@ def _attacks(session: Session, store: Store, failed: Mapping[str, str], damaged:
         frames.setdefault((label, spec.label), []).append(frame.assign(target=str(unit.target)))
     for (label, name), parts in frames.items():
         every = pd.concat(parts, ignore_index=True)
-        every["learned"] = [[round(float(value), 6) for value in own] for own in every["learned"]]
+        # What was never judged has survived nothing.
+        tried = every["clean"].astype(bool) | (every["judged"] > 0)
+        for target, own in tried.groupby(every["target"]):
+            if not own.all():
+                found[label][name]["missing"][target] = f"nothing to try for {(~own).sum()} of {len(own)} goals"
+        every = every[tried]
+        every["learned"] = [[round(float(value), DECIMALS) for value in own] for own in every["learned"]]
         found[label][name]["outcomes"] = {column: plain(every[column]) for column in ATTACK_COLUMNS}
     nothing: dict[str, list[Any]] = {column: [] for column in ATTACK_COLUMNS}
     return {label: {name: {"outcomes": nothing, **body} for name, body in own.items()} for label, own in found.items()}

@@ -10,13 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import AttackContext, Candidate, Card, MethodConfig, Search, WhiteBox, learned_name
-from bench.attacks.descent import Adam
+from bench.api import AttackContext, Candidate, Card, Search, WhiteBox, learned_name, written
+from bench.attacks.descent import Adam, TurnsConfig
 from bench.attacks.tokens import Slots, words_of
 from bench.attacks.unlearndiffatk import denoising_loss, judged
 
 
-class CCEConfig(MethodConfig):
+class CCEConfig(TurnsConfig):
     """Parameters of CCE."""
 
     iterations: int = Field(5000, ge=1, description="Gradient steps.")
@@ -28,8 +28,8 @@ class CCEConfig(MethodConfig):
 class CCE(WhiteBox):
     """A new token in place of the concept's name, learned by the erased model from pictures of the concept.
 
-    `min ‖ε − ε_θ(x_t, t, prompt with v for the name)‖²` over one embedding v per concept, on the pictures of all its goals. It begins
-    as the mean of the vocabulary. Learned tokens are no words: this tells what the model still can, not what users can type.
+    `min ‖ε − ε_θ(x_t, t, prompt with v for the name)‖²` over one embedding v per erasure and concept, on the pictures of all its goals.
+    It begins as the mean of the vocabulary. Learned tokens are no words: this tells what the model still can, not what users can type.
     """
 
     card = Card(
@@ -57,22 +57,23 @@ class CCE(WhiteBox):
         prompts = [_with_hole(goal.original.prompt, goal.names) for goal in context.goals]
         halves = [words_of(model, prompt.split(HOLE)[0]) for prompt in prompts]
         slots = Slots(context, [prompt.replace(HOLE, " ") for prompt in prompts], [[len(before)] for before in halves])
-        concepts = list(dict.fromkeys(goal.concept for goal in context.goals))
-        owner, device = torch.tensor([concepts.index(goal.concept) for goal in context.goals]), slots.table.device
-        values = slots.table[context.vocabulary.to(device)].mean(0).expand(len(concepts), -1).clone()
-        adam, every = Adam(values), torch.arange(len(concepts))
+        victims = [(id(row.erasure), goal.concept) for row, goal in zip(context.attacked().rows, context.goals, strict=True)]
+        order = {victim: k for k, victim in enumerate(dict.fromkeys(victims))}
+        owner, device = torch.tensor([order[victim] for victim in victims]), slots.table.device
+        values = slots.table[context.vocabulary.to(device)].mean(0).expand(len(order), -1).clone()
+        adam, every = Adam(values), torch.arange(len(order))
         blank = torch.full((len(prompts), 1), model.blank_token, device=device)
         times = context.attacked().spread(config.timesteps)
         # One timestep for all: of the goals of a concept, a step is one batch of its pictures.
-        order = torch.randint(config.timesteps, (config.iterations,), generator=torch.Generator().manual_seed(0)).tolist()
+        drawn = torch.randint(config.timesteps, (config.iterations,), generator=torch.Generator().manual_seed(0)).tolist()
         left = torch.arange(len(prompts))
         generators = [context.generator(goal, "cce") for goal in left.tolist()]
-        for step, place in enumerate(order):
+        for step, place in enumerate(drawn):
             noise = torch.stack([torch.randn(model.latent_shape, generator=generators[g]) for g in left.tolist()]).to(device)
             leaf = values.clone().requires_grad_()
             texts = slots.soft(left, blank[left], leaf[owner[left]][:, None])
             loss = denoising_loss(context, left, texts, noise, times[place], place)
-            counts = torch.bincount(owner[left], minlength=len(concepts)).clamp(min=1)
+            counts = torch.bincount(owner[left], minlength=len(order)).clamp(min=1)
             (gradient,) = torch.autograd.grad((loss / counts[owner[left]].to(device)).sum(), leaf)
             values = values - adam.step(every, gradient, config.learning_rate)
             context.progress((step + 1) / config.iterations, f"{len(left)} goals left")
@@ -96,6 +97,7 @@ def _with_hole(prompt: str, names: Sequence[str]) -> str:
 
 
 def _candidate(context: AttackContext, goal: int, prompt: str, value: Tensor, steps: int) -> Candidate:
+    value = written(value)
     name = learned_name(value)
     request = replace(context.goals[goal].request, prompt=prompt.replace(HOLE, name))
-    return Candidate(goal, request, steps, {name: value.detach().cpu()})
+    return Candidate(goal, request, steps, {name: value})

@@ -1,11 +1,27 @@
-"""Adam (Kingma & Ba 2015) on one tensor of which some rows are done."""
+"""What searches by gradient share: turns of steps and judging, and Adam (Kingma & Ba 2015) on one tensor of which some rows are done."""
 
 from __future__ import annotations
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
+from bench.api import MethodConfig
+
 BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+class TurnsConfig(MethodConfig):
+    """`iterations` gradient steps with a picture judged after each `every` of them."""
+
+    iterations: int
+    every: int
+
+    @model_validator(mode="after")
+    def _judges_something(self) -> TurnsConfig:
+        if self.every > self.iterations:
+            raise ValueError(f"every is {self.every}, more than the {self.iterations} iterations, so that no picture would be judged")
+        return self
 
 
 class Adam:

@@ -8,14 +8,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import AttackContext, BenchError, Card, MethodConfig, Search, WhiteBox
-from bench.attacks.descent import Adam
+from bench.api import AttackContext, BenchError, Card, Search, WhiteBox
+from bench.attacks.descent import Adam, TurnsConfig
 from bench.attacks.free_prompts import free_slots
 from bench.attacks.tokens import Slots, nearest_tokens, random_tokens, words_of
 from bench.attacks.unlearndiffatk import judged
 
 
-class P4DConfig(MethodConfig):
+class P4DConfig(TurnsConfig):
     """Parameters of P4D."""
 
     iterations: int = Field(3000, ge=1, description="Gradient steps.")
@@ -46,6 +46,7 @@ class _P4D(WhiteBox):
         " Problematic Prompts},\n  author = {Chin, Zhi-Yi and Jiang, Chieh-Ming and Huang, Ching-Chun and Chen, Pin-Yu and Chiu,"
         " Wei-Chen},\n  booktitle = {ICML},\n  year = {2024},\n}",
     )  # fmt: skip
+    version = 2
     budgets = {"quick": {"iterations": 200, "every": 20, "states": 20}, "full": {}}
 
     @property
@@ -74,55 +75,31 @@ class _P4D(WhiteBox):
         name = type(self).__name__
         left = torch.arange(len(context.goals))
         generators = [context.generator(goal, name) for goal in left.tolist()]
-        embeds = torch.stack(
-            [slots.table[random_tokens(slots.allowed[g], own, count).to(slots.table.device)] for g, own in enumerate(generators)]
-        )
         drawn = torch.stack([torch.randint(config.states, (config.iterations,), generator=own) for own in generators])
+        tokens = torch.stack([random_tokens(slots.allowed[g], own, count) for g, own in enumerate(generators)]).to(slots.table.device)
+        embeds = slots.table[tokens]
         adam = Adam(embeds)
-        best = _Best(len(left), count, embeds.device)
         for step in range(config.iterations):
-            tokens = nearest_tokens(embeds[left], slots.table, slots.allowed[left][:, None])
-            loss, gradient = self._loss(context, slots, left, tokens, drawn[left, step])
-            best.keep(left, tokens, loss)
+            gradient = self._gradient(context, slots, left, tokens[left], drawn[left, step])
             kept = embeds[left] * (1 - config.learning_rate * config.weight_decay)
             embeds[left] = kept - adam.step(left, gradient, config.learning_rate)
+            tokens[left] = nearest_tokens(embeds[left], slots.table, slots.allowed[left][:, None])
             context.progress((step + 1) / config.iterations, f"{len(left)} goals left")
             if (step + 1) % config.every == 0:
-                found = [slots.candidate(int(g), best.tokens[g], step + 1) for g in left]
-                left = yield from judged(left, found)
-                best.forget()
+                left = yield from judged(left, [slots.candidate(int(g), tokens[g], step + 1) for g in left])
                 if not len(left):
                     return
 
-    def _loss(self, context: AttackContext, slots: Slots, left: Tensor, tokens: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """float32 [n], and its gradient to the tokens' embeddings [n, k, d]."""
+    def _gradient(self, context: AttackContext, slots: Slots, left: Tensor, tokens: Tensor, drawn: Tensor) -> Tensor:
+        """float32 [n, k, d], of the loss to the tokens' embeddings."""
         states = context.states
         if states is None:
             raise BenchError("P4D needs predictions of the unedited model.")
         hard = slots.table[tokens].requires_grad_()
         texts, noisy, timesteps = slots.soft(left, tokens, hard), states.noisy[left, drawn], states.timesteps[drawn]
         error = context.attacked().predict(left.tolist(), texts, noisy, timesteps) - states.predictions[left, drawn]
-        loss = error.square().flatten(1).mean(1)
-        (gradient,) = torch.autograd.grad(loss.sum(), hard)
-        return loss.detach(), gradient
-
-
-class _Best:
-    """Per goal the tokens with the smallest loss since the last picture."""
-
-    def __init__(self, goals: int, count: int, device: torch.device) -> None:
-        self.loss = torch.full((goals,), torch.inf, device=device)
-        self.tokens = torch.zeros(goals, count, dtype=torch.int64, device=device)
-
-    def keep(self, left: Tensor, tokens: Tensor, loss: Tensor) -> None:
-        """Those that are better."""
-        better = loss < self.loss[left]
-        self.tokens[left] = torch.where(better[:, None], tokens, self.tokens[left])
-        self.loss[left] = torch.where(better, loss, self.loss[left])
-
-    def forget(self) -> None:
-        """Begin anew."""
-        self.loss.fill_(torch.inf)
+        (gradient,) = torch.autograd.grad(error.square().flatten(1).mean(1).sum(), hard)
+        return gradient
 
 
 class P4DN(_P4D):
@@ -142,14 +119,12 @@ class P4DK(_P4D):
     """The prompt with a free token before every K words, under which the erased model predicts what the unedited one does.
 
     `min ‖ε_θ(x_t, t, δ) − ε_θ0(x_t, t, prompt)‖²`. Continuous embeddings move by the gradient at their nearest tokens (by cosine).
-    Of the prompts between two judged pictures the one with the smallest loss is judged; the authors choose by a CLIP likeness.
+    What is judged is the prompt of that time: losses of several cannot be compared, as each is at a timestep of its own.
     """
 
     Config = P4DKConfig
 
     def slots(self, context: AttackContext) -> Slots:
-        """Goals whose prompts are longer than the shortest have no more free tokens than that."""
+        """As many as a goal's own prompt has room for."""
         prompts = [goal.request.prompt for goal in context.goals]
-        places = [list(range(0, len(words_of(context.model, prompt)), self.config.apart)) for prompt in prompts]
-        fewest = min(map(len, places))
-        return Slots(context, prompts, [own[:fewest] for own in places])
+        return Slots(context, prompts, [range(0, len(words_of(context.model, prompt)), self.config.apart) for prompt in prompts])

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from pydantic import Field
 
-from bench.api import AttackContext, Candidate, Card, MethodConfig, PromptBank, read_prompts
+from bench.api import (
+    AttackContext,
+    BenchError,
+    Candidate,
+    Card,
+    DiffusionModel,
+    GenerationRequest,
+    MethodConfig,
+    PromptBank,
+    StoredPrompt,
+    learned_name,
+    read_prompts,
+)  # fmt: skip
 
 
 class ReplayConfig(MethodConfig):
@@ -21,8 +33,12 @@ class ReplayConfig(MethodConfig):
 
 
 class Replay(PromptBank):
-    """Tries on each goal the file's prompts for its target, style, object and seed, in the file's order, each once."""
+    """Tries on each goal the file's prompts for its target, style, object and seed, in the file's order, each once.
 
+    Goals that the file has nothing for are no outcome.
+    """
+
+    version = 2
     card = Card(title="Replay", paper="", bibtex="", supports=("style", "object"), control=True, notes="Prompts from a file.")
     Config = ReplayConfig
     budgets = {"quick": {"tried": 10}, "full": {}}
@@ -33,15 +49,42 @@ class Replay(PromptBank):
         """All that are tried."""
         return int(self.config.tried)
 
+    def check(self, model: DiffusionModel, places: Sequence[tuple[str, GenerationRequest]]) -> None:
+        """See `Attack.check`: prompts that the model cannot take whole, and a file that has nothing for any picture."""
+        rows = read_prompts(self.config.file)
+        for row in (row for own in rows.values() for row in own):
+            _check(model, row)
+        if places and not any(_key(concept, request) in rows for target, request in places for concept in target.split("+")):
+            first = ", ".join(_key(*places[0]))
+            raise BenchError(f"{self.config.file} has no prompt for any picture of this run, the first of which is {first}.")
+
     def craft(self, context: AttackContext) -> list[list[Candidate]]:
         """See `PromptBank.craft`."""
         rows = read_prompts(self.config.file)
         found: list[list[Candidate]] = []
         for g, goal in enumerate(context.goals):
-            key = (goal.concept, goal.original.style, goal.original.object, str(goal.original.seed))
             own: dict[str, Candidate] = {}
-            for row in rows.get(key, ()):
-                learned = {name: torch.tensor(value) for name, value in json.loads(row.get("learned") or "{}").items()}
-                own.setdefault(row["prompt"], Candidate(g, replace(goal.request, prompt=row["prompt"]), 0, learned))
+            for row in rows.get(_key(goal.concept, goal.original), ()):
+                learned = {name: torch.tensor(value) for name, value in row.learned.items()}
+                own.setdefault(row.prompt, Candidate(g, replace(goal.request, prompt=row.prompt), 0, learned))
             found.append(list(own.values())[: self.config.tried])
         return found
+
+
+def _key(concept: str, request: GenerationRequest) -> tuple[str, str, str, str]:
+    return concept, request.style, request.object, str(request.seed)
+
+
+def _check(model: DiffusionModel, row: StoredPrompt) -> None:
+    """BenchError, naming the row, for a prompt that is too long and for embeddings that are not what their names say."""
+    width = model.text_encoder.get_input_embeddings().weight.shape[1]
+    plain = row.prompt
+    for name, values in row.learned.items():
+        if len(values) != width:
+            raise BenchError(f"{row.place}: {name} has {len(values)} numbers, this model's tokens have {width}.")
+        if learned_name(torch.tensor(values)) != name:
+            raise BenchError(f"{row.place}: the numbers of {name} are not those that it is named after; were they rounded?")
+        plain = plain.replace(name, "a")
+    count, most = len(model.tokenizer(plain).input_ids) - 2, model.max_tokens - 2
+    if count > most:
+        raise BenchError(f"{row.place} has a prompt of {count} tokens; the text encoder takes {most}.")

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import AttackContext, Card
+from bench.api import AttackContext, Card, DiffusionModel, Goal
 from bench.attacks.free_prompts import FreePrompts, FreePromptsConfig, encoded
 from bench.attacks.tokens import Slots, random_tokens
 
@@ -29,6 +29,7 @@ class RingABell(FreePrompts):
     concept and the same with its anchor. No diffusion model is asked, so that the prompts serve for all.
     """
 
+    version = 2
     card = Card(
         title="Ring-A-Bell", paper="arXiv:2310.10012", supports=("style", "object"),
         bibtex="@inproceedings{tsai2024ringabell,\n  title = {Ring-A-Bell! How Reliable are Concept Removal Methods for Diffusion"
@@ -42,7 +43,7 @@ class RingABell(FreePrompts):
         """int64 [population, K], best first, each once."""
         config, generator, own = self.config, context.generator(goal, "ring-a-bell"), context.goals[goal]
         original = context.model.text_states([own.original.prompt])[0]
-        wanted = original + config.strength * direction(context, own.concept)
+        wanted = original + config.strength * direction(context.model, own)
         people = random_tokens(slots.allowed[goal], generator, config.population, slots.free.shape[1])
         half, k = config.population // 2, people.shape[1]
         for _ in range(config.generations):
@@ -64,8 +65,7 @@ class RingABell(FreePrompts):
         return torch.cat([(out.last_hidden_state - wanted).square().sum((1, 2)) for out in every]).cpu()
 
 
-def direction(context: AttackContext, concept: str) -> Tensor:
-    """float32 [L, D], ĉ: over the goals of a concept, how its name changes the states of their prompts."""
-    pairs = [(goal.original.prompt, goal.anchored) for goal in context.goals if goal.concept == concept]
-    named, anchored = (context.model.text_states(texts) for texts in zip(*pairs, strict=True))
+def direction(model: DiffusionModel, goal: Goal) -> Tensor:
+    """float32 [L, D], ĉ: over the suite's prompts that name a goal's concept, how its name changes their states."""
+    named, anchored = (model.text_states(texts) for texts in zip(*goal.pairs, strict=True))
     return (named - anchored).mean(0)

@@ -10,11 +10,15 @@ from torch import Tensor
 
 from bench.api import AttackContext, BenchError, Candidate, DiffusionModel, SoftText
 
-Location = Literal["prefix", "suffix", "middle"]
+Location = Literal["prefix", "suffix", "insertion"]
+"""Before, after, or in the middle of the prompt's words."""
 
 
 class Slots:
-    """Free tokens in the prompts of all goals: `ids` int64 [n, L] with those of the prompts, `free` int64 [n, k] places for others."""
+    """Free tokens in the prompts of all goals: `ids` int64 [n, L] with those of the prompts, `free` int64 [n, k] places for others.
+
+    Of goals with fewer of them than others have, what is left over is `there` bool [n, k] False, and changes nothing.
+    """
 
     def __init__(self, context: AttackContext, prompts: Sequence[str], places: Sequence[Sequence[int]]) -> None:
         """`places[g]`: before which words (tokens, from 0) of its prompt each of a goal's free tokens stands, in order."""
@@ -38,17 +42,22 @@ class Slots:
                 row += words[word : word + 1]
             rows.append(row + [end] * (length - len(row)))
             free.append(own)
-        self.ids, self.free = torch.tensor(rows, device=self.table.device), torch.tensor(free, device=self.table.device)
+        count, device = max(map(len, free)), self.table.device
+        self.ids, self.end = torch.tensor(rows, device=device), end
+        # What is left over writes a mark over the last place, which is one anyway.
+        self.free = torch.tensor([own + [length - 1] * (count - len(own)) for own in free], device=device)
+        self.there = torch.tensor([[k < len(own) for k in range(count)] for own in free], device=device)
         self.allowed = context.allowed().to(self.table.device)
         """bool [n, V]."""
 
     def filled(self, goals: Tensor, tokens: Tensor) -> Tensor:
         """int64 [m, L]: the prompts of `goals` int64 [m] with `tokens` int64 [m, k] in their places."""
-        return self.ids[goals].scatter(1, self.free[goals], tokens)
+        return self.ids[goals].scatter(1, self.free[goals], torch.where(self.there[goals], tokens, self.end))
 
     def soft(self, goals: Tensor, tokens: Tensor, embeds: Tensor) -> list[SoftText]:
         """The same as texts whose free tokens have the embeddings [m, k, d]."""
         ids = self.filled(goals, tokens)
+        embeds = torch.where(self.there[goals][..., None], embeds, self.table[self.end])
         places = self.free[goals][..., None].expand(-1, -1, embeds.shape[2])
         every = self.table[ids].scatter(1, places, embeds)
         # What is spelled is nobody's business here: edits that look at words look at tokens.
@@ -56,14 +65,14 @@ class Slots:
 
     def text(self, goal: int, tokens: Tensor) -> str:
         """The prompt with these free tokens, spelled."""
-        model, end = self.context.model, self.context.model.tokenizer.eos_token_id
         row = self.filled(torch.tensor([goal], device=tokens.device), tokens[None])[0].tolist()
-        return str(model.tokenizer.decode(row[1 : row.index(end, 1) if end in row[1:] else len(row)])).strip()
+        end = row.index(self.end, 1) if self.end in row[1:] else len(row)
+        return str(self.context.model.tokenizer.decode(row[1:end])).strip()
 
     def candidate(self, goal: int, tokens: Tensor, steps: int) -> Candidate | None:
         """The spelled prompt, which whoever judges tokenises anew."""
-        model = self.context.model
-        return self.context.candidate(goal, self.text(goal, tokens), str(model.tokenizer.decode(tokens.tolist())), steps)
+        own = tokens[self.there[goal]].tolist()
+        return self.context.candidate(goal, self.text(goal, tokens), str(self.context.model.tokenizer.decode(own)), steps)
 
 
 def words_of(model: DiffusionModel, prompt: str) -> list[int]:
@@ -73,8 +82,8 @@ def words_of(model: DiffusionModel, prompt: str) -> list[int]:
 
 
 def beside(words: int, count: int, location: Location) -> list[int]:
-    """Places of `count` tokens together: before, after, or in the middle of so many words."""
-    return [{"prefix": 0, "suffix": words, "middle": words // 2}[location]] * count
+    """Places of `count` tokens together, among so many words."""
+    return [{"prefix": 0, "suffix": words, "insertion": words // 2}[location]] * count
 
 
 def random_tokens(allowed: Tensor, generator: torch.Generator, *shape: int) -> Tensor:

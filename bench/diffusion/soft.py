@@ -6,6 +6,9 @@ import hashlib
 
 from torch import Tensor
 
+DECIMALS = 6
+"""Of learned embeddings in files."""
+
 
 class SoftText(str):
     """A text that comes with its tokens and their embeddings. Two are equal only if they are one, whatever they read.
@@ -32,6 +35,11 @@ class SoftText(str):
 
     def __ne__(self, other: object) -> bool:
         return self is not other
+
+
+def written(embedding: Tensor) -> Tensor:
+    """A learned embedding [d] as files have it, float32 of `DECIMALS`: with these values it is judged, named and replayed."""
+    return embedding.detach().cpu().double().round(decimals=DECIMALS).float()
 
 
 def learned_name(embedding: Tensor) -> str:

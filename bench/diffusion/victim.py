@@ -25,7 +25,7 @@ from bench.diffusion.schedule import DDIMSchedule
 from bench.diffusion.soft import SoftText
 from bench.diffusion.solvers import to_device
 from bench.errors import BenchError
-from bench.interfaces import Cond, Guidance, Slots
+from bench.interfaces import Cond, EditBank, Guidance, Slots
 
 Gradient = Literal["adaptive", "published"]
 """Through activation edits, each at its own timestep; or as SAeUron's attack has it: the gradient ends at their hook points, and
@@ -59,6 +59,7 @@ class Victim:
         self.guides = [_guide(row) for row in self.rows]
         self.keys = [noise_seed(row.request.seed, f"{row.request.noise_key}\n1") for row in self.rows]
         self._others: dict[int, list[Cond]] = {}
+        self._differentiable: set[tuple[EditBank, str]] = set()
 
     @property
     def steps(self) -> int:
@@ -92,7 +93,10 @@ class Victim:
         slots = [Slots(told, own, key, owner, scale) for own in self._edits(which, flat)]
         sizes = [(self.rows[which[r]].request.height, self.rows[which[r]].request.width) for r, _ in flat]
         out = self._unet(noisy[owner], timesteps[owner], self.model.unet_texts(states, {}, sizes), slots, len(which))
-        return self._combined(out, which, [len(own) for own in conditions], torch.tensor(step, device=self.device), noisy)
+        found = self._combined(out, which, [len(own) for own in conditions], torch.tensor(step, device=self.device), noisy)
+        if out.requires_grad and not found.requires_grad:
+            raise NoGradientError(f"No gradient goes through {type(self.guides[which[0]]).__name__}: it detaches the predictions.")
+        return found
 
     def _nearest(self, timesteps: Tensor) -> list[int]:
         """The sampling step of each timestep."""
@@ -147,6 +151,7 @@ class Victim:
         def act(name: str, x_in: Tensor, x_out: Tensor) -> Tensor:
             for bank, own, state in zip(self.banks, slots, states, strict=True):
                 if name in bank.hookpoints and self.gradient == "adaptive":
+                    self._require_gradient(bank.module, name, x_in, x_out, own, state)
                     x_out = bank.module.edit(name, x_in, x_out, own, state)
                 elif name in bank.hookpoints:
                     with torch.no_grad():
@@ -163,6 +168,20 @@ class Victim:
             if large:
                 unet.disable_gradient_checkpointing()
         return found
+
+    def _require_gradient(self, module: EditBank, name: str, x_in: Tensor, x_out: Tensor, slots: Slots, state: dict[str, Tensor]) -> None:
+        """Once per hook point, as it reads a number from the device: whether an edit passes anything on of the slots that it edits."""
+        own = slots.which >= 0
+        if not x_out.requires_grad or (module, name) in self._differentiable:
+            return
+        self._differentiable.add((module, name))
+        # Not packed away where activations are made again, as this graph is gone before.
+        with torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept):
+            leaf = x_out.detach().requires_grad_()
+            edited = module.edit(name, x_in.detach(), leaf, slots, dict(state))[own]
+            gradient = torch.autograd.grad(edited.sum(), leaf, allow_unused=True)[0] if edited.requires_grad else None
+        if own.any() and (gradient is None or not gradient[own].any()):
+            raise NoGradientError(f"No gradient goes through {type(module).__name__}: it detaches what {name} puts out.")
 
     def _combined(self, out: Tensor, which: Sequence[int], counts: Sequence[int], step: Tensor, noisy: Tensor) -> Tensor:
         """The guidance of each row over its slots, those of one kind together."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from bench.adversary import Attack, AttackContext, Candidate, Goal, PromptBank, States, WhiteBox
-from bench.attack_plan import AttackSpec, AttackUnit, goal_of, is_base
+from bench.attack_plan import AttackSpec, AttackUnit, goal_of, is_base, made_attack
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.rows import Row
 from bench.diffusion.victim import NoGradientError, Victim
@@ -38,34 +38,61 @@ def attack(worker: Worker, bundle: Sequence[AttackUnit]) -> None:
     places = [(unit, request) for unit in units for request in unit.requests]
     goals = [goal_of(worker.suite, unit.target, request, is_base(unit)) for unit, request in places]
     rows = [Row(goal.request, erasures[unit.fit.id]) for (unit, _), goal in zip(places, goals, strict=True)]
-    made = find_attack(spec.name)(find_attack(spec.name).Config.model_validate(dict(spec.config)))
+    made = made_attack(spec)
     names = ", ".join(dict.fromkeys(unit.fit.spec.label for unit in units))
-
-    def progress(share: float, text: str) -> None:
-        if worker.stop():
-            raise Stopped
-        worker.say(f"{spec.label} on {names}: {share:.0%}, {text}")
-
+    meter = _Meter(worker, f"{spec.label} on {names}", sum(unit.pictures for unit in units))
     began = time.perf_counter()
-    progress(0, "pictures of the concept")
-    context = _context(worker, made, goals, progress)
+    meter.say(0, "pictures of the concept")
+    context = _context(worker, made, goals, meter.say if isinstance(made, PromptBank) else meter.searched)
     proposals = bank(worker, spec, made, context) if isinstance(made, PromptBank) else None
     with ExitStack() as stack:
         worker.model.sampling_unet(worker.sampler.dtype)
         for erasure in {id(row.erasure): row.erasure for row in rows}.values():
             if erasure.weights is not None:
                 stack.enter_context(worker.model.weights(erasure.weights.values))
-        judge = Bench(worker, rows, [unit.target for unit, _ in places])
+        judge = Bench(worker, rows, [unit.target for unit, _ in places], meter.more)
         note = ""
         if proposals is not None:
-            outcomes = drive(in_turn(proposals, worker.sampler.slots // 2), goals, judge, progress)
+            outcomes = drive(in_turn(proposals, worker.sampler.slots // 2), goals, judge, meter.say)
         else:
             assert isinstance(made, WhiteBox)
             victim = Victim(worker.model, rows, worker.sampler.dtype, getattr(made.config, "gradient", "adaptive"))
-            outcomes, note = _searched(worker, made, replace(context, victim=victim), judge, progress)
+            outcomes, note = _searched(worker, made, replace(context, victim=victim), judge, meter.say)
     seconds = (time.perf_counter() - began) / len(goals)
     _write(worker, units, goals, [replace(outcome, note=note) for outcome in outcomes], seconds)
-    worker.advance(max(0, sum(unit.pictures for unit in units) - judge.sampled))  # what gradient steps count for, and what was not needed
+    meter.to(meter.planned)  # what was not needed, too
+
+
+@dataclass
+class _Meter:
+    """What a bundle has taken, in pictures, told as it goes so that the time left does not jump."""
+
+    worker: Worker
+    what: str
+    planned: int
+    told: int = 0
+
+    def say(self, share: float, text: str) -> None:
+        """How far it is. Raises Stopped."""
+        if self.worker.stop():
+            raise Stopped
+        self.worker.say(f"{self.what}: {share:.0%}, {text}")
+
+    def searched(self, share: float, text: str) -> None:
+        """The same of a search's gradient steps, which all of its pictures lie between."""
+        self.say(share, text)
+        self.to(int(share * self.planned))
+
+    def more(self, pictures: int) -> None:
+        """So many were sampled."""
+        self.to(self.told + pictures)
+
+    def to(self, pictures: int) -> None:
+        """So many are done in all."""
+        count = min(pictures, self.planned) - self.told
+        if count > 0:
+            self.told += count
+            self.worker.advance(count)
 
 
 def _searched(
@@ -77,7 +104,8 @@ def _searched(
     except NoGradientError as error:
         worker.warn(f"{type(made).__name__}: {error} It is attacked with random tokens, chosen by its loss.")
         kind, turns = find_attack("null-control"), max(1, made.judged)
-        null = kind(kind.Config(timesteps=turns, iterations=max(1, made.gradient_steps // turns)))
+        alike = made.config.model_dump(include=set(kind.Config.model_fields)) if isinstance(made.config, kind.Config) else {}
+        null = kind(kind.Config(**alike | {"timesteps": turns, "iterations": max(1, made.gradient_steps // turns)}))
         return drive(null.search(context), context.goals, judge, progress), f"black box: {error}"
 
 
@@ -111,15 +139,15 @@ def _context(worker: Worker, made: Attack, goals: Sequence[Goal], progress: Call
     latents = dict(zip(originals, sampled.latents, strict=True))
     targets = torch.stack([latents[goal.original.id] for goal in goals])
     context = AttackContext(model, goals, targets, None, None, vocabulary(model, worker.suite), spelled(model), progress)
-    return replace(context, states=_states(worker, context, made.wants_states)) if made.wants_states else context
+    return replace(context, states=unedited_states(context, sampler.dtype, made.wants_states)) if made.wants_states else context
 
 
 @torch.no_grad()
-def _states(worker: Worker, context: AttackContext, count: int) -> States:
-    """Predictions at `count` timesteps, ascending, of every goal's target with noise of its own."""
-    unedited = Victim(worker.model, [Row(goal.original, Erasure()) for goal in context.goals], worker.sampler.dtype)
+def unedited_states(context: AttackContext, dtype: torch.dtype, count: int) -> States:
+    """Predictions at `count` timesteps, ascending, of every goal's target with noise of its own. As `_context`."""
+    unedited = Victim(context.model, [Row(goal.original, Erasure()) for goal in context.goals], dtype)
     timesteps = torch.tensor(unedited.spread(count))
-    shape = (count, *worker.model.latent_shape)
+    shape = (count, *context.model.latent_shape)
     noise = torch.stack([torch.randn(shape, generator=context.generator(g, "states")) for g in range(len(context.goals))])
     prompts, every = [goal.original.prompt for goal in context.goals], list(range(len(context.goals)))
     noisy, found = [], []

@@ -115,9 +115,9 @@ def fitting(sampler: Sampler, rows: Sequence[Row]) -> Sampler:
 class Bench:
     """Samples candidates through the sampler's queue, as every picture, and asks the judges whether they show the concept."""
 
-    def __init__(self, worker: Worker, rows: Sequence[Row], targets: Sequence[Any]) -> None:
-        self.worker, self.rows, self.targets = worker, rows, targets
-        self.sampled = 0
+    def __init__(self, worker: Worker, rows: Sequence[Row], targets: Sequence[Any], sampled: Callable[[int], None]) -> None:
+        """`sampled` is told how many pictures each time."""
+        self.worker, self.rows, self.targets, self.sampled = worker, rows, targets, sampled
         third: Any = worker.scorer.networks.get(THIRD)
         self.third: Classifier | None = third if isinstance(third, Classifier) else None
 
@@ -128,8 +128,7 @@ class Bench:
             worker.model.learned.update({name: value.to(worker.model.device) for name, value in candidate.learned.items()})
         rows = [replace(self.rows[candidate.goal], request=candidate.request) for candidate in candidates]
         sampled = fitting(worker.sampler, rows).all(rows)
-        worker.advance(len(rows))
-        self.sampled += len(rows)
+        self.sampled(len(rows))
         whole = [i for i in range(len(rows)) if i not in sampled.broken]
         nothing = Sight(False, None, ("", ""), "", None)
         if not whole:

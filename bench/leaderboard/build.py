@@ -78,16 +78,19 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
 
 def attack_frames(by_key: Mapping[str, Record]) -> dict[str, dict[str, pd.DataFrame]]:
     """Outcomes of attacks by label and attack."""
-    found = {}
+    found: dict[str, dict[str, pd.DataFrame]] = {key: {} for key in by_key}
     for key, record in by_key.items():
-        found[key] = {name: pd.DataFrame(own["outcomes"]) for name, own in record.attacks.items() if own["outcomes"]["target"]}
+        for name, own in record.attacks.items():
+            goals = len(own["outcomes"]["target"])
+            if goals:
+                found[key][name] = pd.DataFrame(own["outcomes"]).assign(seconds=own["seconds"] / goals)
     return found
 
 
 def _prompts(assaults: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
     """The prompt that ended each attack, in the form that `--attack-prompts` takes."""
     parts = [
-        pd.DataFrame({"method": key, "attack": name, **frame})
+        pd.DataFrame({"method": key, "attack": name, **frame.drop(columns="seconds")})
         .assign(learned=[_learned_json(*own) for own in zip(frame["prompt"], frame["learned"], strict=True)])
         for key, own_frames in sorted(assaults.items()) for name, frame in sorted(own_frames.items())
     ]  # fmt: skip

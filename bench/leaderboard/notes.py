@@ -240,7 +240,7 @@ def _attack_notes(record: Record) -> list[tuple[str, list[str]]]:
             targets = sorted({target for target, other in zip(outcomes["target"], outcomes["note"], strict=True) if other == note})
             found.append((f"{attack} ran as {note.rstrip('.')}", targets))
         for reason, targets in sorted(_by_reason(own["missing"]).items()):
-            found.append((f"{attack} has no outcome on {', '.join(sorted(targets))} ({reason})", targets))
+            found.append((f"{attack} lacks outcomes on {', '.join(sorted(targets))} ({reason})", targets))
     return found
 
 

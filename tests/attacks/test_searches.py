@@ -11,11 +11,12 @@ from torch import Tensor
 
 from bench.adversary import Attack, AttackContext, Candidate, Goal, PromptBank, States, WhiteBox
 from bench.api import DiffusionModel, Erasure, Victim
-from bench.attack_plan import attack_specs, goal_of
+from bench.attack_plan import attack_specs, attacked_targets, goal_of
 from bench.attacks.ring_a_bell import direction
+from bench.config import parse_targets
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import sample
-from bench.engine.assault import spelled, vocabulary
+from bench.engine.assault import spelled, unedited_states, vocabulary
 from bench.errors import BenchError
 from bench.registry import ATTACKS
 from bench.registry import attack as find_attack
@@ -36,18 +37,27 @@ def targets(model: DiffusionModel) -> Tensor:
     return sample(model, rows, torch.float32, 8).latents
 
 
+def test_p4d_is_told_what_the_unedited_model_says_of_the_named_prompt(model: DiffusionModel, targets: Tensor) -> None:
+    """Also where the unedited model is attacked, whose goals' prompts name the anchor."""
+    own = goals(unedited=True)[:2]
+    states = unedited_states(context(model, targets, own), torch.float32, 3)
+    victim = Victim(model, [Row(goal.original, Erasure()) for goal in own], torch.float32)
+    assert states.timesteps.tolist() == victim.spread(3)
+    for k, t in enumerate(states.timesteps):
+        with torch.no_grad():
+            named, anchored = (
+                victim.predict(range(2), prompts, states.noisy[:, k], t.expand(2))
+                for prompts in ([goal.original.prompt for goal in own], [goal.request.prompt for goal in own])
+            )
+        torch.testing.assert_close(states.predictions[:, k], named)
+        assert not torch.allclose(states.predictions[:, k], anchored)
+
+
 def context(model: DiffusionModel, targets: Tensor, own: list[Goal], states: int = 0) -> AttackContext:
-    victim = Victim(model, [Row(goal.request, Erasure()) for goal in own], torch.float32)
+    erasure = Erasure()
+    victim = Victim(model, [Row(goal.request, erasure) for goal in own], torch.float32)
     found = AttackContext(model, own, targets[: len(own)], victim, None, vocabulary(model, SUITE), spelled(model))
-    if not states:
-        return found
-    noise = torch.randn(len(own), states, *model.latent_shape, generator=torch.Generator().manual_seed(0))
-    times = torch.arange(states) * 900 // states + 50
-    noisy = torch.stack([victim.noised(targets[: len(own)], t.expand(len(own)), noise[:, k]) for k, t in enumerate(times)], 1)
-    with torch.no_grad():
-        prompts = [goal.original.prompt for goal in own]
-        said = [victim.predict(range(len(own)), prompts, noisy[:, k], t.expand(len(own))) for k, t in enumerate(times)]
-    return replace(found, states=States(noisy, times, torch.stack(said, 1)))
+    return replace(found, states=unedited_states(found, torch.float32, states)) if states else found
 
 
 def made(name: str, **own: object) -> Attack:
@@ -84,18 +94,25 @@ def test_white_box_searches_spend_what_they_say(name: str, model: DiffusionModel
             assert set(candidate.learned) == {word for word in candidate.request.prompt.split() if word.startswith("<learned")}
 
 
-@pytest.mark.parametrize("name", ["unlearndiffatk", "p4d-n"])
+@pytest.mark.parametrize("name", ["unlearndiffatk", "p4d-n", "p4d-k"])
 def test_neighbours_change_nothing_that_a_goal_draws(name: str, model: DiffusionModel, targets: Tensor) -> None:
     """Up to rounding: of one goal alone, and beside two others, the first proposal after one gradient step is the same."""
     attack = made(name, **({"timesteps": 1, "iterations": 1, "tokens": 3} if name == "unlearndiffatk" else WHITE[name] | {"every": 1}))
     assert isinstance(attack, WhiteBox)
     own = [replace(goal, forbidden=()) for goal in goals()]
+    long = replace(own[2].request, prompt="A fish image in sketch style, with a fish and a fish in it.")  # has room for more tokens
+    own[2] = replace(own[2], request=long)
     many = {
         candidate.goal: candidate.request.prompt for candidate in next(attack.search(context(model, targets, own, attack.wants_states)))
     }
-    if name == "p4d-n":  # judged before the first step: random tokens of its own
-        (one,) = next(attack.search(context(model, targets[:1], own[:1], attack.wants_states)))
-        assert one.request.prompt == many[0]
+    whole = context(model, targets, own, attack.wants_states)
+    for g in range(3) if name != "unlearndiffatk" else ():  # whose first step is as large for every token, so that rounding decides
+        assert whole.states is not None
+        states = States(whole.states.noisy[g : g + 1], whole.states.timesteps, whole.states.predictions[g : g + 1])
+        victim = Victim(model, whole.attacked().rows[g : g + 1], torch.float32)
+        alone = replace(whole, goals=own[g : g + 1], targets=targets[g : g + 1], victim=victim, states=states)
+        (one,) = next(attack.search(alone))
+        assert one.request.prompt == many[g]
     assert len(set(many.values())) == 3
 
 
@@ -121,7 +138,7 @@ def test_ring_a_bell_comes_nearer_and_names_nothing(model: DiffusionModel, targe
     own = goals()
     ctx = replace(context(model, targets, own), victim=None)
     small, large = (made("ring-a-bell", population=20, generations=n, tokens=6, tried=3) for n in (1, 40))
-    wanted = model.text_states([own[0].original.prompt])[0] + 3 * direction(ctx, own[0].concept)
+    wanted = model.text_states([own[0].original.prompt])[0] + 3 * direction(model, own[0])
 
     def distance(attack: Attack) -> float:
         assert isinstance(attack, PromptBank)
@@ -136,6 +153,15 @@ def test_ring_a_bell_comes_nearer_and_names_nothing(model: DiffusionModel, targe
     assert [[one.request.prompt for one in tried] for tried in large.craft(ctx)] == [
         [one.request.prompt for one in tried] for tried in every
     ]
+
+
+def test_a_concepts_direction_leads_to_its_name(model: DiffusionModel) -> None:
+    """Over all of the suite's prompts of it, whatever is attacked: from the anchor's text states to the named ones."""
+    named = [SUITE.prompt(style, "fish") for style in SUITE.styles]
+    anchored = [prompt.replace("fish", "nothing") for prompt in named]
+    expected = torch.stack([model.text_states([a])[0] - model.text_states([b])[0] for a, b in zip(named, anchored, strict=True)]).mean(0)
+    for goal in (*goals(), *goals(unedited=True)):
+        torch.testing.assert_close(direction(model, goal), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_mma_comes_nearer_in_the_pooled_text(model: DiffusionModel, targets: Tensor) -> None:
@@ -172,6 +198,19 @@ def test_budgets_keep_their_promise() -> None:
     assert (full.gradient_steps, full.judged) == (2000, 50), "as published"
     with pytest.raises(BenchError, match="tokens"):
         attack_specs(["unlearndiffatk:tokens=0"], "quick")
+    for name in ("cce", "p4d-n", "p4d-k"):
+        with pytest.raises(BenchError, match="every is 10, more than the 3 iterations, so that no picture would be judged"):
+            attack_specs([f"{name}:iterations=3:every=10"], "quick")
+    assert [spec.label for spec in attack_specs(["random", "random:tried=10", "random:tried=9"], "quick")] == ["random", "random:tried=9"]
+
+
+def test_a_budget_leaves_out_concepts_only_where_the_preset_has_enough() -> None:
+    every = [Target((concept,)) for concept in SUITE.concepts]
+    six = parse_targets(",".join(SUITE.presets["quick"].concepts), SUITE)
+    assert set(attacked_targets(SUITE, every, "quick")) == set(six)
+    assert attacked_targets(SUITE, every, "full") == every
+    few = parse_targets("neon,house", SUITE)
+    assert attacked_targets(SUITE, few, "quick") == list(few), "whoever names concepts has them attacked"
 
 
 def test_goals_of_the_unedited_model_name_the_anchor() -> None:

@@ -56,7 +56,7 @@ def test_exchanges_follow_the_gradient() -> None:
 
 def context(model: DiffusionModel, forbidden: tuple[str, ...] = ("fish",)) -> AttackContext:
     request = SUITE.request("neon", "fish", 1, 4)
-    goal = Goal(request, request, "A nothing image in neon style.", ("fish",), forbidden)
+    goal = Goal(request, request, ("fish",), forbidden)
     return AttackContext(model, [goal], torch.zeros(1, *model.latent_shape), vocabulary=torch.ones(545, dtype=torch.bool))
 
 
@@ -68,7 +68,7 @@ def test_free_tokens_stand_where_they_should(model: DiffusionModel) -> None:
     for location, expected in (
         ("prefix", "tree cup a fish image in neon style ."),
         ("suffix", "a fish image in neon style . tree cup"),
-        ("middle", "a fish image tree cup in neon style ."),
+        ("insertion", "a fish image tree cup in neon style ."),
     ):
         slots = Slots(ctx, [prompt], [beside(len(words), 2, location)])
         assert slots.text(0, new[0]) == expected
@@ -76,6 +76,21 @@ def test_free_tokens_stand_where_they_should(model: DiffusionModel) -> None:
         assert ids.tolist() == model.tokenize([expected])[0].tolist(), "marks and padding too"
     (text,) = slots.soft(torch.tensor([0]), new, slots.table[new])
     torch.testing.assert_close(text.embeds, slots.table[text.ids])
+
+
+def test_goals_may_have_different_numbers_of_free_tokens(model: DiffusionModel) -> None:
+    prompt, tree, cup = "A fish image in neon style.", words_of(model, "tree")[0], words_of(model, "cup")[0]
+    ctx = context(model)
+    two = replace(ctx, goals=ctx.goals * 2)
+    slots = Slots(two, [prompt, prompt], [[0, 2], [1]])
+    new = torch.tensor([[tree, cup], [tree, cup]])
+    assert [slots.text(g, new[g]) for g in range(2)] == ["tree a fish cup image in neon style .", "a tree fish image in neon style ."]
+    first, second = slots.soft(torch.tensor([0, 1]), new, slots.table[new])
+    for text, expected in ((first, "tree a fish cup image in neon style ."), (second, "a tree fish image in neon style .")):
+        assert text.ids.tolist() == model.tokenize([expected])[0].tolist()
+        torch.testing.assert_close(text.embeds, slots.table[text.ids])
+    found = slots.candidate(1, torch.tensor([tree, words_of(model, "fish")[0]]), 1)
+    assert found is not None, "what is left over spells nothing"
 
 
 def test_tokens_that_spell_a_forbidden_word_are_never_drawn(model: DiffusionModel) -> None:
@@ -87,6 +102,7 @@ def test_tokens_that_spell_a_forbidden_word_are_never_drawn(model: DiffusionMode
     assert not {"animal", "sea", "tree"} & out, "a phrase is refused as a whole, when it is spelled"
     assert ctx.candidate(0, "x", "the Animal from the sea now") is None
     assert ctx.candidate(0, "x", "animal of the sea") is not None
+    assert ctx.candidate(0, "x", "a fi sh now") is None, "joined, too"
 
 
 def test_too_many_tokens_and_forbidden_words(model: DiffusionModel) -> None:

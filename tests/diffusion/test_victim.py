@@ -8,9 +8,23 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 
 import pytest
 import torch
+from cheating_edits import BLOCK, Bank, Shift
 from torch import Tensor
 
-from bench.api import Concept, Cond, DiffusionModel, Erasure, FitContext, PlainText, Role, SoftText, TextEdit, learned_name
+from bench.api import (
+    ClassifierFree,
+    Concept,
+    Cond,
+    DiffusionModel,
+    Erasure,
+    FitContext,
+    PlainText,
+    Role,
+    Slots,
+    SoftText,
+    TextEdit,
+    learned_name,
+)
 from bench.config import method_config
 from bench.diffusion import victim as victim_module
 from bench.diffusion.rows import Row
@@ -222,6 +236,13 @@ def test_learned_tokens_take_one_place(model: DiffusionModel) -> None:
         model.encode(["A <learned-abcdefabcdef> image"])
 
 
+def test_noise_is_added_as_the_scheduler_does(model: DiffusionModel) -> None:
+    victim = Victim(model, [Row(request(4.0), Erasure())], torch.float32)
+    latents, noise = torch.randn(2, 3, *model.latent_shape, generator=torch.Generator().manual_seed(3))
+    times = torch.tensor([1, 300, 990])
+    torch.testing.assert_close(victim.noised(latents, times, noise), model.scheduler.add_noise(latents, noise, times))
+
+
 @dataclass(frozen=True)
 class Deaf(TextEdit):
     """Makes a text of its own of what it is given."""
@@ -237,3 +258,38 @@ def test_an_edit_without_a_gradient_is_named(model: DiffusionModel) -> None:
     with pytest.raises(NoGradientError, match="No gradient goes through Deaf"):
         Victim(model, [row], torch.float32).predict([0], [text], torch.zeros(1, *model.latent_shape), torch.tensor([500]))
     assert adapted_modules(model.unet)
+
+
+class DetachedBank(Bank):
+    """The slots without an edit keep their gradient."""
+
+    def edited(self, x_out: Tensor, slots: Slots) -> Tensor:
+        return super().edited(x_out, slots).detach()
+
+
+class Detached(Shift):
+    made_of = DetachedBank
+
+
+class DetachedGuidance(ClassifierFree):
+    def combine(self, eps: Tensor, step: Tensor, scale: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return super().combine(eps.detach(), step, scale, state)
+
+
+@pytest.mark.parametrize(
+    ("erasure", "name"),
+    [(Erasure(activations=(Detached((BLOCK,), 1.0),)), "DetachedBank"), (Erasure(guidance=DetachedGuidance()), "DetachedGuidance")],
+)
+@pytest.mark.parametrize("large", [False, True])
+def test_what_detaches_is_named(erasure: Erasure, name: str, large: bool, model: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(victim_module, "LARGE", 0 if large else 10**9)
+    row = Row(request(4.0), erasure)
+    text = soft(model, row.request.prompt)
+    text.embeds.requires_grad_()
+    call = [0], [text], torch.zeros(1, *model.latent_shape), torch.tensor([500])
+    with pytest.raises(NoGradientError, match=f"No gradient goes through {name}"):
+        Victim(model, [row], torch.float32).predict(*call)
+    if erasure.activations:
+        Victim(model, [row], torch.float32, "published").predict(*call)  # which means to detach
+        honest = Row(row.request, Erasure(activations=(Shift((BLOCK,), 1.0),)))
+        assert Victim(model, [honest], torch.float32).predict(*call).requires_grad

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 from commands import bench
+from torch import Tensor
 
 from bench.adversary import Candidate, Goal
-from bench.engine.rounds import Sight, drive, in_turn
+from bench.api import ClassifierOutput, DiffusionModel, Erasure
+from bench.diffusion.rows import Row
+from bench.diffusion.sampler import Sampler
+from bench.engine.rounds import THIRD, Bench, Sight, drive, in_turn
+from bench.scoring import Scorer
 from bench.suites.minicanvas import SUITE
-from bench.types import Record
+from bench.types import Concept, Record, Target
 
 REQUEST = SUITE.request("neon", "fish", 1, 4)
-GOALS = [Goal(replace(REQUEST, prompt=f"clean {g}"), REQUEST, "", ("fish",), ()) for g in range(3)]
+GOALS = [Goal(replace(REQUEST, prompt=f"clean {g}"), REQUEST, ("fish",), ()) for g in range(3)]
 
 
 class FakeJudge:
@@ -72,6 +80,41 @@ def test_a_banks_prompts_are_tried_until_the_first_success() -> None:
     outcomes = drive(in_turn(proposals, 6), GOALS, judge, lambda share, text: None)
     assert judge.rounds[1:] == [["a", "b!", "d", "e"], ["f"]]
     assert [(one.success, one.judged, one.prompt) for one in outcomes] == [(True, 2, "b!"), (False, 3, "f"), (False, 0, "clean 2")]
+
+
+class Sees:
+    """A judge of one mind."""
+
+    digest, batch = "", 4
+    styles, objects = SUITE.styles, SUITE.objects
+    stores_half = False
+
+    def __init__(self, style: str, obj: str) -> None:
+        self.places = self.styles.index(style), self.objects.index(obj)
+
+    def __call__(self, pixels: Tensor) -> ClassifierOutput:
+        style, obj = (
+            torch.eye(len(names))[place].expand(len(pixels), -1)
+            for names, place in zip((self.styles, self.objects), self.places, strict=True)
+        )
+        return ClassifierOutput(style, obj, self.features(pixels))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        return torch.zeros(len(pixels), 1)
+
+
+@pytest.mark.parametrize(("evaluation", "third"), [(("neon", "fish"), ("neon", "cup")), (("neon", "cup"), ("neon", "fish"))])
+def test_the_evaluations_judge_decides_and_the_third_network_confirms(
+    evaluation: tuple[str, str], third: tuple[str, str], model: DiffusionModel
+) -> None:
+    scorer = Scorer(Sees(*evaluation), {THIRD: Sees(*third)}, SUITE.codec)
+    worker = SimpleNamespace(model=model, scorer=scorer, sampler=Sampler(model, torch.float32, 8))
+    request, counted = SUITE.request("neon", "fish", 1, 1), list[int]()
+    judge = Bench(worker, [Row(request, Erasure())], [Target((Concept("object", "fish"),))], counted.append)  # type: ignore[arg-type]
+    (sight,) = judge([Candidate(0, request)])
+    assert (sight.success, sight.confirmed) == (evaluation[1] == "fish", third[1] == "fish")
+    assert sight.seen == evaluation
+    assert counted == [1]
 
 
 ATTACKS = "random:tried=3,unlearndiffatk:iterations=2:timesteps=2:tokens=2,paraphrase:tried=2"
@@ -158,12 +201,67 @@ def test_prompts_are_exported_and_replayed(attacked: Path, tmp_path: Path) -> No
     known = set(pd.read_csv(prompts)["prompt"])
     assert set(own["prompt"]) <= known
     assert (own["judged"] > 0).any()
-    table = pd.read_csv(prompts)
-    table["target"] = "object:whale"
-    table.to_csv(tmp_path / "other.csv", index=False)
-    found = bench(*RUN, "--attack-prompts", str(tmp_path / "other.csv"), cwd=tmp_path)
+
+
+PROMPT = {"target": "object:fish", "style": "neon", "object": "fish", "seed": "1", "prompt": "A trout.", "learned": ""}
+NAME = "<learned-abcdefabcdef>"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"target": "object:whale"}, "object:whale"),
+        ({"style": "baroque"}, "style of minicanvas"),
+        ({"object": "whale"}, "object of minicanvas"),
+        ({"seed": "99"}, "has no prompt for any picture of this run, the first of which is object:fish, "),
+        ({"seed": "one"}, 'line 2 of prompts.csv: the seed "one" is no whole number'),
+        ({"prompt": " "}, "line 2 of prompts.csv has no prompt"),
+        ({"prompt": None}, "line 2 of prompts.csv has no prompt"),
+        ({"prompt": "trout " * 30}, "tokens; the text encoder takes 22"),
+        ({"learned": "{"}, 'line 2 of prompts.csv: "learned" is not'),
+        ({"prompt": f"A {NAME}"}, f"has no embedding of {NAME}"),
+        ({"prompt": f"A {NAME}", "learned": json.dumps({NAME: [1]})}, "has 1 numbers, this model's tokens have"),
+        ({"prompt": f"A {NAME}", "learned": json.dumps({NAME: [0.0] * 128})}, "were they rounded?"),
+    ],
+)
+def test_a_file_that_cannot_be_replayed_is_refused_before_anything_is_sampled(
+    change: dict[str, str | None], sentence: str, tmp_path: Path
+) -> None:
+    values = list({**PROMPT, **change}.values())
+    with (tmp_path / "prompts.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([list(PROMPT), values[: values.index(None)] if None in values else values])
+    found = bench(*RUN, "--attack-prompts", "prompts.csv", cwd=tmp_path)
+    assert found.returncode == 2, found.stderr
+    assert sentence in " ".join(found.stderr.replace(f"{tmp_path}/", "").split())
+    assert "Traceback" not in found.stderr
+    assert not list(tmp_path.glob("run/units/*"))
+
+
+def test_replay_needs_a_file_with_prompts(tmp_path: Path) -> None:
+    found = bench(*RUN, "--attacks", "replay", cwd=tmp_path)
     assert found.returncode == 2
-    assert "no concept of minicanvas in" in " ".join(found.stderr.split()) or "whale" in found.stderr
+    assert "replay needs a file" in found.stderr
+    for text, sentence in (
+        (",".join(PROMPT) + "\n", "has no prompt in it"),
+        ("prompt\nA trout.\n", "lacks the columns target, style, object, seed"),
+    ):
+        (tmp_path / "prompts.csv").write_text(text)
+        found = bench(*RUN, "--attack-prompts", "prompts.csv", cwd=tmp_path)
+        assert found.returncode == 2
+        assert sentence in " ".join(found.stderr.split())
+
+
+def test_what_was_never_judged_has_survived_nothing(tmp_path: Path) -> None:
+    """A file for one of the run's goals: the others are holes, with a note."""
+    with (tmp_path / "one.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([list(PROMPT), list(PROMPT.values())])
+    found = bench(*RUN, "--attack-prompts", "one.csv", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    own = pd.DataFrame(outcomes_of(tmp_path / "run", "uce")["replay"])
+    assert (own["clean"].astype(bool) | (own["judged"] > 0)).all()
+    record = Record.from_json((tmp_path / "run" / "records" / "uce.json").read_bytes())
+    assert "nothing to try for" in record.attacks["replay"]["missing"]["object:fish"]
+    assert "nothing to try for" in (tmp_path / "run" / "leaderboard.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ CELLS = [
 
 def frame(clean: str, success: str, steps: tuple[int, ...] = (0, 0, 0, 0), judged: tuple[int, ...] = (0, 0, 0, 0)) -> pd.DataFrame:
     """Of the four cells: "x" where the concept is there."""
-    rows = [(*cell, c == "x", s == "x", s == "x", g, j) for cell, c, s, g, j in zip(CELLS, clean, success, steps, judged, strict=True)]
-    columns = ["target", "style", "object", "seed", "clean", "success", "confirmed", "gradient_steps", "judged"]
+    rows = [(*cell, c == "x", s == "x", s == "x", g, j, 2.0) for cell, c, s, g, j in zip(CELLS, clean, success, steps, judged, strict=True)]
+    columns = ["target", "style", "object", "seed", "clean", "success", "confirmed", "gradient_steps", "judged", "seconds"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -37,7 +37,40 @@ def test_shares_by_hand() -> None:
     assert (style["goals"], style["gradient_steps"], style["judged"]) == (2, 40, 2), "means over what was attacked"
     assert (obj["gradient_steps"], obj["judged"]) == (110, 5.5)
     assert style["confirmed"] == 1
+    assert style["seconds"] == 2
     assert obj["ua_after_low"] <= 0.5 <= obj["ua_after_high"]
+
+
+def test_confirmed_is_of_what_the_attack_alone_reached() -> None:
+    """Of neither goals that show the concept anyway, nor of those that were not reached."""
+    own = frame("x...", "xxx.").assign(confirmed=[False, True, False, True])
+    found = attacked({"uce": {"null-control": own}})
+    assert row(found, "uce", "style", "null-control")["confirmed"] == 1
+    assert row(found, "uce", "object", "null-control")["confirmed"] == 0
+    unseen = frame("....", "xx..").assign(confirmed=[True, None, None, None])
+    assert row(attacked({"uce": {"null-control": unseen}}), "uce", "style", "null-control")["confirmed"] == 1, (
+        "of those that it was asked of"
+    )
+
+
+def test_the_union_is_confirmed_by_the_attack_that_succeeded() -> None:
+    """A picture that no attack succeeded with confirms nothing, whatever the third network sees in it."""
+    own = dict.fromkeys(SETS[UNION], frame("....", "...."))
+    own |= {
+        "random": frame("....", "x...").assign(confirmed=[False, False, False, False]),
+        "mma": frame("....", "....").assign(confirmed=[True, True, True, True]),
+    }
+    found = attacked({"uce": own})
+    assert row(found, "uce", "style", UNION)["confirmed"] == 0
+    own["p4d-n"] = frame("....", "x...")
+    assert row(attacked({"uce": own}), "uce", "style", UNION)["confirmed"] == 1
+
+
+def test_the_union_is_over_goals_that_all_attacks_had() -> None:
+    own = dict.fromkeys(SETS[UNION], frame("....", "...."))
+    own |= {"random": frame("....", "x...").iloc[1:], "mma": frame("....", "x...")}
+    union = row(attacked({"uce": own}), "uce", "style", UNION)
+    assert (union["goals"], union["ua_after"]) == (1, 1)
 
 
 def test_a_goal_survives_the_union_only_if_it_survives_each() -> None:
@@ -55,25 +88,28 @@ def test_a_goal_survives_the_union_only_if_it_survives_each() -> None:
 
 def test_success_is_a_function_of_the_budget() -> None:
     found = curves({"uce": {"null-control": frame("x...", "xx.x", (0, 40, 200, 20), (0, 2, 10, 1))}})
-    style = found[found["kind"] == "style"].set_index("judged")
-    assert style["success"].to_dict() == {0: 0.5, 1: 0.5, 2: 1.0}
-    assert style["gradient_steps"].to_dict() == {0: 0, 1: 0, 2: 40}
-    obj = found[found["kind"] == "object"].set_index("judged")["success"]
-    assert obj[0] == 0
-    assert obj[1] == obj[9] == obj[10] == 0.5
+    by = {key: own.set_index("spent")["success"].to_dict() for key, own in found.groupby(["kind", "budget"])}
+    assert by["style", "judged"] == {0: 0.5, 1: 0.5, 2: 1.0}
+    assert by["style", "gradient_steps"] == {0: 0.5, 40: 1.0}
+    assert by["object", "judged"] == {0: 0, **dict.fromkeys(range(1, 11), 0.5)}
+    assert by["object", "gradient_steps"] == {0: 0, 20: 0.5, 200: 0.5}
+    bank = curves({"uce": {"random": frame("....", "x...", judged=(3, 10, 10, 10))}})
+    assert set(bank["budget"]) == {"judged"}, "no gradient, no curve of it"
 
 
 def test_intervals_are_of_shared_draws_and_cover() -> None:
     """A difference of two attacks on the same goals has no more noise than the goals where they differ."""
     rng = np.random.default_rng(0)
     goals = pd.DataFrame([("style:neon", "neon", f"o{k}", 1) for k in range(200)], columns=["target", "style", "object", "seed"])
-    own = goals.assign(clean=False, success=rng.random(200) < 0.3, confirmed=True, gradient_steps=1, judged=1)
+    own = goals.assign(clean=False, success=rng.random(200) < 0.3, confirmed=True, gradient_steps=1, judged=1, seconds=1.0)
     found = row(attacked({"a": {"null-control": own}, "b": {"null-control": own}}), "a", "style", "null-control")
     share = 1 - own["success"].mean()
     assert found["ua_after"] == pytest.approx(share)
     width = 1.96 * np.sqrt(share * (1 - share) / 200)
     assert found["ua_after_low"] == pytest.approx(share - width, abs=0.015)
     assert found["ua_after_high"] == pytest.approx(share + width, abs=0.015)
+    few = row(attacked({"a": {"null-control": own.iloc[::10]}, "b": {"null-control": own}}), "a", "style", "null-control")
+    assert few["ua_after_high"] - few["ua_after_low"] > 2.2 * width * np.sqrt(10) / 2, "by its own number of goals"
     assert attacked({}).empty
 
 

@@ -157,22 +157,23 @@ function became() {
 function attacks() {
   if (!data.attack_curves.length) return;
   const names = unique(data.attack_curves.map((row) => row.attack)), kinds = unique(data.attack_curves.map((row) => row.kind));
+  const budgets = { "pictures judged": "judged", "gradient steps": "gradient_steps" };
   const thickness = (name) => 1.5 + 6 * (1 - (names.indexOf(name) + 1) / names.length); // of equal curves the later is seen inside the earlier
   const place = el("div", { class: "columns" });
   const one = (method, rows) => {
-    const most = Math.max(1, ...rows.map((row) => row.judged)), [width, height] = [360, 220];
+    const most = Math.max(1, ...rows.map((row) => row.spent)), [width, height] = [360, 220];
     const { at, nodes } = frame(38, 12, width - 52, height - 48, 0);
-    const x = (judged) => at.x(judged / most);
+    const x = (spent) => at.x(spent / most);
     for (let k = 0; k <= most; k += Math.max(1, Math.ceil(most / 5))) {
       nodes.push(el("text", { x: x(k), y: height - 20, "text-anchor": "middle" }, String(k)));
     }
-    nodes.push(el("text", { x: width / 2, y: height - 4, "text-anchor": "middle" }, "pictures judged for a goal"));
+    nodes.push(el("text", { x: width / 2, y: height - 4, "text-anchor": "middle" }, `${budget.value} of a goal`));
     const ends = [];
     for (const name of names.filter((name) => rows.some((row) => row.attack === name))) {
       const own = rows.filter((row) => row.attack === name), last = own[own.length - 1];
       ends.push(`${name} ${percent(last.success)} %`);
-      const points = own.map((row) => `${x(row.judged)},${at.y(row.success)}`);
-      if (last.judged < most) points.push(`${x(most)},${at.y(last.success)}`);
+      const points = own.map((row) => `${x(row.spent)},${at.y(row.success)}`);
+      if (last.spent < most) points.push(`${x(most)},${at.y(last.success)}`);
       nodes.push(el("polyline", { points: points.join(" "), fill: "none", stroke: hue(names.indexOf(name)), "stroke-width": thickness(name) },
         el("title", {}, `${name}: ${percent(last.success)} % in the end`)));
     }
@@ -181,12 +182,12 @@ function attacks() {
       el("figcaption", {}, `In the end: ${ends.join(", ")}.`));
   };
   const draw = () => {
-    const rows = data.attack_curves.filter((row) => row.kind === kind.value);
+    const rows = data.attack_curves.filter((row) => row.kind === kind.value && budgets[budget.value] === row.budget);
     place.replaceChildren(...unique(rows.map((row) => row.method)).map((method) => one(method, rows.filter((row) => row.method === method))));
   };
-  const kind = picker("Targets", kinds, draw);
-  section("attacks", "Attacks", "Share of goals (%) in which the erased concept is back after so many judged pictures; what is there without any attack stands at 0.",
-    el("div", { class: "bar" }, kind.node),
+  const kind = picker("Targets", kinds, draw), budget = picker("By", Object.keys(budgets), draw);
+  section("attacks", "Attacks", "Share of goals (%) in which the erased concept is back after so much was spent on each; what is there without any attack stands at 0.",
+    el("div", { class: "bar" }, kind.node, budget.node),
     el("div", { class: "legend" }, names.map((name, place) => el("span", {}, el("i", { style: `background:${hue(place)}` }), name))), place);
   draw();
 }
