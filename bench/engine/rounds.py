@@ -107,9 +107,12 @@ def _note(outcome: Outcome, sight: Sight) -> None:
 
 
 def fitting(sampler: Sampler, rows: Sequence[Row]) -> Sampler:
-    """The sampler with calls no larger than a few rows need (a power of two of slots), as the rest would be padding."""
+    """The sampler with as few calls a step as rows need, all of one size, so that little is padding."""
     needed = sum(row.slots for row in rows)
-    return replace(sampler, slots=min(sampler.slots, max(8, 1 << (needed - 1).bit_length())))
+    size = -(-needed // -(-needed // sampler.slots))
+    # Of compiled graphs every size is another one: powers of two are few.
+    whole = 1 << (size - 1).bit_length() if sampler.compiled else -(-size // 8) * 8
+    return replace(sampler, slots=min(sampler.slots, max(8, whole)))
 
 
 class Bench:

@@ -20,7 +20,7 @@ from bench.adversary import Candidate, Goal
 from bench.api import ClassifierOutput, DiffusionModel, Erasure
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler
-from bench.engine.rounds import THIRD, Bench, Sight, drive, in_turn
+from bench.engine.rounds import THIRD, Bench, Sight, drive, fitting, in_turn
 from bench.scoring import Scorer
 from bench.suites.minicanvas import SUITE
 from bench.types import Concept, Record, Target
@@ -80,6 +80,16 @@ def test_a_banks_prompts_are_tried_until_the_first_success() -> None:
     outcomes = drive(in_turn(proposals, 6), GOALS, judge, lambda share, text: None)
     assert judge.rounds[1:] == [["a", "b!", "d", "e"], ["f"]]
     assert [(one.success, one.judged, one.prompt) for one in outcomes] == [(True, 2, "b!"), (False, 3, "f"), (False, 0, "clean 2")]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "compiled", "slots"),
+    [(1, False, 8), (5, False, 16), (16, False, 32), (20, False, 24), (30, False, 32), (5, True, 16), (20, True, 32), (33, False, 24)],
+)
+def test_few_pictures_are_no_padding(pictures: int, compiled: bool, slots: int, model: DiffusionModel) -> None:
+    """20 pictures of two slots each are two calls of 24, not 32; compiled, sizes are powers of two."""
+    rows = [Row(REQUEST, Erasure())] * pictures
+    assert fitting(Sampler(model, torch.float32, 32, compiled), rows).slots == slots
 
 
 class Sees:
