@@ -58,6 +58,9 @@ def _describe(part: Any, prefix: str, tensors: dict[str, Tensor]) -> dict[str, A
 def _make(described: Mapping[str, Any] | None, prefix: str, tensors: Mapping[str, Tensor], kinds: Mapping[str, type]) -> Any:
     if described is None:
         return None
+    if described["class"] not in kinds:
+        own = described["class"]
+        raise BenchError(f"The erasure has a part of the class {own}, which its method does not declare: parts = ({own}, …) in the method.")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in described["fields"].items()}
     return kinds[described["class"]](**values, **_under(tensors, prefix))
 
