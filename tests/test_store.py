@@ -103,7 +103,7 @@ def test_erasures_are_verified(tmp_path: Path) -> None:
     assert packed.stored_digest(tmp_path) == digest
     pack(replace(erasure, weights=Weights({"unet.a": torch.randn(2)}))).save(tmp_path)
     assert load_erasure(tmp_path, (kind,), torch.device("cpu"))[1] == digest, "of two writers the first stays"
-    with pytest.raises(BenchError, match="a part of the class .*, which its method does not declare"):
+    with pytest.raises(BenchError, match=r"a part of the class .*, which its method does not declare"):
         load_erasure(tmp_path, (), torch.device("cpu"))
     tensors, index = tmp_path / f"{digest[:16]}.safetensors", tmp_path / "erasure.json"
     tensors.write_bytes(tensors.read_bytes()[:-1])
