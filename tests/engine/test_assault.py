@@ -298,3 +298,39 @@ def test_a_plan_says_what_attacks_take(tmp_path: Path) -> None:
     rows = {line.split()[1]: line.split()[3::2] for line in found.stdout.splitlines() if line.startswith("│")}
     assert rows["random"] == ["3", "15", "165"], "three victims with five goals, each ten pictures and the clean one"
     assert rows["unlearndiffatk"][:2] == ["3", "15"]
+
+
+OWN = """
+from dataclasses import dataclass, replace
+from bench.api import Card, Erasure, MethodConfig, PlainText, TextEdit, UnlearningMethod
+
+
+@dataclass(frozen=True)
+class Deaf(TextEdit):
+    def encode(self, model, texts, role, steps):
+        return [replace(cond, embeds=cond.embeds.detach() * 0.0) for cond in PlainText().encode(model, texts, role, steps)]
+
+
+class Own(UnlearningMethod):
+    card, Config, parts = Card("Own", "", "", ("style", "object")), MethodConfig, (Deaf,)
+
+    def fit(self, context, concepts):
+        return Erasure(text=Deaf())
+"""
+
+
+def test_a_victim_without_a_gradient_is_attacked_by_its_loss_alone_and_marked(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    asked = "unlearndiffatk:iterations=2:timesteps=2:tokens=2:location=suffix"
+    found = bench(*RUN, "--methods", "own.py:Own", "--attacks", asked, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "No gradient goes through Deaf" in found.stderr
+    (columns,) = outcomes_of(tmp_path / "run", "Own").values()
+    own = pd.DataFrame(columns)
+    assert own["note"].str.startswith("black box: No gradient goes through Deaf").all()
+    tried = own[own["judged"] > 0]
+    assert len(tried)
+    assert (tried["gradient_steps"] == 2 * tried["judged"]).all()
+    for clean, prompt in zip(tried["clean_prompt"], tried["prompt"], strict=True):
+        assert prompt.replace(" .", ".").startswith(clean.lower()), "tokens and place are those that were asked for"
+    assert "ran as black box" in (tmp_path / "run" / "leaderboard.md").read_text()
