@@ -36,7 +36,8 @@ def report(
 
     Of a run that is not done yet, report.html shows what is there so far.
 
-    With --check the exit status is 1 if a file is not, byte for byte, what its records make.
+    With --check the exit status is 1 if a file is not, byte for byte, what its records make; on another machine the last digits of
+    unrounded numbers may differ.
     """
     from bench.files import write_atomic
     from bench.store import Store
