@@ -190,7 +190,7 @@ def test_of_attacks(targets: int, goals: int, clean: float, success: float) -> N
     for _ in range(300):
         shown = chance.random(len(frame)) < there[place]
         back = shown | (chance.random(len(frame)) < found[place])
-        goals_of = frame.assign(clean=shown, success=back, confirmed=None, gradient_steps=0, judged=1)
+        goals_of = frame.assign(clean=shown, success=back, confirmed=None, gradient_steps=0, judged=1, seconds=0.0)
         row = attacked({"m": {"attack": goals_of}}).iloc[0]
         for name, value in (("ua_before", before), ("ua_after", after), ("drop", before - after)):
             held[name].append(row[f"{name}_low"] - 1e-9 <= value <= row[f"{name}_high"] + 1e-9)
