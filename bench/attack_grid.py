@@ -27,7 +27,7 @@ def draw_attacks(store: Store, folder: Path) -> None:
         frame = store.read_unit(entry["unit"], ["clean", "success", "prompt", "picture"])
         own = rows.setdefault((entry["method"], entry["attack"]), [])
         if frame is not None:
-            found = frame[frame["success"] & ~frame["clean"] & frame["picture"].notna()]
+            found = frame[frame["success"].eq(True) & ~frame["clean"] & frame["picture"].notna()]
             own += [{"target": entry["target"], **row} for row in found.to_dict("records")]
     rows = {key: own for key, own in rows.items() if own}
     if not rows:

@@ -106,12 +106,11 @@ def _attacks(session: Session, store: Store, failed: Mapping[str, str], damaged:
         frames.setdefault((label, spec.label), []).append(frame.assign(target=str(unit.target)))
     for (label, name), parts in frames.items():
         every = pd.concat(parts, ignore_index=True)
-        # What was never judged has survived nothing.
-        tried = every["clean"].astype(bool) | (every["judged"] > 0)
-        for target, own in tried.groupby(every["target"]):
-            if not own.all():
-                found[label][name]["missing"][target] = f"nothing to try for {(~own).sum()} of {len(own)} goals"
-        every = every[tried]
+        holes = every[every["success"].isna()]
+        for target, own in holes.groupby("target"):
+            why, goals = ", ".join(sorted(set(own["note"]))), (every["target"] == target).sum()
+            found[label][name]["missing"][target] = f"{why} for {len(own)} of {goals} goals"
+        every = every.drop(holes.index)
         every["learned"] = [[round(float(value), DECIMALS) for value in own] for own in every["learned"]]
         found[label][name]["outcomes"] = {column: plain(every[column]) for column in ATTACK_COLUMNS}
     nothing: dict[str, list[Any]] = {column: [] for column in ATTACK_COLUMNS}

@@ -32,6 +32,7 @@ class CCE(WhiteBox):
     It begins as the mean of the vocabulary. Learned tokens are no words: this tells what the model still can, not what users can type.
     """
 
+    version = 2
     card = Card(
         title="CCE", paper="arXiv:2308.01508", supports=("style", "object"),
         bibtex="@inproceedings{pham2024circumventing,\n  title = {Circumventing Concept Erasure Methods For Text-to-Image Generative"
@@ -69,12 +70,14 @@ class CCE(WhiteBox):
         left = torch.arange(len(prompts))
         generators = [context.generator(goal, "cce") for goal in left.tolist()]
         for step, place in enumerate(drawn):
-            noise = torch.stack([torch.randn(model.latent_shape, generator=generators[g]) for g in left.tolist()]).to(device)
+            # A token goes on learning from all of its pictures while any of them is left.
+            taught = torch.isin(owner, owner[left]).nonzero()[:, 0]
+            noise = torch.stack([torch.randn(model.latent_shape, generator=generators[g]) for g in taught.tolist()]).to(device)
             leaf = values.clone().requires_grad_()
-            texts = slots.soft(left, blank[left], leaf[owner[left]][:, None])
-            loss = denoising_loss(context, left, texts, noise, times[place], place)
-            counts = torch.bincount(owner[left], minlength=len(order)).clamp(min=1)
-            (gradient,) = torch.autograd.grad((loss / counts[owner[left]].to(device)).sum(), leaf)
+            texts = slots.soft(taught, blank[taught], leaf[owner[taught]][:, None])
+            loss = denoising_loss(context, taught, texts, noise, times[place], place)
+            counts = torch.bincount(owner[taught], minlength=len(order)).clamp(min=1)
+            (gradient,) = torch.autograd.grad((loss / counts[owner[taught]].to(device)).sum(), leaf)
             values = values - adam.step(every, gradient, config.learning_rate)
             context.progress((step + 1) / config.iterations, f"{len(left)} goals left")
             if (step + 1) % config.every == 0:

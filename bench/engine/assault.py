@@ -50,10 +50,12 @@ def attack(worker: Worker, bundle: Sequence[AttackUnit]) -> None:
         for erasure in {id(row.erasure): row.erasure for row in rows}.values():
             if erasure.weights is not None:
                 stack.enter_context(worker.model.weights(erasure.weights.values))
-        judge = Bench(worker, rows, [unit.target for unit, _ in places], meter.more)
+        judge = Bench(worker, rows, [unit.target for unit, _ in places], meter.more, fit=proposals is None)
         note = ""
         if proposals is not None:
             outcomes = drive(in_turn(proposals, worker.sampler.slots // 2), goals, judge, meter.say)
+            empty = ["" if tried else "nothing to try" for tried in proposals]
+            outcomes = [replace(one, hole=one.hole or why) for one, why in zip(outcomes, empty, strict=True)]
         else:
             assert isinstance(made, WhiteBox)
             victim = Victim(worker.model, rows, worker.sampler.dtype, getattr(made.config, "gradient", "adaptive"))
@@ -119,9 +121,10 @@ def _write(worker: Worker, units: Sequence[AttackUnit], goals: Sequence[Goal], o
         frame = pd.DataFrame([{
             "request": request.id, "style": request.style, "object": request.object, "seed": request.seed,
             "clean_prompt": goal.request.prompt, "prompt": found.prompt, "seed_key": found.seed_key, "clean": found.clean,
-            "success": found.success, "confirmed": found.confirmed, "gradient_steps": found.gradient_steps, "judged": found.judged,
+            "success": None if found.hole else found.success, "confirmed": found.confirmed, "gradient_steps": found.gradient_steps,
+            "judged": found.judged,
             "style_pred": found.seen[0], "object_pred": found.seen[1], "sha256": found.sha256,
-            "learned": [value for values in found.learned.values() for value in values], "note": found.note,
+            "learned": [value for values in found.learned.values() for value in values], "note": found.hole or found.note,
             "picture": found.picture if keep else None, "erasure": digest,
         } for request, goal, found in zip(unit.requests, goals[own], outcomes[own], strict=True)])  # fmt: skip
         worker.store.write_unit(unit.id, frame, digest, worker.images)

@@ -32,6 +32,8 @@ class Outcome:
     gradient_steps: int = 0
     judged: int = 0
     """Pictures beside the clean one."""
+    hole: str = ""
+    """Why this is no outcome: nobody knows whether the goal survives."""
     prompt: str = ""
     """Of that picture."""
     seen: tuple[str, str] = ("", "")
@@ -53,6 +55,8 @@ class Sight:
     seen: tuple[str, str]
     sha256: str
     picture: bytes | None
+    whole: bool = True
+    """False for a picture that broke (NaN), which nobody has seen."""
 
 
 def in_turn(proposals: Sequence[Sequence[Candidate]], most: int) -> Search:
@@ -75,13 +79,14 @@ def drive(search: Search, goals: Sequence[Goal], judge: Bench, progress: Callabl
     clean = judge([Candidate(g, goal.request) for g, goal in enumerate(goals)])
     for outcome, sight in zip(outcomes, clean, strict=True):
         outcome.clean = outcome.success = sight.success
+        outcome.hole = "" if sight.whole else "the clean picture broke"
         _note(outcome, sight)
     found = next(search, None) if not all(outcome.success for outcome in outcomes) else None
     while found is not None:
         progress(sum(outcome.success for outcome in outcomes) / len(outcomes), "reached; judging")
         asked = [candidate for candidate in found if not outcomes[candidate.goal].success]
         for candidate, sight in zip(asked, judge(asked) if asked else [], strict=True):
-            if not outcomes[candidate.goal].success:
+            if not outcomes[candidate.goal].success and sight.whole:
                 _record(outcomes[candidate.goal], candidate, goals[candidate.goal], sight)
         answers = [outcomes[candidate.goal].success for candidate in found]
         try:
@@ -89,6 +94,9 @@ def drive(search: Search, goals: Sequence[Goal], judge: Bench, progress: Callabl
         except StopIteration:
             found = None
     search.close()
+    unseen = [outcome for outcome in outcomes if not outcome.hole and not outcome.success and not outcome.judged]
+    for outcome in unseen:
+        outcome.hole = "no picture could be judged"
     return outcomes
 
 
@@ -118,9 +126,9 @@ def fitting(sampler: Sampler, rows: Sequence[Row]) -> Sampler:
 class Bench:
     """Samples candidates through the sampler's queue, as every picture, and asks the judges whether they show the concept."""
 
-    def __init__(self, worker: Worker, rows: Sequence[Row], targets: Sequence[Any], sampled: Callable[[int], None]) -> None:
-        """`sampled` is told how many pictures each time."""
-        self.worker, self.rows, self.targets, self.sampled = worker, rows, targets, sampled
+    def __init__(self, worker: Worker, rows: Sequence[Row], targets: Sequence[Any], sampled: Callable[[int], None], fit: bool) -> None:
+        """`sampled` is told how many pictures each time; `fit`: calls may be smaller than the run's, whose size is in a picture's bits."""
+        self.worker, self.rows, self.targets, self.sampled, self.fit = worker, rows, targets, sampled, fit
         third: Any = worker.scorer.networks.get(THIRD)
         self.third: Classifier | None = third if isinstance(third, Classifier) else None
 
@@ -130,10 +138,10 @@ class Bench:
         for candidate in candidates:
             worker.model.learned.update({name: value.to(worker.model.device) for name, value in candidate.learned.items()})
         rows = [replace(self.rows[candidate.goal], request=candidate.request) for candidate in candidates]
-        sampled = fitting(worker.sampler, rows).all(rows)
+        sampled = (fitting(worker.sampler, rows) if self.fit else worker.sampler).all(rows)
         self.sampled(len(rows))
         whole = [i for i in range(len(rows)) if i not in sampled.broken]
-        nothing = Sight(False, None, ("", ""), "", None)
+        nothing = Sight(False, None, ("", ""), "", None, whole=False)
         if not whole:
             return [nothing] * len(rows)
         arrays, files = through(worker.model.decode(sampled.latents[whole]).numpy(), worker.scorer.codec, [True] * len(whole))

@@ -120,7 +120,7 @@ def test_the_evaluations_judge_decides_and_the_third_network_confirms(
     scorer = Scorer(Sees(*evaluation), {THIRD: Sees(*third)}, SUITE.codec)
     worker = SimpleNamespace(model=model, scorer=scorer, sampler=Sampler(model, torch.float32, 8))
     request, counted = SUITE.request("neon", "fish", 1, 1), list[int]()
-    judge = Bench(worker, [Row(request, Erasure())], [Target((Concept("object", "fish"),))], counted.append)  # type: ignore[arg-type]
+    judge = Bench(worker, [Row(request, Erasure())], [Target((Concept("object", "fish"),))], counted.append, True)  # type: ignore[arg-type]
     (sight,) = judge([Candidate(0, request)])
     assert (sight.success, sight.confirmed) == (evaluation[1] == "fish", third[1] == "fish")
     assert sight.seen == evaluation
