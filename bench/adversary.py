@@ -146,8 +146,13 @@ class Attack(ABC):
         """How many `States` it needs per goal."""
         return 0
 
-    def check(self, model: DiffusionModel, places: Sequence[tuple[str, GenerationRequest]]) -> None:  # noqa: B027  # most can do all
+    def check(self, model: DiffusionModel, places: Sequence[tuple[str, GenerationRequest]]) -> None:
         """BenchError for what it cannot do for this model on any of these (target, picture), before anything is sampled."""
+        if self.access != "black-box" and model.text_encoder_2 is not None:
+            raise BenchError(
+                f"This model has two text encoders, {self.card.title} needs a model with one: leave it out. Attacks by prompts alone"
+                " (random, seed-search, paraphrase, --attack-prompts) go on."
+            )
 
 
 class WhiteBox(Attack):

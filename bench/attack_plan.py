@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.adversary import Attack, Goal, PromptBank
 from bench.config import BudgetName, labelled, method_config, parse_targets, parse_variant
@@ -17,7 +17,9 @@ from bench.types import Card, Concept, GenerationRequest, Target, content_hash
 PROMPTS: Mapping[BudgetName, int | None] = {"quick": 5, "full": None}
 """Goals per erased concept: so many, evenly spaced over its pictures; all."""
 TOGETHER = 64
-"""Goals that are attacked at once at most; of one erasure, as many as it has."""
+"""Goals that are attacked at once at most."""
+LETTERS = 4
+"""Of a name of several words, those of so many letters at least give it away by themselves."""
 FORWARDS = 3
 """UNet calls of a gradient step, forward and backward, of one slot."""
 
@@ -69,7 +71,7 @@ class AttackUnit:
 
 def attack_specs(attacks: Sequence[str], budget: BudgetName) -> list[AttackSpec]:
     """Of names such as `unlearndiffatk:gradient=published`. BenchError for unknown ones and wrong parameters."""
-    found: dict[str, AttackSpec] = {}  # by what they do: the same attack with a default spelled out is no other
+    found: dict[str, AttackSpec] = {}  # by what they do: the same attack with a default spelled out is no other, and has its plain name
     for variant in attacks:
         name, own = parse_variant(variant)
         kind = find_attack(name)
@@ -80,7 +82,8 @@ def attack_specs(attacks: Sequence[str], budget: BudgetName) -> list[AttackSpec]
             name, label, kind.version, config.model_dump(mode="json"), kind.card, issubclass(kind, PromptBank), made.judged,
             made.gradient_steps,
         )  # fmt: skip
-        found.setdefault(content_hash(spec.identity), spec)
+        key = content_hash(spec.identity)
+        found[key] = spec if label == name else found.get(key, spec)
     return list(found.values())
 
 
@@ -95,14 +98,14 @@ def plan_attacks(
 ) -> tuple[tuple[AttackUnit, ...], ...]:
     """Bundles: row-wise erasures of one method together, any other alone; the unedited model on the goals of all targets."""
     wanted = attacked_targets(suite, targets, budget)
-    requests = {target: _goals(suite, target, preset, PROMPTS[budget]) for target in wanted}
+    places = [(target, part) for target in wanted for part in _parts(_goals(suite, target, preset, PROMPTS[budget]))]
     fits = {unit.fit.id: unit.fit for unit in plan.units}
     bundles: list[tuple[AttackUnit, ...]] = []
     for spec in specs:
         for label in dict.fromkeys(fit.spec.label for fit in fits.values()):
             some = [fit for fit in fits.values() if fit.spec.label == label]
-            pairs = [(fit, target) for fit in some for target in wanted if fit.target in (target, None)]
-            bundles += [_units(spec, group, requests, identity) for group in _together(pairs, requests)]
+            own = [_Place(fit, target, part) for fit in some for target, part in places if fit.target in (target, None)]
+            bundles += [_units(spec, group, identity) for group in _together(own)]
     return tuple(bundles)
 
 
@@ -119,35 +122,50 @@ def _goals(suite: Suite, target: Target, preset: Preset, count: int | None) -> t
     return tuple(every[k * len(every) // count] for k in range(count))
 
 
-def _together(
-    pairs: Sequence[tuple[Fit, Target]], requests: Mapping[Target, Sequence[GenerationRequest]]
-) -> list[list[tuple[Fit, Target]]]:
-    found: list[list[tuple[Fit, Target]]] = []
+class _Place(NamedTuple):
+    """Goals that are one unit."""
+
+    fit: Fit
+    target: Target
+    requests: tuple[GenerationRequest, ...]
+
+    @property
+    def told(self) -> list[Any]:
+        """As JSON."""
+        return [self.fit.id, str(self.target), [request.id for request in self.requests]]
+
+
+def _parts(requests: Sequence[GenerationRequest]) -> list[tuple[GenerationRequest, ...]]:
+    """As many as fit in memory together, of about one size."""
+    count = -(-len(requests) // TOGETHER)
+    return [tuple(requests[k * len(requests) // count : (k + 1) * len(requests) // count]) for k in range(count)]
+
+
+def _together(places: Sequence[_Place]) -> list[list[_Place]]:
+    found: list[list[_Place]] = []
     held = 0
-    for fit, target in pairs:
-        size = len(requests[target])
-        alone = not fit.spec.row_wise
+    for place in places:
+        size = len(place.requests)
+        alone = not place.fit.spec.row_wise
         if not found or alone or held + size > TOGETHER:
             found.append([])
             held = 0
-        found[-1].append((fit, target))
+        found[-1].append(place)
         held += size
     return found
 
 
-def _units(
-    spec: AttackSpec, group: Sequence[tuple[Fit, Target]], requests: Mapping[Target, tuple[GenerationRequest, ...]], identity: Identity
-) -> tuple[AttackUnit, ...]:
-    beside = [[fit.id, str(target), [request.id for request in requests[target]]] for fit, target in group]
+def _units(spec: AttackSpec, group: Sequence[_Place], identity: Identity) -> tuple[AttackUnit, ...]:
+    beside = [place.told for place in group]
     units = []
-    for fit, target in group:
+    for place in group:
         id_ = content_hash({
-            **spec.identity, "fit": fit.id, "target": str(target),
-            # A bank's prompts are tried one after the other, in no one's company.
-            "beside": [own for own in beside if own[:2] == [fit.id, str(target)]] if spec.is_bank else beside,
+            **spec.identity, "fit": place.fit.id, "target": str(place.target),
+            # A bank's prompts are tried one after the other, in calls of the run's size: what is beside them changes nothing.
+            "beside": [place.told] if spec.is_bank else beside,
             "judges": dict(identity.judges), "protocol": identity.protocol, "codec": identity.codec,
         })  # fmt: skip
-        units.append(AttackUnit(fit, target, spec, requests[target], id_))
+        units.append(AttackUnit(place.fit, place.target, spec, place.requests, id_))
     return tuple(units)
 
 
@@ -155,12 +173,13 @@ def goal_of(suite: Suite, target: Target, request: GenerationRequest, unedited: 
     """A picture as an attack sees it."""
     concept = next(one for one in target.concepts if Target((one,)).involves(request.style, request.object))
     names = _names(concept)
+    words = [word for name in names for word in name.split() if len(word) >= LETTERS and word not in names]
     own, anchor = min(suite.texts(concept).pairs, key=lambda pair: len(pair[0]))
     prompts = [suite.prompt(*cell) for cell in suite.cells if Target((concept,)).involves(*cell)]
     pairs = tuple((prompt, _exchanged(prompt, (own, *names), anchor)) for prompt in prompts)
     clean = replace(request, prompt=_exchanged(request.prompt, (own, *names), anchor)) if unedited else request
     return Goal(
-        clean, request, names, (*names, *suite.synonyms(concept)),
+        clean, request, names, (*names, *words, *suite.synonyms(concept)),
         suite.paraphrases(concept, request.style, request.object), pairs, str(concept),
     )  # fmt: skip
 

@@ -143,6 +143,8 @@ def _attack_names(text: str | None, prompts: Path | None, suite: Suite) -> tuple
     names = [own for name in filter(None, map(str.strip, (text or "").split(","))) for own in SETS.get(name, (name,))]
     for name in names:
         registry.require_attack(parse_variant(name)[0], SETS)
+        if parse_variant(name)[0] == "replay":
+            raise BenchError("replay is told its file by --attack-prompts FILE, such as a run's attack_prompts.csv.")
     if prompts is not None:
         from bench.prompts import read_prompts
 

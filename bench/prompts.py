@@ -25,6 +25,10 @@ class StoredPrompt(NamedTuple):
     prompt: str
     learned: dict[str, list[float]]
     """Embeddings of its learned tokens, by name."""
+    seed_key: str
+    """The noise key, where it was not the picture's own."""
+    success: bool
+    """Whether it succeeded where it was found."""
 
 
 def read_prompts(path: Path | None) -> dict[tuple[str, str, str, str], list[StoredPrompt]]:
@@ -51,9 +55,8 @@ def read_prompts(path: Path | None) -> dict[tuple[str, str, str, str], list[Stor
             raise BenchError(f'{place}: the seed "{row["seed"]}" is no whole number.')
         learned = _learned(place, row["prompt"], row.get("learned") or "")
         for concept in row["target"].split("+"):
-            found.setdefault((concept, row["style"] or "", row["object"], row["seed"]), []).append(
-                StoredPrompt(place, row["prompt"], learned)
-            )
+            stored = StoredPrompt(place, row["prompt"], learned, row.get("seed_key") or "", row.get("success") == "True")
+            found.setdefault((concept, row["style"] or "", row["object"], row["seed"]), []).append(stored)
     return found
 
 

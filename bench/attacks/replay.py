@@ -33,9 +33,9 @@ class ReplayConfig(MethodConfig):
 
 
 class Replay(PromptBank):
-    """Tries on each goal the file's prompts for its target, style, object and seed, in the file's order, each once.
+    """Tries on each goal the file's prompts for its target, style, object and seed, each once: those that succeeded there first.
 
-    Goals that the file has nothing for are no outcome.
+    With the noise that they were judged with. Goals that the file has nothing for are no outcome.
     """
 
     version = 2
@@ -63,10 +63,11 @@ class Replay(PromptBank):
         rows = read_prompts(self.config.file)
         found: list[list[Candidate]] = []
         for g, goal in enumerate(context.goals):
-            own: dict[str, Candidate] = {}
-            for row in rows.get(_key(goal.concept, goal.original), ()):
+            own: dict[tuple[str, str], Candidate] = {}
+            for row in sorted(rows.get(_key(goal.concept, goal.original), ()), key=lambda row: not row.success):
                 learned = {name: torch.tensor(value) for name, value in row.learned.items()}
-                own.setdefault(row.prompt, Candidate(g, replace(goal.request, prompt=row.prompt), 0, learned))
+                request = replace(goal.request, prompt=row.prompt, noise_key=row.seed_key or goal.request.noise_key)
+                own.setdefault((row.prompt, row.seed_key), Candidate(g, request, 0, learned))
             found.append(list(own.values())[: self.config.tried])
         return found
 

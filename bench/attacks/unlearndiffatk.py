@@ -114,11 +114,12 @@ class Chance:
 
 
 def denoising_loss(context: AttackContext, left: Tensor, texts: Sequence[str], noise: Tensor, t: int, place: int) -> Tensor:
-    """float32 [n]: the mean squared error of the victim's prediction of `noise` [n, 4, h, w] in the goals' target pictures."""
+    """float32 [n]: the mean squared error of what the victim predicts of the goals' target pictures with `noise` [n, 4, h, w]."""
     victim = context.attacked()
     timesteps = torch.full((len(left),), t)
     noisy = victim.noised(context.targets[left], timesteps, noise)
-    return (victim.predict(left.tolist(), texts, noisy, timesteps, place) - noise).square().flatten(1).mean(1)
+    wanted = victim.target(context.targets[left], timesteps, noise)
+    return (victim.predict(left.tolist(), texts, noisy, timesteps, place) - wanted).square().flatten(1).mean(1)
 
 
 def slots_beside(context: AttackContext, prompts: Sequence[str], tokens: int, location: Location) -> Slots:

@@ -20,6 +20,8 @@ from bench.diffusion.soft import SoftText
 from bench.errors import BenchError
 from bench.prompts import LEARNED
 
+KEPT_TEXTS = 2048
+"""Encoded texts that are kept at most: 0.5 GB of SD 1.5's."""
 DECODED_AT_ONCE = 16 * 1024
 """Positions of latents: 16 pictures of 256 px, 4 of 512."""
 
@@ -156,6 +158,8 @@ class DiffusionModel:
             if not isinstance(text, SoftText):
                 if text not in self._encoded:
                     self._encoded[text] = self._encode(text)
+                    if len(self._encoded) > KEPT_TEXTS:  # attacks judge many, each once
+                        del self._encoded[next(iter(self._encoded))]
                 found[text] = self._encoded[text]
         return [found[text] for text in texts]
 

@@ -8,16 +8,19 @@ here if this step alone makes it act.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 
 from bench.diffusion.call import stack_edits
 from bench.diffusion.guidance import Unguided
-from bench.diffusion.hooks import hooked
+from bench.diffusion.hooks import Act, hooked
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.noise import noise_seed
 from bench.diffusion.rows import Row
@@ -75,11 +78,19 @@ class Victim:
         alpha = self.alphas[to_device(timesteps, self.device)][:, None, None, None]
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
-    def predict(self, which: Sequence[int], texts: Sequence[str], noisy: Tensor, timesteps: Tensor, place: int = 0) -> Tensor:
-        """Noise predictions float32 [n, 4, h, w] of rows `which` with other prompts, at noisy latents and timesteps int64 [n] on the CPU.
+    def target(self, latents: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """What `predict` should say of `noised`, as the model was trained: the noise, or `√ᾱ_t ε − √(1 − ᾱ_t) x` (v prediction)."""
+        if self.model.scheduler.config.prediction_type != "v_prediction":
+            return noise
+        alpha = self.alphas[to_device(timesteps, self.device)][:, None, None, None]
+        return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
 
-        Where a row has guidance of its own, or a changed unconditional text, with the request's guidance scale; else the
-        conditional prediction, as UnlearnDiffAtk's loss. `place` is the timestep's in the attack's list (see `Gradient`).
+    def predict(self, which: Sequence[int], texts: Sequence[str], noisy: Tensor, timesteps: Tensor, place: int = 0) -> Tensor:
+        """Predictions float32 [n, 4, h, w], of noise or velocity, of rows `which` with other prompts.
+
+        At noisy latents [n, 4, h, w] and timesteps int64 [n] on the CPU. Where a row has guidance of its own, or a changed
+        unconditional text, with the request's guidance scale; else the conditional prediction, as UnlearnDiffAtk's loss. `place` is
+        the timestep's in the attack's list (see `Gradient`).
         """
         step = self._nearest(timesteps)
         timesteps = to_device(timesteps, self.device)
@@ -94,9 +105,17 @@ class Victim:
         sizes = [(self.rows[which[r]].request.height, self.rows[which[r]].request.width) for r, _ in flat]
         out = self._unet(noisy[owner], timesteps[owner], self.model.unet_texts(states, {}, sizes), slots, len(which))
         found = self._combined(out, which, [len(own) for own in conditions], torch.tensor(step, device=self.device), noisy)
-        if out.requires_grad and not found.requires_grad:
-            raise NoGradientError(f"No gradient goes through {type(self.guides[which[0]]).__name__}: it detaches the predictions.")
+        if torch.is_grad_enabled() and any(isinstance(text, SoftText) and text.embeds.requires_grad for text in texts):
+            self._require_path(out, found, type(self.guides[which[0]]).__name__)
         return found
+
+    @staticmethod
+    def _require_path(out: Tensor, found: Tensor, guidance: str) -> None:
+        """NoGradientError for predictions that are nothing to the texts any more."""
+        if not out.requires_grad:
+            raise NoGradientError("No gradient goes around the hook points, which are at the end of all that texts change.")
+        if not found.requires_grad:
+            raise NoGradientError(f"No gradient goes through {guidance}: it detaches the predictions.")
 
     def _nearest(self, timesteps: Tensor) -> list[int]:
         """The sampling step of each timestep."""
@@ -147,20 +166,23 @@ class Victim:
     def _unet(self, noisy: Tensor, timesteps: Tensor, texts: dict[str, Any], slots: Sequence[Slots], rows: int) -> Tensor:
         unet, names = self.model.sampling_unet(self.dtype), {name for bank in self.banks for name in bank.hookpoints}
         states = [bank.module.state(rows) for bank in self.banks]
+        before: dict[tuple[int, str], dict[str, Tensor]] = {}
 
-        def act(name: str, x_in: Tensor, x_out: Tensor) -> Tensor:
-            for bank, own, state in zip(self.banks, slots, states, strict=True):
-                if name in bank.hookpoints and self.gradient == "adaptive":
+        def act(name: str, x_in: Tensor, x_out: Tensor, again: bool = False) -> Tensor:
+            for k, (bank, own) in enumerate(zip(self.banks, slots, strict=True)):
+                if name not in bank.hookpoints:
+                    continue
+                before.setdefault((k, name), dict(states[k]))
+                state = dict(before[k, name]) if again else states[k]
+                if self.gradient == "adaptive":
                     self._require_gradient(bank.module, name, x_in, x_out, own, state)
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self.gradient == "adaptive"):
                     x_out = bank.module.edit(name, x_in, x_out, own, state)
-                elif name in bank.hookpoints:
-                    with torch.no_grad():
-                        x_out = bank.module.edit(name, x_in, x_out, own, state)
             return x_out
 
         large = noisy[0, 0].numel() >= LARGE
         if large:
-            unet.enable_gradient_checkpointing()
+            unet.enable_gradient_checkpointing(_recomputing(unet, names, partial(act, again=True)))
         try:
             with hooked(unet, names, act):
                 found: Tensor = unet(noisy.to(self.dtype), timesteps, **texts, return_dict=False)[0].float()
@@ -199,6 +221,15 @@ class Victim:
             for place, own in zip(places, combined, strict=True):
                 found[place] = own
         return torch.stack([own for own in found if own is not None])
+
+
+def _recomputing(unet: torch.nn.Module, names: set[str], act: Act) -> Any:
+    """Checkpoints of diffusers' blocks that are computed again with what acts within them, which is long gone by then."""
+
+    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        return nullcontext(), hooked(unet, names, act)
+
+    return lambda module, *args: checkpoint(module.__call__, *args, use_reentrant=False, context_fn=contexts)
 
 
 def _guide(row: Row) -> Guidance:

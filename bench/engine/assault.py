@@ -45,6 +45,7 @@ def attack(worker: Worker, bundle: Sequence[AttackUnit]) -> None:
     meter.say(0, "pictures of the concept")
     context = _context(worker, made, goals, meter.say if isinstance(made, PromptBank) else meter.searched)
     proposals = bank(worker, spec, made, context) if isinstance(made, PromptBank) else None
+    began = time.perf_counter() if proposals else began  # prompts of a bank are made once for all, whoever comes first
     with ExitStack() as stack:
         worker.model.sampling_unet(worker.sampler.dtype)
         for erasure in {id(row.erasure): row.erasure for row in rows}.values():
@@ -55,7 +56,7 @@ def attack(worker: Worker, bundle: Sequence[AttackUnit]) -> None:
         if proposals is not None:
             outcomes = drive(in_turn(proposals, worker.sampler.slots // 2), goals, judge, meter.say)
             empty = ["" if tried else "nothing to try" for tried in proposals]
-            outcomes = [replace(one, hole=one.hole or why) for one, why in zip(outcomes, empty, strict=True)]
+            outcomes = [replace(one, hole=why or one.hole) for one, why in zip(outcomes, empty, strict=True)]
         else:
             assert isinstance(made, WhiteBox)
             victim = Victim(worker.model, rows, worker.sampler.dtype, getattr(made.config, "gradient", "adaptive"))

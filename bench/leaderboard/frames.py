@@ -26,6 +26,7 @@ def records_by_key(records: Sequence[Record]) -> dict[str, Record]:
     if len(protocols) > 1:
         raise BenchError(f"The records are of different protocols ({', '.join(protocols)}): make one leaderboard for each.")
     _check_made_alike(records)
+    _check_attacked_alike(records)
     nones = [record for record in records if record.method == NONE]
     if len(nones) != 1:
         raise BenchError(f'There are {len(nones)} records of the method "none": give exactly one, to compare with.')
@@ -70,6 +71,18 @@ def _check_made_alike(records: Sequence[Record]) -> None:
             if known != digest:
                 thing = "models" if what == "model" else f"networks for {what}"
                 raise BenchError(f"{first} and {record.label} are of different {thing}: make one leaderboard for each.")
+
+
+def _check_attacked_alike(records: Sequence[Record]) -> None:
+    """BenchError for attacks of one name with other parameters, such as those of another budget."""
+    made: dict[str, tuple[str, Any]] = {}
+    for record in records:
+        for name, own in record.attacks.items():
+            config = {key: value for key, value in own["config"].items() if key != "file"}
+            first, known = made.setdefault(name, (record.label, (own["version"], config)))
+            if known != (own["version"], config):
+                other = "another version" if known[0] != own["version"] else "other parameters (--attack-budget?)"
+                raise BenchError(f"{name} on {record.label} is {other} than on {first}: make one leaderboard for each.")
 
 
 def _check(record: Record) -> None:

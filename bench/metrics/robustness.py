@@ -20,9 +20,9 @@ from bench.metrics.uncertainty import Design, Estimate, Share
 from bench.types import Target
 
 GOAL = ["target", "style", "object", "seed"]
-SETS: Mapping[str, tuple[str, ...]] = {"prompts-v1": ("unlearndiffatk", "p4d-n", "p4d-k", "ring-a-bell", "mma", "random", "paraphrase")}
+SETS: Mapping[str, tuple[str, ...]] = {"prompts-v1": ("unlearndiffatk", "p4d-n", "p4d-k", "ring-a-bell", "mma", "random")}
 """Fixed sets of attacks that robustness is told under: a goal survives if it survives each of them. All are of prompts that can be
-typed, and keep the noise."""
+typed, and keep the noise, and every suite has all of them."""
 UNION = "prompts-v1"
 COLUMNS = (
     "method", "kind", "attack", "goals", "ua_before", "ua_before_low", "ua_before_high", "ua_after", "ua_after_low", "ua_after_high",
@@ -79,9 +79,11 @@ def _union(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     every = pd.concat(frames)
     every = every[every.groupby("unit")["unit"].transform("size") == len(frames)]
     sums = {name: (name, "sum") for name in ("gradient_steps", "judged", "seconds")}
-    reached = every.assign(confirmed=every["success"] & every["confirmed"].eq(True))
-    return reached.groupby([*GOAL, "unit"], as_index=False).agg(
-        clean=("clean", "any"), success=("success", "any"), confirmed=("confirmed", "any"), **sums
+    told = every["confirmed"].astype(float).where(every["success"].astype(bool))  # null where no third network was asked
+    return (
+        every.assign(confirmed=told)
+        .groupby([*GOAL, "unit"], as_index=False)
+        .agg(clean=("clean", "any"), success=("success", "any"), confirmed=("confirmed", "max"), **sums)
     )
 
 

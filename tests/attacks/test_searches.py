@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench import registry
 from bench.adversary import Attack, AttackContext, Candidate, Goal, PromptBank, States, WhiteBox
 from bench.api import DiffusionModel, Erasure, Victim
-from bench.attack_plan import attack_specs, attacked_targets, goal_of
+from bench.attack_plan import _parts, attack_specs, attacked_targets, goal_of
 from bench.attacks.ring_a_bell import direction
+from bench.attacks.unlearndiffatk import Chance
 from bench.config import parse_targets
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import sample
@@ -21,6 +23,7 @@ from bench.errors import BenchError
 from bench.registry import ATTACKS
 from bench.registry import attack as find_attack
 from bench.suites.minicanvas import SUITE
+from bench.suites.unlearncanvas.vocabulary import SYNONYMS
 from bench.types import Concept, Target
 
 FISH = Target((Concept("object", "fish"),))
@@ -116,6 +119,16 @@ def test_neighbours_change_nothing_that_a_goal_draws(name: str, model: Diffusion
     assert len(set(many.values())) == 3
 
 
+def test_what_a_goal_draws_is_its_own(model: DiffusionModel, targets: Tensor) -> None:
+    ctx = context(model, targets, goals())
+    together = Chance(ctx, [0, 1, 2], "x", 3, 2)
+    for g in range(3):
+        alone = Chance(replace(ctx, goals=ctx.goals[g : g + 1]), [0], "x", 3, 2)
+        assert torch.equal(alone.noise[0], together.noise[g])
+        assert torch.equal(alone.uniform[0], together.uniform[g])
+    assert len({float(own.sum()) for own in together.noise}) == 3
+
+
 def test_unlearndiffatk_lowers_the_loss_that_it_minimises(model: DiffusionModel, targets: Tensor) -> None:
     """From the anchor's prompt on the unedited model: what it ends with explains the concept's picture better than random tokens do."""
     own = [replace(goal, forbidden=()) for goal in goals(unedited=True)[:1]]
@@ -202,6 +215,36 @@ def test_budgets_keep_their_promise() -> None:
         with pytest.raises(BenchError, match="every is 10, more than the 3 iterations, so that no picture would be judged"):
             attack_specs([f"{name}:iterations=3:every=10"], "quick")
     assert [spec.label for spec in attack_specs(["random", "random:tried=10", "random:tried=9"], "quick")] == ["random", "random:tried=9"]
+
+
+def test_an_attack_has_its_plain_name_where_it_is_asked_for_twice() -> None:
+    specs = attack_specs(["unlearndiffatk:tokens=5", "random", "unlearndiffatk"], "quick")
+    assert [spec.label for spec in specs] == ["unlearndiffatk", "random"]
+
+
+def test_many_goals_of_one_erasure_are_attacked_in_parts() -> None:
+    """At most 64 at once, whatever the prompts of a concept; each is in one unit."""
+    preset = replace(SUITE.presets["full"], seeds=7)
+    request = SUITE.requests(FISH, preset)
+    own = [one for one in request if one.object == "fish"]
+    parts = _parts(own)
+    assert len(own) == 70
+    assert [len(part) for part in parts] == [35, 35]
+    assert [one for part in parts for one in part] == own
+
+
+def test_words_of_a_name_are_forbidden_too() -> None:
+    suite = registry.suite("unlearncanvas")
+    goal = goal_of(suite, Target((Concept("style", "Van_Gogh"),)), suite.request("Van_Gogh", "Dogs", 188, 4), False)
+    assert {"Van_Gogh", "Van Gogh", "Gogh", "vincent"} <= set(goal.forbidden)
+    goal = goal_of(suite, Target((Concept("object", "Dogs"),)), suite.request("Van_Gogh", "Dogs", 188, 4), False)
+    assert {"Dogs", "dog", "puppy"} <= set(goal.forbidden)
+
+
+def test_all_synonyms_are_of_concepts_that_there_are() -> None:
+    suite = registry.suite("unlearncanvas")
+    assert set(SYNONYMS) <= {concept.name for concept in suite.concepts}
+    assert all(suite.synonyms(concept) for concept in suite.concepts if concept.kind == "object")
 
 
 def test_a_budget_leaves_out_concepts_only_where_the_preset_has_enough() -> None:

@@ -41,6 +41,9 @@ class Linear:
     def noised(self, latents: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
         return latents + noise
 
+    def target(self, latents: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        return noise
+
     def of(self, embeds: Tensor, noisy: Tensor, t: float) -> Tensor:
         return noisy + (1 + t / 1000) * (embeds.sum(0) @ self.matrix).reshape(self.shape)
 

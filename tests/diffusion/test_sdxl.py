@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from test_sharing import FromStep
 from torch import Tensor
 
+from bench.attack_plan import attack_specs, made_attack
 from bench.diffusion import numerics
 from bench.diffusion.loading import load_model, model_digest
 from bench.diffusion.model import DiffusionModel
@@ -201,6 +202,11 @@ def test_an_edit_that_loses_the_pooled_text_is_a_sentence(models: dict[str, Diff
 def test_attacks_that_follow_the_loss_are_one_sentence(models: dict[str, DiffusionModel]) -> None:
     with pytest.raises(BenchError, match=r"two text encoders.*Attacks by prompts alone"):
         Victim(models["base"], [Row(asked(), PLAIN)], torch.float32)
+    for name in ("unlearndiffatk", "ring-a-bell", "mma", "p4d-n", "cce"):
+        with pytest.raises(BenchError, match=r"two text encoders.*leave it out.*go on"):
+            made_attack(attack_specs([name], "quick")[0]).check(models["base"], [])
+    for name in ("random", "seed-search", "paraphrase"):
+        made_attack(attack_specs([name], "quick")[0]).check(models["base"], [])
     learned = replace(asked(), prompt=f"A fish, {learned_name(torch.ones(16))}.")
     with pytest.raises(BenchError, match="two text encoders: learned tokens"):
         sample(models["base"], [Row(learned, PLAIN)], torch.float32, SLOTS)

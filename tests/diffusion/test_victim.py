@@ -43,15 +43,22 @@ FISH = Concept("object", "fish")
 NAMES = ["none", "uce", "rece", "safree", "seot", "sld", "negative-prompt", "saeuron", "saeuron-detect", "spm"]
 
 
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+    "saeuron, published error": ("saeuron", {"error": "published-code"}), "saeuron, no error": ("saeuron", {"error": "none"}),
+    "saeuron-detect, mean": ("saeuron-detect", {"source": "mean"}), "saeuron-detect, nearest": ("saeuron-detect", {"source": "nearest"}),
+    "saeuron-detect, dilated": ("saeuron-detect", {"dilation": 2}),
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def erasures(context: FitContext) -> dict[str, Erasure]:
     found = {}
-    for name in NAMES:
-        kind = method(name)
-        own = {**SUITE.method_settings.get(name, {}), **(kind.quick if name == "spm" else {})}
+    for name, (base, settings) in {**{name: (name, {}) for name in NAMES}, **VARIANTS}.items():
+        kind = method(base)
+        own = {**SUITE.method_settings.get(base, {}), **settings, **(kind.quick if name == "spm" else {})}
         if name == "sld":  # stronger, its safety term is a step of a width of 1/5000, which finite differences see as a jump
             own = {"strength": "weak"}
-        found[name] = kind(method_config(name, kind.Config, own)).fit(context, [FISH])
+        found[name] = kind(method_config(base, kind.Config, own)).fit(context, [FISH])
     strong = found["spm"].activations[0]
     assert isinstance(strong, LowRankAdapters)
     up = 0.02 * torch.randn(strong.up.shape, generator=torch.Generator().manual_seed(0))
@@ -72,7 +79,10 @@ def soft(model: DiffusionModel, text: str, embeds: Tensor | None = None) -> Soft
 def test_predictions_are_the_samplers(name: str, model: DiffusionModel, erasures: dict[str, Erasure]) -> None:
     """One DDIM step of the sampler is linear in the prediction: it must be the victim's, at the same latent and timestep."""
     own = name in ("sld", "negative-prompt")
-    row = Row(request(4.0 if own else 1.0, steps=20), erasures[name])
+    erasure = erasures[name]
+    if name == "sld":  # with a safety term from the first step on
+        erasure = replace(erasure, guidance=replace(erasure.guidance, warmup=0))  # type: ignore[type-var]
+    row = Row(request(4.0 if own else 1.0, steps=20), erasure)
     schedule = DDIMSchedule.of(model.scheduler, 20)
     # The first of 20 steps: all that follows is cut off by looking at the difference between two trajectories' first steps.
     noise = initial_noise([row.request], model.latent_shape)
@@ -117,7 +127,7 @@ def _doubled(part: object) -> dict[str, Tensor]:
     return {name: value.double() for name, value in own if isinstance(value, Tensor) and value.is_floating_point()}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
 def test_gradients_are_those_of_finite_differences(
     name: str, double: DiffusionModel, erasures: dict[str, Erasure], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,11 +196,13 @@ def test_goals_attacked_together_do_not_see_each_other(model: DiffusionModel, er
         torch.testing.assert_close(gradient, gradients[k], rtol=1e-2, atol=1e-3 * float(gradient.abs().max()))
 
 
+@pytest.mark.parametrize("name", ["saeuron", "saeuron-detect", "spm"])
 def test_activations_made_again_give_the_same_gradient(
-    model: DiffusionModel, erasures: dict[str, Erasure], monkeypatch: pytest.MonkeyPatch
+    name: str, model: DiffusionModel, erasures: dict[str, Erasure], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of large pictures, whose activations would not fit in memory; an edit whose gate opens must not see it open twice."""
-    row = Row(request(4.0), erasures["saeuron"])
+    """As of large pictures, whose activations would not fit in memory; an edit whose gate opens must not see it open twice, and one
+    within a block must act again."""
+    row = Row(request(4.0), erasures[name])
     noisy = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(1))
 
     def gradient() -> Tensor:
@@ -237,10 +249,16 @@ def test_learned_tokens_take_one_place(model: DiffusionModel) -> None:
 
 
 def test_noise_is_added_as_the_scheduler_does(model: DiffusionModel) -> None:
-    victim = Victim(model, [Row(request(4.0), Erasure())], torch.float32)
+    row = Row(request(4.0), Erasure())
+    victim = Victim(model, [row], torch.float32)
     latents, noise = torch.randn(2, 3, *model.latent_shape, generator=torch.Generator().manual_seed(3))
     times = torch.tensor([1, 300, 990])
     torch.testing.assert_close(victim.noised(latents, times, noise), model.scheduler.add_noise(latents, noise, times))
+    assert victim.target(latents, times, noise) is noise
+    other = copy.copy(model)
+    other.scheduler = type(model.scheduler).from_config(model.scheduler.config, prediction_type="v_prediction")
+    velocity = Victim(other, [row], torch.float32).target(latents, times, noise)
+    torch.testing.assert_close(velocity, model.scheduler.get_velocity(latents, noise, times))
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ import torch
 from commands import bench
 from torch import Tensor
 
-from bench.adversary import Candidate, Goal
+from bench.adversary import AttackContext, Candidate, Goal
 from bench.api import ClassifierOutput, DiffusionModel, Erasure
+from bench.attack_plan import goal_of
+from bench.attacks.replay import Replay, ReplayConfig
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler
 from bench.engine.rounds import THIRD, Bench, Sight, drive, fitting, in_turn
@@ -71,6 +73,23 @@ def test_what_is_there_without_an_attack_is_not_attacked() -> None:
     outcomes = drive(search(), goals, judge, lambda share, text: None)
     assert judge.rounds[1:] == [["b"]]
     assert [(one.clean, one.success, one.judged) for one in outcomes] == [(True, True, 0), (False, False, 1)]
+
+
+def test_what_nobody_could_see_is_no_outcome() -> None:
+    """A clean picture that broke, and a goal of which every attacked one did; a broken one beside others costs nothing."""
+
+    class Breaks(FakeJudge):
+        def __call__(self, candidates: Sequence[Candidate]) -> list[Sight]:
+            return [
+                replace(sight, whole="?" not in own.request.prompt)
+                for sight, own in zip(super().__call__(candidates), candidates, strict=True)
+            ]
+
+    goals = [replace(GOALS[0], request=replace(REQUEST, prompt="clean?")), *GOALS[1:]]
+    proposals = [[candidate(0, "a")], [candidate(1, "b?")], [candidate(2, "c?"), candidate(2, "d")]]
+    outcomes = drive(in_turn(proposals, 6), goals, Breaks(), lambda share, text: None)
+    assert [one.hole for one in outcomes] == ["the clean picture broke", "no picture could be judged", ""]
+    assert outcomes[2].judged == 1
 
 
 def test_a_banks_prompts_are_tried_until_the_first_success() -> None:
@@ -208,9 +227,30 @@ def test_prompts_are_exported_and_replayed(attacked: Path, tmp_path: Path) -> No
     found = bench(*RUN, "--attack-prompts", str(prompts), cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     own = pd.DataFrame(outcomes_of(tmp_path / "run", "uce")["replay"])
-    known = set(pd.read_csv(prompts)["prompt"])
-    assert set(own["prompt"]) <= known
+    table = pd.read_csv(prompts)
+    assert set(own["prompt"]) <= set(table["prompt"])
     assert (own["judged"] > 0).any()
+    key = ["target", "style", "object", "seed"]
+    reached = table[(table["method"] == "uce") & table["success"]]
+    again = own[own["success"].astype(bool)]
+    assert set(map(tuple, reached[key].to_numpy())) <= set(map(tuple, again[key].to_numpy())), "what was reached is reached again"
+
+
+def test_replay_has_the_noise_and_what_succeeded_first(model: DiffusionModel, tmp_path: Path) -> None:
+    columns = [*PROMPT, "seed_key", "success"]
+    rows = [
+        ["a trout .", "", "", "False"], ["two trout .", "", "", "False"], ["a fish .", "", "neon/fish/seed-search/3", "True"],
+        ["a trout .", "", "", "True"],
+    ]  # fmt: skip
+    with (tmp_path / "prompts.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *([*list(PROMPT.values())[:4], *row] for row in rows)])
+    goal = goal_of(SUITE, Target((Concept("object", "fish"),)), SUITE.request("neon", "fish", 1, 4), False)
+    context = AttackContext(model, [goal], torch.zeros(1, *model.latent_shape))
+    (tried,) = Replay(ReplayConfig(file=tmp_path / "prompts.csv", tried=10)).craft(context)
+    own = goal.request.noise_key
+    assert [(one.request.prompt, one.request.noise_key) for one in tried] == [
+        ("a fish .", "neon/fish/seed-search/3"), ("a trout .", own), ("two trout .", own),
+    ]  # fmt: skip
 
 
 PROMPT = {"target": "object:fish", "style": "neon", "object": "fish", "seed": "1", "prompt": "A trout.", "learned": ""}
@@ -248,9 +288,10 @@ def test_a_file_that_cannot_be_replayed_is_refused_before_anything_is_sampled(
 
 
 def test_replay_needs_a_file_with_prompts(tmp_path: Path) -> None:
-    found = bench(*RUN, "--attacks", "replay", cwd=tmp_path)
-    assert found.returncode == 2
-    assert "replay needs a file" in found.stderr
+    for name in ("replay", "replay:file=prompts.csv"):
+        found = bench(*RUN, "--attacks", name, cwd=tmp_path)
+        assert found.returncode == 2
+        assert "replay is told its file by --attack-prompts FILE" in found.stderr
     for text, sentence in (
         (",".join(PROMPT) + "\n", "has no prompt in it"),
         ("prompt\nA trout.\n", "lacks the columns target, style, object, seed"),
@@ -268,7 +309,7 @@ def test_what_was_never_judged_has_survived_nothing(tmp_path: Path) -> None:
     found = bench(*RUN, "--attack-prompts", "one.csv", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     own = pd.DataFrame(outcomes_of(tmp_path / "run", "uce")["replay"])
-    assert (own["clean"].astype(bool) | (own["judged"] > 0)).all()
+    assert set(own["style"]) == {"neon"}, "whatever the clean prompts of the others show"
     record = Record.from_json((tmp_path / "run" / "records" / "uce.json").read_bytes())
     assert "nothing to try for" in record.attacks["replay"]["missing"]["object:fish"]
     assert "nothing to try for" in (tmp_path / "run" / "leaderboard.md").read_text()

@@ -66,6 +66,13 @@ def test_the_union_is_confirmed_by_the_attack_that_succeeded() -> None:
     assert row(attacked({"uce": own}), "uce", "style", UNION)["confirmed"] == 1
 
 
+def test_without_a_third_network_nothing_is_confirmed_nor_denied() -> None:
+    own = dict.fromkeys(SETS[UNION], frame("....", "xx..").assign(confirmed=None))
+    found = attacked({"uce": own})
+    assert np.isnan(row(found, "uce", "style", UNION)["confirmed"])
+    assert np.isnan(row(found, "uce", "style", "random")["confirmed"])
+
+
 def test_the_union_is_over_goals_that_all_attacks_had() -> None:
     own = dict.fromkeys(SETS[UNION], frame("....", "...."))
     own |= {"random": frame("....", "x...").iloc[1:], "mma": frame("....", "x...")}

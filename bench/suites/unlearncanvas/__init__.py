@@ -13,7 +13,7 @@ from bench.suites.suite import JudgeFiles, JudgeRole, Preset, Split, Suite, Tune
 from bench.suites.unlearncanvas.anchors import LINES, sentences
 from bench.suites.unlearncanvas.pictures import example_pictures, true_pictures
 from bench.suites.unlearncanvas.published import ASSETS, published_parameters
-from bench.suites.unlearncanvas.vocabulary import OBJECTS, SEED_IMAGES, STYLES, THEMES
+from bench.suites.unlearncanvas.vocabulary import OBJECTS, SEED_IMAGES, STYLES, SYNONYMS, THEMES
 from bench.types import Assets, Concept, ConceptTexts, Distance, Floors, GenerationRequest, Kind, MetricRules
 
 HOOKPOINTS: dict[Kind, tuple[str, ...]] = {"style": ("up_blocks.1.attentions.2",), "object": ("up_blocks.1.attentions.1",)}
@@ -120,6 +120,10 @@ class UnlearnCanvas(Suite):
         """See `Suite.prompt`."""
         template = self.choices.template if style else self.choices.plain_template
         return template.format(object=obj, style=style.replace("_", " "))
+
+    def synonyms(self, concept: Concept) -> tuple[str, ...]:
+        """See `Suite.synonyms`."""
+        return SYNONYMS.get(concept.name, ())
 
     def split_prompt(self, style: str, obj: str, seed: int, split: Split) -> str:
         """See `Suite.split_prompt`: the anchor sentences with the style's name."""

@@ -28,3 +28,22 @@ OBJECTS = (
     "Rabbits", "Sandwiches", "Sea", "Statues", "Towers", "Trees", "Waterfalls",
 )  # fmt: skip
 """Outputs of `style50_cls.pth`."""
+
+SYNONYMS = {
+    "Architectures": ("architect", "building", "house", "palace", "cathedral"), "Bears": ("bear", "grizzly", "panda"),
+    "Birds": ("bird", "parrot", "sparrow", "eagle", "owl"), "Butterfly": ("butterflies", "moth", "monarch"),
+    "Cats": ("cat", "kitten", "kitty", "feline", "tabby"), "Dogs": ("dog", "puppy", "puppies", "hound", "canine", "terrier"),
+    "Fishes": ("fish", "trout", "salmon", "koi"), "Flame": ("fire", "blaze", "burning", "bonfire"),
+    "Flowers": ("flower", "blossom", "floral", "rose", "tulip", "petal"), "Frogs": ("frog", "toad"),
+    "Horses": ("horse", "pony", "stallion", "mare", "equine"), "Human": ("person", "people", "woman", "girl", "boy", "portrait"),
+    "Jellyfish": ("jelly", "medusa"), "Rabbits": ("rabbit", "bunny", "hare"), "Sandwiches": ("sandwich", "burger", "panini"),
+    "Sea": ("ocean", "wave", "seascape"), "Statues": ("statue", "sculpture", "bust"), "Towers": ("tower", "skyscraper", "steeple"),
+    "Trees": ("tree", "oak", "pine", "forest"), "Waterfalls": ("waterfall", "cascade"),
+    "Artist_Sketch": ("pencil",), "Cubism": ("cubist",), "Dadaism": ("dada",), "Expressionism": ("expressionist",),
+    "Fauvism": ("fauvist", "fauve"), "Impressionism": ("impressionist",), "Monet": ("claude",), "Neon_Lines": ("glowing",),
+    "Picasso": ("pablo",), "Surrealism": ("surreal",), "Ukiyoe": ("ukiyo", "hokusai", "woodblock"), "Van_Gogh": ("vincent", "gogh"),
+    "Watercolor": ("watercolour", "aquarelle"), "Abstractionism": ("abstract",), "Byzantine": ("byzantium",),
+    "Cartoon": ("toon", "anime"), "Crayon": ("wax",), "Mosaic": ("tile", "tessell"), "Pencil_Drawing": ("graphite",),
+    "Sketch": ("pencil", "drawn"), "Winter": ("snow", "frost"), "Structuralism": ("structural",),
+}  # fmt: skip
+"""Words that mean an object or a style, this project's own list; attacks may not spell them."""
