@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from bench.leaderboard.notes import Note
 from bench.leaderboard.table import KINDS, Cell, Column
 from bench.metrics.robustness import SETS, UNION
+from bench.metrics.unlearning import NONE
 
 
 def attack_columns(found: pd.DataFrame) -> tuple[Column, ...]:
@@ -22,6 +24,19 @@ def attack_columns(found: pd.DataFrame) -> tuple[Column, ...]:
         columns += [Column(table, name, f"{name} (%)", "share", "higher", 100, 1) for name in (*names, *union)]
         columns += [Column(table, "goals", "Goals", "pictures")] if names else []
     return tuple(columns)
+
+
+def uncalibrated(found: pd.DataFrame) -> list[Note]:
+    """Remarks on attacks that reach nothing where all could be reached: on the unedited model, asked for the concept's anchor."""
+    nothing = found[(found["method"] == NONE) & (found["drop"] == 0) & (found["attack"] != UNION)]
+    return [
+        Note(
+            f"{', '.join(own['attack'])}: on the unedited model, asked for the anchor, no {kind} is brought back either, so that to survive"
+            " this proves nothing.",
+            set(),
+        )
+        for kind, own in nothing.groupby("kind")
+    ]
 
 
 def attack_cells(found: pd.DataFrame, method: str) -> dict[tuple[str, str], Cell]:

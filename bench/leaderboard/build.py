@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.leaderboard.attacks import attack_cells, attack_columns
+from bench.leaderboard.attacks import attack_cells, attack_columns, uncalibrated
 from bench.leaderboard.frames import CLIP, FAR, frames_of, records_by_key, seen_alike
 from bench.leaderboard.notes import Entry, Note, footnotes_of, kind_of
 from bench.leaderboard.table import COST, DISTANCES, KINDS, Cell, Leaderboard, Rank, Row, kind_columns, new_columns
@@ -43,10 +43,10 @@ def build(records: Sequence[Record], rules: MetricRules, floors: Floors) -> Lead
     wanted = sorted({*per_target["target"], *(target for record in records for target in record.missing)})
     kinds = [kind for kind in KINDS if kind in {kind_of(target) for target in wanted}]
     entries = {key: _entry(key, record, frames[key], wanted, per_target, means) for key, record in by_key.items()}
-    notes = footnotes_of(entries, per_target, kinds)
-    footnotes = [note for note in notes if note.keys]
     assaults = attack_frames(by_key)
     found = robustness.attacked(assaults)
+    notes = [*footnotes_of(entries, per_target, kinds), *uncalibrated(found)]
+    footnotes = [note for note in notes if note.keys]
     rows = _rows(entries, kinds, footnotes, found, estimates)
     far, clip = (any(frame[name].notna().any() for frame in frames.values() if name in frame) for name in (FAR, CLIP))
     distances = {key for record in records for own in record.distances.values() for key, value in own.items() if value is not None}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.leaderboard.attacks import attack_cells
+from bench.leaderboard.attacks import attack_cells, uncalibrated
 from bench.metrics.robustness import SETS, UNION, attacked, curves
 
 CELLS = [
@@ -126,3 +126,11 @@ def test_the_table_says_how_many_goals_the_fullest_attack_had() -> None:
     assert attack_cells(found, "uce")["style attacks", "goals"].value == 2
     assert attack_cells(found, "uce")["style attacks", "random"].n == 1
     assert attack_cells(found, "esd")["style attacks", "goals"].value is None
+
+
+def test_attacks_that_reach_nothing_on_the_unedited_model_are_told() -> None:
+    found = attacked({
+        "none": {"p4d-k": frame("....", "x..."), "seed-search": frame("....", "....")}, "uce": {"random": frame("....", "....")},
+    })  # fmt: skip
+    assert [note.text.split(",")[0] for note in uncalibrated(found)] == ["p4d-k", "seed-search: on the unedited model"]
+    assert not any(note.keys for note in uncalibrated(found))
