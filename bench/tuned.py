@@ -66,8 +66,7 @@ def configs(suite: Suite, name: str, given: Mapping[str, Any], tuned: Tuned | No
 
 def _check_fresh(suite: Suite, untuned: UnlearningMethod, name: str, tuned: Tuned) -> None:
     """Tuned values are differences to a configuration: to another one they would mean something else."""
-    config = canonical_json(untuned.config.model_dump(mode="json"))
-    now = {"method_version": untuned.version, "untuned": config, "inputs": inputs_digest(untuned, suite)}
+    now = {"method_version": untuned.version, "untuned": _known(untuned.config, tuned), "inputs": inputs_digest(untuned, suite)}
     names = {"method_version": "another version of it", "untuned": "other defaults", "inputs": "other files that it reads, such as SAEs"}
     other = [names[key] for key, value in now.items() if tuned.budget.get(key) != value]
     if other:
@@ -75,6 +74,13 @@ def _check_fresh(suite: Suite, untuned: UnlearningMethod, name: str, tuned: Tune
             f"The tuned parameters of {name} are of {' and '.join(other)}: tune it again"
             f" (python -m bench tune {name} --again) or run it with --tuning untuned."
         )
+
+
+def _known(config: BaseModel, tuned: Tuned) -> str:
+    """As JSON without parameters that there were not yet at the tuning and that have their defaults: else the version would be another."""
+    then = json.loads(tuned.budget.get("untuned", "{}"))
+    later = config.model_dump(mode="json").keys() - then.keys() - config.model_fields_set
+    return canonical_json(config.model_dump(mode="json", exclude=later))
 
 
 def toml(body: Mapping[str, Mapping[str, Any]]) -> str:

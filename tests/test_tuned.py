@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
-from bench.tuned import read, toml
+from bench.suites.minicanvas import SUITE
+from bench.suites.suite import Tuned
+from bench.tuned import configs, read, toml
+from bench.types import canonical_json
 
 
 @pytest.mark.parametrize(
@@ -44,3 +48,27 @@ def test_help_imports_no_torch(tmp_path: Path) -> None:
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\nassert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False).returncode == 0
+
+
+SHIPPED = [(path.stem, path.parent.name == "shared") for path in sorted(SUITE.tuned_folder.rglob("*.toml"))]
+
+
+@pytest.mark.parametrize(("name", "shared"), SHIPPED)
+def test_what_is_shipped_can_be_used(name: str, shared: bool) -> None:
+    _, found = configs(SUITE, name, {}, SUITE.tuned(name, shared))
+    assert found
+
+
+def test_a_later_parameter_at_its_default_leaves_a_tuning_as_it_was() -> None:
+    tuned = SUITE.tuned("uce", shared=True)
+    assert tuned is not None
+    then = json.loads(tuned.budget["untuned"])
+    then.pop("tokens")  # as if there had been none
+    earlier = Tuned({**tuned.budget, "untuned": canonical_json(then)}, tuned.concepts)
+    assert configs(SUITE, "uce", {}, earlier)
+    other = Tuned({**tuned.budget, "untuned": canonical_json({**then, "apply": "weights"})}, tuned.concepts)
+    with pytest.raises(BenchError, match="are of other defaults"):
+        configs(SUITE, "uce", {}, other)
+    gone = Tuned({**tuned.budget, "untuned": canonical_json({**then, "gone": 1})}, tuned.concepts)
+    with pytest.raises(BenchError, match="are of other defaults"):
+        configs(SUITE, "uce", {}, gone)
