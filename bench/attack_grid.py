@@ -46,5 +46,5 @@ def draw_attacks(store: Store, folder: Path) -> None:
             words = textwrap.wrap(f"{row['target']}: {row['prompt']}", 24)[:LINES]
             pen.text((left, top + THUMB + 2), "\n".join(words), fill="dimgray", font=small)
     buffer = io.BytesIO()
-    sheet.save(buffer, "png", optimize=True)
+    sheet.quantize(256).save(buffer, "png", optimize=True)
     write_atomic(folder / "attacks.png", buffer.getvalue())
