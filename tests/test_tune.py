@@ -358,7 +358,7 @@ def test_a_run_takes_what_tuning_found(tuned: Tuned, tmp_path: Path, monkeypatch
     assert without.label == "fake (untuned)"
     assert without.config_for(Target((NEON,))) == {"mode": "nothing", "other": 1.0}
     assert with_tuning.budget == found.budget
-    for key, other in (("method_version", 99), ("untuned", "{}"), ("inputs", "another")):
+    for key, other in (("method_version", 99), ("untuned", '{"mode":"nothing","other":2.0}'), ("inputs", "another")):
         stale = replace(found, budget={**found.budget, key: other})
         monkeypatch.setattr(OwnSuite, "tuned", lambda self, name, shared, stale=stale: stale if name == "fake" else None)
         with pytest.raises(BenchError, match="tune it again"):
