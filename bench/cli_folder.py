@@ -26,6 +26,9 @@ def report(
             help="A Markdown file that gets the brief tables, between `<!-- table NAME -->`, the folder's name, and `<!-- /table -->`."
         ),
     ] = None,
+    costs: Annotated[
+        Path | None, typer.Option(help="A run that had the machine to itself: its costs take the place of the same rows' own. With --to.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing: compare what would be written with what is there.")] = False,
 ) -> None:
     """Make a run's tables and picture again from its records and units, or one table of several runs.
@@ -33,6 +36,9 @@ def report(
     Runs that are merged have the same suite, preset and cells, and a row that lacks concepts is not ranked; what was published of a run
     (`--to`) can take its place, so that a leaderboard grows: `python -m bench report results/leaderboards/minicanvas results/runs/new
     --to results/leaderboards/minicanvas`.
+
+    Costs measured beside other work mislead. A small run of the same methods, with nothing beside it, has better ones: `python -m bench
+    report results/runs/large --costs results/runs/small --to results/leaderboards/large`. It may have fewer concepts, which the tables say.
 
     Of a run that is not done yet, report.html shows what is there so far.
 
@@ -44,15 +50,15 @@ def report(
     from bench.tables import finished, merge, preview, publish, with_excerpt
     from bench.tables import report as rebuild
 
-    if len(folders) > 1 and to is None:
-        raise BenchError("Several folders make one table: --to FOLDER says where it is.")
+    if (len(folders) > 1 or costs) and to is None:
+        raise BenchError("Several folders, or one with the costs of another, make a table of their own: --to FOLDER says where it is.")
     place = to or folders[0]
     if check:
-        _check(folders, place, into)
+        _check(folders, place, into, costs)
         return
     store = Store(folders[0])
-    if len(folders) > 1 or not store.config():
-        leaderboard = merge(folders, place)
+    if len(folders) > 1 or costs or not store.config():
+        leaderboard = merge(folders, place, costs)
     elif records := finished(store):
         leaderboard = rebuild(Store.open(folders[0]), records)
         if to is not None:
@@ -67,12 +73,12 @@ def report(
     show_leaderboard(leaderboard)
 
 
-def _check(folders: Sequence[Path], place: Path, into: Path | None) -> None:
+def _check(folders: Sequence[Path], place: Path, into: Path | None, costs: Path | None) -> None:
     """Name every table that is not what its records make, and end with status 1 if there is one."""
     from bench.tables import differing
 
     mend = "`report` without --check (or `matched`) writes it again; if not, nothing makes it"
-    found = differing(folders, place, into)
+    found = differing(folders, place, into, costs)
     for path in found:
         out.print(f"{path} is not what its records make: {mend}.", highlight=False, soft_wrap=True)
     if found:

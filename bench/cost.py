@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from bench.diffusion.memory import PeakMemory
+from bench.diffusion.memory import PeakMemory, release_freed_memory
 from bench.diffusion.rows import Row
 from bench.diffusion.sampler import Sampler
 from bench.interfaces import Erasure
@@ -44,6 +44,7 @@ def measure(
             rows = [Row(request, erasure) for request in requests]
             count = sampler.slots // rows[0].slots
             rows = (rows * (count // len(rows) + 1))[:count]
+            release_freed_memory()
             with ExitStack() as stack, PeakMemory(model.device) as peak:
                 if erasure.weights is not None:
                     stack.enter_context(model.weights(erasure.weights.values))

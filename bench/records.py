@@ -196,7 +196,7 @@ def sampling_cost_file(first: Mapping[str, Unit]) -> str:
 
 
 def _costs(plan: Plan, store: Store, failed: Mapping[str, str]) -> dict[str, dict[str, float | None]]:
-    """Mean fit time and size over targets, sampling time and its ratio to `none`, the larger peak of fit and sampling."""
+    """Mean fit time and size over fits, how many those are, sampling time and its ratio to `none`, the larger peak of fit and sampling."""
     fits: dict[str, list[dict[str, Any]]] = {}
     for label, fit in dict.fromkeys((unit.fit.spec.label, unit.fit.id) for unit in plan.units):
         cost = store.read_json(f"cost/fit-{fit}.json", FIT_COST)
@@ -210,6 +210,7 @@ def _costs(plan: Plan, store: Store, failed: Mapping[str, str]) -> dict[str, dic
         seconds, base_seconds = sampled.get(SAMPLING_COST[0]), base.get(SAMPLING_COST[0])
         peaks = [peak for peak in (*(cost["peak_memory_mb"] for cost in own), sampled.get(SAMPLING_COST[1])) if peak is not None]
         found[label] = {
+            "fits": len(own),
             "fit_seconds": float(np.mean([cost["fit_seconds"] for cost in own])) if own else None,
             "shared_seconds": sum(cost.get(SHARED_SECONDS, 0.0) for cost in own) if own else None,
             "seconds_per_image": seconds,

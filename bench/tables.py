@@ -99,8 +99,8 @@ def leaderboard_of(store: Store, records: Sequence[Record]) -> Leaderboard:
     return _leaderboard(records, config["suite"], config["preset"], str(store.folder / "config.json"))
 
 
-def merged(folders: Sequence[Path]) -> tuple[Leaderboard, list[Record]]:
-    """One table of the records of several runs, or of what was published of them, and these.
+def merged(folders: Sequence[Path], costs: Path | None = None) -> tuple[Leaderboard, list[Record]]:
+    """One table of the records of several runs, or of what was published of them, and these; with `costs`, those of that run's rows.
 
     What two of them have by one name must have the same outcomes: the one that more attacks were tried on is taken. The unedited model's
     may differ in what another machine rounds: then the first is. BenchError for folders without records and for runs that do not belong
@@ -117,15 +117,17 @@ def merged(folders: Sequence[Path]) -> tuple[Leaderboard, list[Record]]:
             if len(record.attacks) > len(known.attacks) and record.outcomes == known.outcomes:
                 found[record.label] = (folder, record)
     records = [record for _, record in found.values()]
+    if costs is not None:
+        records = _with_costs(records, costs)
     _, preset, *_ = records[0].protocol.split("/")
     suite = next((name for folder in folders if (name := Store(folder).config().get("suite"))), suite_name(records))
     leaderboard = _leaderboard(records, suite, preset, str(folders[0]))
     return leaderboard, records
 
 
-def merge(folders: Sequence[Path], to: Path) -> Leaderboard:
+def merge(folders: Sequence[Path], to: Path, costs: Path | None = None) -> Leaderboard:
     """Write `merged`, its records and its page into `to`."""
-    leaderboard, records = merged(folders)
+    leaderboard, records = merged(folders, costs)
     if [folder.resolve() for folder in folders] != [to.resolve()]:
         Store(to).write_records(records)
     write_all(leaderboard, to)
@@ -173,7 +175,7 @@ def write_matched(records: Sequence[Record], rules: MetricRules, method: str, by
     return path, table
 
 
-def differing(folders: Sequence[Path], at: Path, into: Path | None = None) -> list[Path]:
+def differing(folders: Sequence[Path], at: Path, into: Path | None = None, costs: Path | None = None) -> list[Path]:
     """Files below `at` that are missing or other than what a run, or several records' folders, make; see `alike`.
 
     Tables that no record makes are among them, and a Markdown file `into`, if its excerpt is another. What is drawn of pictures is not.
@@ -181,8 +183,8 @@ def differing(folders: Sequence[Path], at: Path, into: Path | None = None) -> li
     with TemporaryDirectory() as scratch:
         made = Path(scratch)
         store = Store(folders[0])
-        if len(folders) > 1 or not store.config():
-            leaderboard, records = merged(folders)
+        if len(folders) > 1 or costs is not None or not store.config():
+            leaderboard, records = merged(folders, costs)
             Store(made).write_records(records)
             write_all(leaderboard, made)
         else:
@@ -213,6 +215,27 @@ def alike(one: bytes, other: bytes) -> bool:
         return False
     first, second = (np.array(FRACTION.findall(text), dtype=np.float64) for text in (one, other))
     return bool(np.allclose(first, second, rtol=1e-9, atol=1e-9))
+
+
+def _with_costs(records: Sequence[Record], folder: Path) -> list[Record]:
+    """Records with what the same rows cost in another run. BenchError for rows that it has not, or has with other parameters."""
+    measured = {record.label: record for record in rows_of(folder)[0]}
+    other = [record.label for record in records if record.label not in measured or not _same_method(record, measured[record.label])]
+    if other:
+        raise BenchError(f"{folder} has no such rows as {', '.join(other)}: run them there, with the same versions, parameters and tuning.")
+    return [replace(record, cost=measured[record.label].cost) for record in records]
+
+
+def _same_method(record: Record, other: Record) -> bool:
+    """Whether two rows are of the same method with the same parameters, on the targets that both have.
+
+    A parameter that only one of them has came later. Labels name those that are not at their defaults.
+    """
+    ours, theirs = ({"": own.config, **(own.tuning or {}).get("configs", {})} for own in (record, other))
+    both = [
+        (ours[target][name], value) for target in ours.keys() & theirs for name, value in theirs[target].items() if name in ours[target]
+    ]
+    return (record.method, record.version) == (other.method, other.version) and all(one == value for one, value in both)
 
 
 def _check_same_row(known: Record, first: Path, other: Record, folder: Path) -> None:

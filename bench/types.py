@@ -206,8 +206,8 @@ class Record:
     far from every class, null where not measured). For `none`, which erases nothing,
     target is "". `distances` maps a target to {"kernel": …, "frechet": … or null, "n": …,
     "seeds": {"kernel": {seed: …}}} (of one seed's pictures alone);
-    `cost` holds fit_seconds, shared_seconds (of what fits share, in all), seconds_per_image, ratio_to_none, peak_memory_mb, stored_mb
-    (null where not measured); `missing` maps a target to the reason why it has no outcomes.
+    `cost` holds fits (how many were timed), fit_seconds, shared_seconds (of what fits share, in all), seconds_per_image,
+    ratio_to_none, peak_memory_mb, stored_mb (null where not measured); `missing` maps a target to the reason why it has no outcomes.
     """
 
     method: str

@@ -137,6 +137,32 @@ def test_a_row_that_was_attacked_later_takes_the_place_of_its_own(tmp_path: Path
         assert set(pd.read_csv(tmp_path / "both" / "attacks.csv")["label"]) == {"none", "uce"}
 
 
+def test_costs_of_another_run_take_the_place_of_a_rows_own(folder: Path) -> None:
+    few = [
+        replace(own, cost={"fits": 1, "fit_seconds": 2.5}) for own in (made_up("none", ("",), False), made_up("mine", ("style:pop",), True))
+    ]
+    Store(folder.parent / "small").write_records([*few, made_up("nil", ("style:pop",), False)])
+    done = bench("report", "found", "--costs", "small", "--to", "both", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    found = {record.label: record for record in read_records(folder.parent / "both")}
+    assert found["mine"].cost["fit_seconds"] == 2.5
+    assert found["mine"].outcomes == {record.label: record for record in read_records(folder)}["mine"].outcomes
+    assert "mine: costs are of 1 of 2 fits." in (folder.parent / "both" / "leaderboard.md").read_text()
+    assert bench("report", "found", "--costs", "small", "--to", "both", "--check", cwd=folder.parent).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "change", [{"config": {"strength": 2}}, {"version": 2}, {"label": "yours"}, {"tuning": {"configs": {"style:pop": {"strength": 2}}}}]
+)
+def test_costs_of_other_parameters_are_refused(folder: Path, change: dict) -> None:
+    tuned = [replace(own, tuning={"configs": {"style:pop": {"strength": 1}}}) for own in read_records(folder)]
+    Store(folder).write_records(tuned)
+    Store(folder.parent / "small").write_records([replace(own, **change) if own.label == "mine" else own for own in tuned])
+    done = bench("report", "found", "--costs", "small", "--to", "both", cwd=folder.parent)
+    assert done.returncode == 2
+    assert "small has no such rows as mine" in " ".join(done.stderr.split())
+
+
 def test_edited_records_give_no_frame(folder: Path) -> None:
     bench("report", "found", cwd=folder.parent)
     assert set(load_leaderboard(folder)["label"]) == {"none", "mine", "nil"}

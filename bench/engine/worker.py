@@ -19,7 +19,7 @@ from bench.attack_plan import AttackUnit
 from bench.config import Images
 from bench.cost import FIT_COST, SHARED_SECONDS
 from bench.diffusion.call import EditError
-from bench.diffusion.memory import PeakMemory
+from bench.diffusion.memory import PeakMemory, release_freed_memory
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.numerics import invariant_slots
 from bench.diffusion.rows import Row, check
@@ -237,6 +237,7 @@ class Worker:
         new = [concept for concept in concepts if concept not in known]
         context = fit_context(self.suite, self.preset, self.model, self.sampler.dtype, self.sampler.slots, self.fit_seed, progress)
         made = kind(kind.Config.model_validate(dict(fit.spec.config_for(fit.target))))
+        release_freed_memory()
         with PeakMemory(self.model.device) as memory:
             first = time.perf_counter()
             made.prepare(context, new if start else concepts)

@@ -122,6 +122,9 @@ def _texts(entry: Entry, kinds: Sequence[str]) -> list[str]:
         texts.append(f"its code has changed since its pictures were sampled, its version ({record.version}) has not")
     if record.tuning and record.tuning["budget"].get("on") != "evaluation":
         texts.append(_tuning_note(record.tuning["budget"], record.config))
+    fits = int(record.cost.get("fits") or 0)
+    if 0 < fits < len(entry.targets) and record.method != NONE:
+        texts.append(f"costs are of {fits} of {len(entry.targets)} fits")
     shared = record.cost.get("shared_seconds") or 0.0
     if shared >= 1:
         texts.append(f"fit times are without {shared:.0f} s for what fits share")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from copy import deepcopy
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from bench.diffusion import numerics
 from bench.diffusion.attention import SmallAttention
+from bench.diffusion.memory import PeakMemory, keep_freed_memory, release_freed_memory
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.sampler import Sampler
 from bench.errors import BenchError
@@ -88,3 +90,15 @@ def test_a_continued_run_keeps_what_is_left_to_choose(model: DiffusionModel) -> 
     assert settings(compiled=True) is None
     assert numerics.kept_settings({**kept, "torch": "another"}, model, {}) is None
     assert numerics.kept_settings(None, model, {}) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the process's own account of its memory")
+def test_memory_that_was_freed_before_hides_nothing_of_what_is_used_now() -> None:
+    keep_freed_memory()
+    before = torch.ones(50_000_000)
+    del before
+    release_freed_memory()
+    with PeakMemory(torch.device("cpu")) as memory:
+        now = torch.ones(20_000_000)
+        del now
+    assert memory.peak_mb == pytest.approx(80, rel=0.1)
