@@ -128,7 +128,7 @@ def merged(folders: Sequence[Path], costs: Path | None = None) -> tuple[Leaderbo
 def merge(folders: Sequence[Path], to: Path, costs: Path | None = None) -> Leaderboard:
     """Write `merged`, its records and its page into `to`."""
     leaderboard, records = merged(folders, costs)
-    if [folder.resolve() for folder in folders] != [to.resolve()]:
+    if costs is not None or [folder.resolve() for folder in folders] != [to.resolve()]:
         Store(to).write_records(records)
     write_all(leaderboard, to)
     write_page(leaderboard, records, [Store(folder) for folder in folders], to)
@@ -223,7 +223,9 @@ def _with_costs(records: Sequence[Record], folder: Path) -> list[Record]:
     other = [record.label for record in records if record.label not in measured or not _same_method(record, measured[record.label])]
     if other:
         raise BenchError(f"{folder} has no such rows as {', '.join(other)}: run them there, with the same versions, parameters and tuning.")
-    return [replace(record, cost=measured[record.label].cost) for record in records]
+    costs = {label: (row.cost, {"costs": row.provenance.get("plan")}) for label, row in measured.items()}
+    told = [(record, *costs[record.label]) for record in records]
+    return [replace(record, cost=cost, provenance={**record.provenance, **run}) for record, cost, run in told]
 
 
 def _same_method(record: Record, other: Record) -> bool:

@@ -149,13 +149,18 @@ def test_costs_of_another_run_take_the_place_of_a_rows_own(folder: Path) -> None
     assert found["mine"].outcomes == {record.label: record for record in read_records(folder)}["mine"].outcomes
     assert "mine: costs are of 1 of 2 fits." in (folder.parent / "both" / "leaderboard.md").read_text()
     assert bench("report", "found", "--costs", "small", "--to", "both", "--check", cwd=folder.parent).returncode == 0
+    in_place = bench("report", "found", "--costs", "small", "--to", "found", cwd=folder.parent)
+    assert in_place.returncode == 0, in_place.stderr
+    assert read_records(folder) == read_records(folder.parent / "both")
+    assert bench("report", "found", "--check", cwd=folder.parent).returncode == 0
 
 
 @pytest.mark.parametrize(
     "change", [{"config": {"strength": 2}}, {"version": 2}, {"label": "yours"}, {"tuning": {"configs": {"style:pop": {"strength": 2}}}}]
 )
 def test_costs_of_other_parameters_are_refused(folder: Path, change: dict) -> None:
-    tuned = [replace(own, tuning={"configs": {"style:pop": {"strength": 1}}}) for own in read_records(folder)]
+    tuning = {"budget": {}, "configs": {"style:pop": {"strength": 1}}}
+    tuned = [replace(own, config={"strength": 0}, tuning=tuning) for own in read_records(folder)]
     Store(folder).write_records(tuned)
     Store(folder.parent / "small").write_records([replace(own, **change) if own.label == "mine" else own for own in tuned])
     done = bench("report", "found", "--costs", "small", "--to", "both", cwd=folder.parent)

@@ -128,7 +128,9 @@ def _digest(record: Record) -> str:
         attacks = {name: {**own, "seconds": None} for name, own in record.attacks.items()}
         more = {"attacks": attacks} if attacks else {}
         own = {key: value for key, value in vars(record).items() if key != "attacks"}
-        return content_hash({**own, **more, "card": asdict(record.card), "cost": {}})  # time is no result: it is another in every run
+        source = {key: value for key, value in record.provenance.items() if key != "costs"}
+        # Time is no result: it is another in every run.
+        return content_hash({**own, **more, "card": asdict(record.card), "cost": {}, "provenance": source})
     except (TypeError, ValueError) as error:
         raise BenchError(f'The record "{record.label}" is not plain JSON ({error}): make the record again.') from error
 

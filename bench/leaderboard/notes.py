@@ -174,11 +174,11 @@ def tuned_values(record: Record) -> list[str]:
 
 
 def _runs_note(entries: Mapping[str, Entry]) -> list[Note]:
-    """Where rows come from several runs, as times do not compare between them."""
-    runs = {entry.record.provenance.get("plan") for entry in entries.values()}
+    """Where costs come from several runs, as times do not compare between them."""
+    runs = {entry.record.provenance.get("costs", entry.record.provenance.get("plan")) for entry in entries.values()}
     if len(runs) == 1:
         return []
-    text = f"Rows come from {len(runs)} runs: seconds were measured in each, and compare as ratios to its own unedited model alone."
+    text = f"Costs come from {len(runs)} runs: seconds were measured in each, and compare as ratios to its own unedited model alone."
     return [Note(text, set())]
 
 
