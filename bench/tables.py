@@ -219,13 +219,49 @@ def alike(one: bytes, other: bytes) -> bool:
 
 def _with_costs(records: Sequence[Record], folder: Path) -> list[Record]:
     """Records with what the same rows cost in another run. BenchError for rows that it has not, or has with other parameters."""
+    if not folder.is_dir():
+        raise BenchError(f"--costs {folder} is no folder: give that of a run.")
     measured = {record.label: record for record in rows_of(folder)[0]}
-    other = [record.label for record in records if record.label not in measured or not _same_method(record, measured[record.label])]
+    missing = [record.label for record in records if not measured.get(record.label) or not measured[record.label].cost]
+    if missing:
+        raise BenchError(f"{folder} has no costs of {_some(missing)}: run these methods there too, tuned and untuned as they are here.")
+    other = [record.label for record in records if not _same_method(record, measured[record.label])]
     if other:
-        raise BenchError(f"{folder} has no such rows as {', '.join(other)}: run them there, with the same versions, parameters and tuning.")
-    costs = {label: (row.cost, {"costs": row.provenance.get("plan")}) for label, row in measured.items()}
-    told = [(record, *costs[record.label]) for record in records]
-    return [replace(record, cost=cost, provenance={**record.provenance, **run}) for record, cost, run in told]
+        raise BenchError(
+            f"{folder} has {_some(other)} with other versions, parameters or tuning: what they cost says nothing of these rows."
+        )
+    for record in records:
+        _check_same_work(record, measured[record.label], folder)
+    return [_at_cost_of(record, measured[record.label]) for record in records]
+
+
+def _some(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - 5} others" if len(labels) > 5 else ""
+    return ", ".join(labels[:5]) + more
+
+
+def _at_cost_of(record: Record, other: Record) -> Record:
+    source = other.provenance.get("costs") or {
+        "plan": other.provenance.get("plan"), "protocol": other.protocol, "numerics": dict(other.numerics),
+    }  # fmt: skip
+    return replace(record, cost=other.cost, provenance={**record.provenance, "costs": source})
+
+
+def _check_same_work(record: Record, other: Record, folder: Path) -> None:
+    """A picture costs the same but for threads: those of a run are its machine's, and outcomes do not depend on them."""
+    (suite, _, *steps), (other_suite, _, *other_steps) = record.protocol.split("/"), other.protocol.split("/")
+    if (suite, steps) != (other_suite, other_steps) or record.provenance.get("model") != other.provenance.get("model"):
+        raise BenchError(
+            f"{folder} is of {other.protocol}, the table of {record.protocol}: costs are to be of the same model, suite and --steps."
+        )
+    names = sorted(
+        name for name in {*record.numerics, *other.numerics} - {"threads"} if record.numerics.get(name) != other.numerics.get(name)
+    )
+    if names:
+        raise BenchError(
+            f'{folder} has "{record.label}" with {", ".join(f"{name} {other.numerics.get(name)}" for name in names)}, not'
+            f" {', '.join(str(record.numerics.get(name)) for name in names)}: costs are to be measured as the pictures were made."
+        )
 
 
 def _same_method(record: Record, other: Record) -> bool:

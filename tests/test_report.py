@@ -138,20 +138,25 @@ def test_a_row_that_was_attacked_later_takes_the_place_of_its_own(tmp_path: Path
 
 
 def test_costs_of_another_run_take_the_place_of_a_rows_own(folder: Path) -> None:
-    few = [
-        replace(own, cost={"fits": 1, "fit_seconds": 2.5}) for own in (made_up("none", ("",), False), made_up("mine", ("style:pop",), True))
-    ]
-    Store(folder.parent / "small").write_records([*few, made_up("nil", ("style:pop",), False)])
+    few = [made_up("none", ("",), False), made_up("mine", ("style:pop",), True), made_up("nil", ("style:pop",), False)]
+    Store(folder.parent / "small").write_records(
+        [replace(own, cost={"fits": 1, "fit_seconds": 2.5}, numerics={"threads": 2}) for own in few]
+    )
     done = bench("report", "found", "--costs", "small", "--to", "both", cwd=folder.parent)
     assert done.returncode == 0, done.stderr
     found = {record.label: record for record in read_records(folder.parent / "both")}
     assert found["mine"].cost["fit_seconds"] == 2.5
     assert found["mine"].outcomes == {record.label: record for record in read_records(folder)}["mine"].outcomes
-    assert "mine: costs are of 1 of 2 fits." in (folder.parent / "both" / "leaderboard.md").read_text()
+    text = (folder.parent / "both" / "leaderboard.md").read_text()
+    assert ": costs are of 1 of 2 fits." in text
+    assert f"Costs are of a run of their own: {PROTOCOL}, 2 threads." in text
     assert bench("report", "found", "--costs", "small", "--to", "both", "--check", cwd=folder.parent).returncode == 0
     in_place = bench("report", "found", "--costs", "small", "--to", "found", cwd=folder.parent)
     assert in_place.returncode == 0, in_place.stderr
     assert read_records(folder) == read_records(folder.parent / "both")
+    again = bench("report", "found", "--costs", "both", "--to", "found", cwd=folder.parent)
+    assert again.returncode == 0, again.stderr
+    assert read_records(folder) == read_records(folder.parent / "both")  # that they are of `small` is still told
     assert bench("report", "found", "--check", cwd=folder.parent).returncode == 0
 
 
@@ -160,12 +165,30 @@ def test_costs_of_another_run_take_the_place_of_a_rows_own(folder: Path) -> None
 )
 def test_costs_of_other_parameters_are_refused(folder: Path, change: dict) -> None:
     tuning = {"budget": {}, "configs": {"style:pop": {"strength": 1}}}
-    tuned = [replace(own, config={"strength": 0}, tuning=tuning) for own in read_records(folder)]
+    tuned = [replace(own, config={"strength": 0}, cost={"fits": 1}, tuning=tuning) for own in read_records(folder)]
     Store(folder).write_records(tuned)
     Store(folder.parent / "small").write_records([replace(own, **change) if own.label == "mine" else own for own in tuned])
     done = bench("report", "found", "--costs", "small", "--to", "both", cwd=folder.parent)
     assert done.returncode == 2
-    assert "small has no such rows as mine" in " ".join(done.stderr.split())
+    assert ("small has no costs of mine" if "label" in change else "small has mine with other versions") in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"protocol": PROTOCOL.replace("20-steps", "4-steps")}, "the same model, suite and --steps"),
+        ({"provenance": {"model": "b"}}, "the same model, suite and --steps"),
+        ({"numerics": {"device": "cuda"}}, '"mine" with device cuda, not None'),
+        ({"cost": {}}, "has no costs of mine, nil, none"),
+    ],
+)
+def test_costs_of_other_work_are_refused(folder: Path, change: dict, sentence: str) -> None:
+    """A picture of fewer steps, or on another machine, would look cheap."""
+    Store(folder.parent / "small").write_records([replace(own, **{"cost": {"fits": 2}, **change}) for own in read_records(folder)])
+    done = bench("report", "found", "--costs", "small", "--to", "both", cwd=folder.parent)
+    assert done.returncode == 2
+    assert sentence in " ".join(done.stderr.split())
+    assert not (folder.parent / "both").exists()
 
 
 def test_edited_records_give_no_frame(folder: Path) -> None:

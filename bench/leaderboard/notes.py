@@ -174,11 +174,16 @@ def tuned_values(record: Record) -> list[str]:
 
 
 def _runs_note(entries: Mapping[str, Entry]) -> list[Note]:
-    """Where costs come from several runs, as times do not compare between them."""
-    runs = {entry.record.provenance.get("costs", entry.record.provenance.get("plan")) for entry in entries.values()}
-    if len(runs) == 1:
+    """Where costs come from another run than the outcomes, or from several, as times do not compare between them."""
+    sources = [entry.record.provenance.get("costs") for entry in entries.values()]
+    runs = {(own or {}).get("plan", entry.record.provenance.get("plan")) for own, entry in zip(sources, entries.values(), strict=True)}
+    if len(runs) > 1:
+        text = f"Costs come from {len(runs)} runs: seconds were measured in each, and compare as ratios to its own unedited model alone."
+    elif any(sources):
+        own = next(filter(None, sources))
+        text = f"Costs are of a run of their own: {own['protocol']}, {own['numerics'].get('threads')} threads."
+    else:
         return []
-    text = f"Costs come from {len(runs)} runs: seconds were measured in each, and compare as ratios to its own unedited model alone."
     return [Note(text, set())]
 
 
