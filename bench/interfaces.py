@@ -254,6 +254,9 @@ class UnlearningMethod(ABC):
         """Digests of all files that `fit` reads beside the model: they are part of a result's identity."""
         return {}
 
+    def check(self, model: DiffusionModel, concepts: Sequence[Concept]) -> None:  # noqa: B027  # most can do with any model
+        """BenchError for what it cannot do for this model on these concepts, before anything is sampled."""
+
     @property
     def row_wise(self) -> bool:
         """Whether its erasures leave the weights alone, so that their rows share UNet calls with other methods' rows."""

@@ -31,7 +31,7 @@ from bench.errors import BenchError, told
 from bench.examples import Painter
 from bench.identity import Identity, MethodSpec
 from bench.interfaces import FitContext
-from bench.plan import BASE, Plan, make_plan
+from bench.plan import BASE, Plan, make_plan, unsupported
 from bench.registry import FILE, method, short_name
 from bench.registry import suite as find_suite
 from bench.scoring import Scorer
@@ -149,6 +149,15 @@ def _spec(
     )  # fmt: skip
 
 
+def _check_methods(specs: Sequence[MethodSpec], targets: Sequence[Target], model: DiffusionModel) -> None:
+    """BenchError for a method that cannot do what it is asked for with this model."""
+    for spec in specs:
+        kind = method(spec.address)
+        for target in targets:
+            if not unsupported(spec, target):
+                kind(kind.Config.model_validate(dict(spec.config_for(target)))).check(model, target.concepts)
+
+
 def prepare(
     config: RunConfig, device: str, dtype: DTypeName, compile_: CompileChoice = "no", kept: Mapping[str, Any] | None = None,
     sampling: bool = True,
@@ -166,6 +175,7 @@ def prepare(
     specs = method_specs(config, suite)
     where = pick_device(device)
     model, scorer = load_model(suite.model_folder(), where), Scorer.load(suite, where, config.examine)
+    _check_methods(specs, targets, model)
     protocol = suite.protocol(config.preset, preset)
 
     def identity_with(numerics: Mapping[str, Any]) -> Identity:

@@ -70,10 +70,17 @@ class Checkpoint(UnlearningMethod):
         published.kind_of(path)
         return {"checkpoint": published.digest_of(path)}
 
+    def check(self, model: DiffusionModel, concepts: Sequence[Concept]) -> None:
+        """That the file is one of this model."""
+        self._taken(model, concepts)
+
     def fit(self, context: FitContext, concepts: Sequence[Concept]) -> Erasure:
         """Nothing is trained: the file's tensors, checked against the model."""
+        return self._taken(context.model, concepts)
+
+    def _taken(self, model: DiffusionModel, concepts: Sequence[Concept]) -> Erasure:
         path = self._path(concepts)
-        found, model = published.read(path), context.model
+        found = published.read(path)
         notes: dict[str, Any] = {"kind": found.kind}
         if found.kind == "adapters":
             edit = LowRankAdapters.of([_adapters(path, found, model.unet)])
@@ -139,7 +146,7 @@ def _values(path: Path, found: Published, own: Mapping[str, Tensor], model: Diff
     strange = [name for name in taken if _short(name) not in names]
     if strange:
         raise BenchError(
-            f'{path} has a weight "{strange[0]}" that this model lacks ({len(strange)} of {len(taken)} are): it is of another model.'
+            f'{path} has {len(strange)} weights of {len(taken)} that this model lacks, such as "{strange[0]}": it is of another model.'
         )
     for name in taken:
         value, real = found.tensors[name], names[_short(name)]

@@ -64,7 +64,7 @@ def saved(tensors: Mapping[str, object]) -> Callable[[Path], None]:
         (saved({"layer.weight": torch.ones(2)}), "no weights of a kind that is known .its first name is layer.weight"),
         (saved({}), "no weights of a kind that is known .it is empty"),
         (saved({"state_dict": {"model.diffusion_model.x": 3, "first_stage_model.y": torch.ones(2)}}), "no weights of a kind that is known"),
-        (saved({"down_blocks.9.conv.weight": torch.ones(2)}), r'a weight "unet.down_blocks.9.conv.weight" that this model lacks \(1 of 1'),
+        (saved({"down_blocks.9.conv.weight": torch.ones(2)}), '1 that this model lacks, such as "unet.down_blocks.9.conv.weight"'),
         (saved({"unet": {"conv_in.bias": torch.ones(32)}, "modifier_token": {"<new1>": torch.ones(32)}}), '"modifier_token.<new1>"'),
         (saved({"conv_in.bias": torch.ones(7)}), r'"unet.conv_in.bias" of shape \[7\], this model \[32\]'),
         (saved({"lora_unet_mid_block_x.lora_down.weight": torch.ones(1, 32)}), "adapts nothing within the transformer blocks"),
@@ -124,10 +124,14 @@ def test_another_base_is_taken_when_asked(tmp_path: Path, mini: DiffusionModel) 
         ("checkpoint:damaged.pt", "neon", "cannot be read as tensors"),
         ("checkpoint:{concept}.pt", "neon+fish", "names one concept, not"),
         ("checkpoint:damaged.pt:bas=sd", "neon", 'did you mean "base"'),
+        ("uce,checkpoint:unknown.pt", "neon", '1 that this model lacks, such as "unet.down_blocks.7'),
+        ("uce,checkpoint:larger.pt", "neon", "of shape [320], this model [64]: it is of another model"),
     ],
 )
 def test_mistakes_end_before_anything_is_sampled(variant: str, concepts: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "damaged.pt").write_bytes(b"x")
+    torch.save({"down_blocks.7.resnets.0.conv1.weight": torch.ones(2)}, tmp_path / "unknown.pt")
+    torch.save({"conv_in.bias": torch.ones(320)}, tmp_path / "larger.pt")
     found = bench("run", "--preset", "smoke", "--methods", variant, "--concepts", concepts, "--out", "run", cwd=tmp_path)
     assert found.returncode == 2
     assert message in " ".join(found.stderr.split())
