@@ -160,6 +160,19 @@ def test_costs_of_another_run_take_the_place_of_a_rows_own(folder: Path) -> None
     assert bench("report", "found", "--check", cwd=folder.parent).returncode == 0
 
 
+def test_what_fits_share_is_told_with_all_rows_of_the_method(folder: Path) -> None:
+    none, mine, nil = (next(own for own in read_records(folder) if own.label == label) for label in ("none", "mine", "nil"))
+    again = replace(mine, label="mine (untuned)", config={"strength": 2}, cost={"fits": 2, "shared_seconds": 1.5})
+    costs = {"fits": 2, "shared_seconds": 24.5}
+    same = replace(mine, label="mine (again)", cost=costs)
+    Store(folder.parent / "paid").write_records([none, replace(mine, cost=costs), again, same, replace(nil, cost={"fits": 2})])
+    done = bench("report", "paid", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    footnotes = json.loads((folder.parent / "paid" / "leaderboard.json").read_text())["footnotes"]
+    told = [note for note in footnotes if "fits share" in note]
+    assert told == ["mine, mine (again), mine (untuned): fit times are without 26 s for what fits share."]
+
+
 @pytest.mark.parametrize(
     "change", [{"config": {"strength": 2}}, {"version": 2}, {"label": "yours"}, {"tuning": {"configs": {"style:pop": {"strength": 2}}}}]
 )

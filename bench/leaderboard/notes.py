@@ -83,7 +83,7 @@ def footnotes_of(entries: Mapping[str, Entry], per_target: pd.DataFrame, kinds: 
         Note(f"{', '.join(entries[key].record.label for key in keys)}: {text}.", set(keys), doubts)
         for (text, doubts), keys in found.items()
     ]
-    notes += _numerics_note(entries) + _runs_note(entries) + _untuned_note(entries) + _choice_note(entries)
+    notes += _shared_notes(entries) + _numerics_note(entries) + _runs_note(entries) + _untuned_note(entries) + _choice_note(entries)
     return sorted(notes, key=lambda note: not note.doubts)
 
 
@@ -125,9 +125,6 @@ def _texts(entry: Entry, kinds: Sequence[str]) -> list[str]:
     fits = int(record.cost.get("fits") or 0)
     if 0 < fits < len(entry.targets) and record.method != NONE:
         texts.append(f"costs are of {fits} of {len(entry.targets)} fits")
-    shared = record.cost.get("shared_seconds") or 0.0
-    if shared >= 1:
-        texts.append(f"fit times are without {shared:.0f} s for what fits share")
     if entry.detection:
         texts.append(_detection_note(entry.detection))
     return texts
@@ -171,6 +168,19 @@ def tuned_values(record: Record) -> list[str]:
         whole = [kind for kind in KINDS if {name for name in configs if kind_of(name) == kind} == set(targets)]
         found += [f"{f'{whole[0]}s' if whole else ', '.join(targets)}: {changed}"] if changed else []
     return found
+
+
+def _shared_notes(entries: Mapping[str, Entry]) -> list[Note]:
+    """What fits share is made once, by whichever fit needs it first: it concerns all rows of that method."""
+    notes = []
+    for method in dict.fromkeys(entry.record.method for entry in entries.values()):
+        own = {key: entry.record for key, entry in entries.items() if entry.record.method == method and entry.record.cost.get("fits")}
+        # A row for which tuning chose nothing else has the very fits of the untuned one, measured once.
+        seconds = sum({record.cost.get("shared_seconds") or 0.0 for record in own.values()})
+        if seconds >= 1:
+            labels = ", ".join(record.label for record in own.values())
+            notes.append(Note(f"{labels}: fit times are without {seconds:.0f} s for what fits share.", set(own)))
+    return notes
 
 
 def _runs_note(entries: Mapping[str, Entry]) -> list[Note]:
