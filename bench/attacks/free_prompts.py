@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.api import AttackContext, Candidate, MethodConfig, PromptBank
-from bench.attacks.tokens import Slots
+from bench.attacks.tokens import Slots, free_slots
 
 ENCODED = 512
 """Prompts encoded at once."""
@@ -40,17 +40,12 @@ class FreePrompts(PromptBank):
 
     def craft(self, context: AttackContext) -> list[list[Candidate]]:
         """See `PromptBank.craft`."""
-        slots, found = free_slots(context, min(self.config.tokens, context.model.max_tokens - 2)), []
+        slots, found = free_slots(context, min(self.config.tokens, context.model.max_tokens - 2), "replacement"), []
         for goal in range(len(context.goals)):
             tried = [slots.candidate(goal, tokens, 0) for tokens in self.ranked(context, slots, goal)]
             found.append([candidate for candidate in tried if candidate is not None][: self.config.tried])
             context.progress((goal + 1) / len(context.goals), "prompts")
         return found
-
-
-def free_slots(context: AttackContext, count: int) -> Slots:
-    """`count` free tokens for each goal and no others."""
-    return Slots(context, [""] * len(context.goals), [[0] * count] * len(context.goals))
 
 
 @torch.no_grad()

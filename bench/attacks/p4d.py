@@ -10,8 +10,7 @@ from torch import Tensor
 
 from bench.api import AttackContext, BenchError, Card, Search, WhiteBox
 from bench.attacks.descent import Adam, TurnsConfig
-from bench.attacks.free_prompts import free_slots
-from bench.attacks.tokens import Slots, nearest_tokens, random_tokens, words_of
+from bench.attacks.tokens import Slots, free_slots, nearest_tokens, random_tokens, words_of
 from bench.attacks.unlearndiffatk import judged
 
 
@@ -112,7 +111,7 @@ class P4DN(_P4D):
 
     def slots(self, context: AttackContext) -> Slots:
         """No word of the prompt stays."""
-        return free_slots(context, self.config.tokens)
+        return free_slots(context, self.config.tokens, "replacement")
 
 
 class P4DK(_P4D):

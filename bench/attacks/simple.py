@@ -7,8 +7,7 @@ from dataclasses import replace
 from pydantic import Field
 
 from bench.api import AttackContext, Candidate, Card, MethodConfig, PromptBank
-from bench.attacks.tokens import Location, random_tokens
-from bench.attacks.unlearndiffatk import slots_beside
+from bench.attacks.tokens import Location, free_slots, random_tokens
 
 _NOTES = "A baseline of UnlearnDiffAtk's code."
 
@@ -27,7 +26,7 @@ class RandomConfig(TriedConfig):
     """Parameters of random tokens."""
 
     tokens: int = Field(5, ge=1, description="Random tokens.")
-    location: Location = Field("prefix", description="Where they stand.")
+    location: Location = Field("prefix", description="Where they stand; replacement: no word of the prompt stays.")
 
 
 class _Tried(PromptBank):
@@ -49,7 +48,7 @@ class Random(_Tried):
     def craft(self, context: AttackContext) -> list[list[Candidate]]:
         """See `PromptBank.craft`."""
         config = self.config
-        slots = slots_beside(context, [goal.request.prompt for goal in context.goals], config.tokens, config.location)
+        slots = free_slots(context, config.tokens, config.location)
         found = []
         for goal in range(len(context.goals)):
             drawn = random_tokens(slots.allowed[goal], context.generator(goal, "random"), 4 * config.tried, config.tokens)

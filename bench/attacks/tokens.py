@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bench.api import AttackContext, BenchError, Candidate, DiffusionModel, SoftText
 
-Location = Literal["prefix", "suffix", "insertion"]
-"""Before, after, or in the middle of the prompt's words."""
+Location = Literal["prefix", "suffix", "insertion", "replacement"]
+"""Before, after, or in the middle of the prompt's words; or in place of them all."""
 
 
 class Slots:
@@ -81,9 +81,12 @@ def words_of(model: DiffusionModel, prompt: str) -> list[int]:
     return found
 
 
-def beside(words: int, count: int, location: Location) -> list[int]:
-    """Places of `count` tokens together, among so many words."""
-    return [{"prefix": 0, "suffix": words, "insertion": words // 2}[location]] * count
+def free_slots(context: AttackContext, count: int, location: Location) -> Slots:
+    """`count` free tokens for each goal, together at one place of its prompt."""
+    prompts = ["" if location == "replacement" else goal.request.prompt for goal in context.goals]
+    words = [len(words_of(context.model, prompt)) for prompt in prompts]
+    places = [{"prefix": 0, "suffix": n, "insertion": n // 2, "replacement": 0}[location] for n in words]
+    return Slots(context, prompts, [[place] * count for place in places])
 
 
 def random_tokens(allowed: Tensor, generator: torch.Generator, *shape: int) -> Tensor:

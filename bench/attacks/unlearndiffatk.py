@@ -10,14 +10,14 @@ from torch import Tensor
 
 from bench.api import AttackContext, Candidate, Card, Gradient, MethodConfig, Search, WhiteBox
 from bench.attacks.descent import Adam
-from bench.attacks.tokens import Location, Slots, beside, random_tokens, to_simplex
+from bench.attacks.tokens import Location, Slots, free_slots, random_tokens, to_simplex
 
 
 class NullConfig(MethodConfig):
     """Free tokens and budget."""
 
     tokens: int = Field(5, ge=1, description="k, free tokens; published: 5, for styles and objects 3.")
-    location: Location = Field("prefix", description="Where they stand.")
+    location: Location = Field("prefix", description="Where they stand; replacement: no word of the prompt stays.")
     timesteps: int = Field(50, ge=1, description="Of the loss, one after the other, ascending; after each a picture is judged.")
     iterations: int = Field(40, ge=1, description="Losses at each: gradient steps, or of random tokens, of which the best are judged.")
 
@@ -64,10 +64,10 @@ class UnlearnDiffAtk(WhiteBox):
 
     def search(self, context: AttackContext) -> Search:
         """See `WhiteBox.search`."""
-        config, prompts = self.config, [goal.request.prompt for goal in context.goals]
-        slots = slots_beside(context, prompts, config.tokens, config.location)
+        config = self.config
+        slots = free_slots(context, config.tokens, config.location)
         relaxed = _Relaxed(slots, config)
-        left = torch.arange(len(prompts))  # on the CPU, as are all numbers of goals: reading them stalls nothing
+        left = torch.arange(len(context.goals))  # on the CPU, as are all numbers of goals: reading them stalls nothing
         for place, t in enumerate(context.attacked().spread(config.timesteps)):
             chance = Chance(context, left.tolist(), f"unlearndiffatk {place}", config.iterations, config.tokens)
             for k in range(config.iterations):
@@ -122,12 +122,6 @@ def denoising_loss(context: AttackContext, left: Tensor, texts: Sequence[str], n
     return (victim.predict(left.tolist(), texts, noisy, timesteps, place) - wanted).square().flatten(1).mean(1)
 
 
-def slots_beside(context: AttackContext, prompts: Sequence[str], tokens: int, location: Location) -> Slots:
-    """Free tokens together at one place of each prompt."""
-    places = [beside(len(context.model.tokenizer(prompt, truncation=True).input_ids) - 2, tokens, location) for prompt in prompts]
-    return Slots(context, prompts, places)
-
-
 def judged(left: Tensor, candidates: Sequence[Candidate | None]) -> Generator[list[Candidate], Sequence[bool], Tensor]:
     """Have candidates judged (None: there is none for this goal), and give the goals that are left."""
     there = [candidate for candidate in candidates if candidate is not None]
@@ -152,9 +146,9 @@ class Null(WhiteBox):
 
     def search(self, context: AttackContext) -> Search:
         """See `WhiteBox.search`."""
-        config, prompts = self.config, [goal.request.prompt for goal in context.goals]
-        slots = slots_beside(context, prompts, config.tokens, config.location)
-        left = torch.arange(len(prompts))  # on the CPU, as are all numbers of goals: reading them stalls nothing
+        config = self.config
+        slots = free_slots(context, config.tokens, config.location)
+        left = torch.arange(len(context.goals))  # on the CPU, as are all numbers of goals: reading them stalls nothing
         for place, t in enumerate(context.attacked().spread(config.timesteps)):
             chance = Chance(context, left.tolist(), f"null {place}", config.iterations, config.tokens)
             generators = [context.generator(goal, f"null tokens {place}") for goal in left.tolist()]

@@ -97,6 +97,13 @@ def test_white_box_searches_spend_what_they_say(name: str, model: DiffusionModel
             assert set(candidate.learned) == {word for word in candidate.request.prompt.split() if word.startswith("<learned")}
 
 
+@pytest.mark.parametrize("name", ["unlearndiffatk", "null-control"])
+def test_tokens_in_place_of_the_prompt_leave_no_word_of_it(name: str, model: DiffusionModel, targets: Tensor) -> None:
+    found = next(made(name, timesteps=1, iterations=1, tokens=8, location="replacement").search(context(model, targets, goals())))  # type: ignore[attr-defined]
+    assert [len(model.tokenizer(candidate.request.prompt).input_ids) - 2 for candidate in found] == [8] * 3
+    assert not any("image in" in candidate.request.prompt for candidate in found)
+
+
 @pytest.mark.parametrize("name", ["unlearndiffatk", "p4d-n", "p4d-k"])
 def test_neighbours_change_nothing_that_a_goal_draws(name: str, model: DiffusionModel, targets: Tensor) -> None:
     """Up to rounding: of one goal alone, and beside two others, the first proposal after one gradient step is the same."""

@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from bench.adversary import AttackContext, Goal
 from bench.api import BenchError, DiffusionModel, Erasure, Row, Victim
 from bench.attacks.mma import exchanges
-from bench.attacks.tokens import Slots, beside, nearest_tokens, to_simplex, words_of
+from bench.attacks.tokens import Slots, free_slots, nearest_tokens, to_simplex, words_of
 from bench.engine.assault import spelled
 from bench.suites.minicanvas import SUITE
 
@@ -61,16 +61,15 @@ def context(model: DiffusionModel, forbidden: tuple[str, ...] = ("fish",)) -> At
 
 
 def test_free_tokens_stand_where_they_should(model: DiffusionModel) -> None:
-    prompt = "A fish image in neon style."
-    words = words_of(model, prompt)
     ctx = context(model)
     new = torch.tensor([[words_of(model, "tree")[0], words_of(model, "cup")[0]]])
     for location, expected in (
         ("prefix", "tree cup a fish image in neon style ."),
         ("suffix", "a fish image in neon style . tree cup"),
         ("insertion", "a fish image tree cup in neon style ."),
+        ("replacement", "tree cup"),
     ):
-        slots = Slots(ctx, [prompt], [beside(len(words), 2, location)])
+        slots = free_slots(ctx, 2, location)
         assert slots.text(0, new[0]) == expected
         ids = slots.filled(torch.tensor([0]), new)[0]
         assert ids.tolist() == model.tokenize([expected])[0].tolist(), "marks and padding too"
