@@ -94,18 +94,23 @@ def made_attack(spec: AttackSpec) -> Attack:
 
 
 def plan_attacks(
-    suite: Suite, plan: Plan, specs: Sequence[AttackSpec], targets: Sequence[Target], preset: Preset, identity: Identity, budget: BudgetName
-) -> tuple[tuple[AttackUnit, ...], ...]:
-    """Bundles: row-wise erasures of one method together, any other alone; the unedited model on the goals of all targets."""
+    suite: Suite, plan: Plan, specs: Sequence[AttackSpec], targets: Sequence[Target], preset: Preset, identity: Identity,
+    budget: BudgetName, most: int = TOGETHER,
+) -> tuple[tuple[AttackUnit, ...], ...]:  # fmt: skip
+    """Bundles: row-wise erasures of one method together, any other alone; the unedited model on the goals of all targets.
+
+    `most` bounds how many goals are attacked at once; it is never more than `TOGETHER`.
+    """
+    most = min(most, TOGETHER)
     wanted = attacked_targets(suite, targets, budget)
-    places = [(target, part) for target in wanted for part in _parts(_goals(suite, target, preset, PROMPTS[budget]))]
+    places = [(target, part) for target in wanted for part in _parts(_goals(suite, target, preset, PROMPTS[budget]), most)]
     fits = {unit.fit.id: unit.fit for unit in plan.units}
     bundles: list[tuple[AttackUnit, ...]] = []
     for spec in specs:
         for label in dict.fromkeys(fit.spec.label for fit in fits.values()):
             some = [fit for fit in fits.values() if fit.spec.label == label]
             own = [_Place(fit, target, part) for fit in some for target, part in places if fit.target in (target, None)]
-            bundles += [_units(spec, group, identity) for group in _together(own)]
+            bundles += [_units(spec, group, identity) for group in _together(own, most)]
     return tuple(bundles)
 
 
@@ -135,19 +140,19 @@ class _Place(NamedTuple):
         return [self.fit.id, str(self.target), [request.id for request in self.requests]]
 
 
-def _parts(requests: Sequence[GenerationRequest]) -> list[tuple[GenerationRequest, ...]]:
+def _parts(requests: Sequence[GenerationRequest], most: int) -> list[tuple[GenerationRequest, ...]]:
     """As many as fit in memory together, of about one size."""
-    count = -(-len(requests) // TOGETHER)
+    count = -(-len(requests) // most)
     return [tuple(requests[k * len(requests) // count : (k + 1) * len(requests) // count]) for k in range(count)]
 
 
-def _together(places: Sequence[_Place]) -> list[list[_Place]]:
+def _together(places: Sequence[_Place], most: int) -> list[list[_Place]]:
     found: list[list[_Place]] = []
     held = 0
     for place in places:
         size = len(place.requests)
         alone = not place.fit.spec.row_wise
-        if not found or alone or held + size > TOGETHER:
+        if not found or alone or held + size > most:
             found.append([])
             held = 0
         found[-1].append(place)

@@ -27,7 +27,12 @@ DType = Annotated[DTypeName, typer.Option(help="auto measures and takes bfloat16
 Compile = Annotated[CompileChoice, typer.Option("--compile", help="auto compiles the UNet where that pays within this run.")]
 AutoBatchSize = Annotated[
     int | None,
-    typer.Option("--batch-size", min=2, max=4_096, help="Pictures (two conditions each) in one UNet call. Default: as many as pay."),
+    typer.Option(
+        "--batch-size",
+        min=2,
+        max=4_096,
+        help="Pictures (two conditions each) in one UNet call; twice as many goals are attacked at once. Default: as many as pay.",
+    ),
 ]
 
 

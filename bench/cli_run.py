@@ -141,9 +141,14 @@ def _attack_names(text: str | None, prompts: Path | None, suite: Suite) -> tuple
     from bench.metrics.robustness import SETS
 
     names = [own for name in filter(None, map(str.strip, (text or "").split(","))) for own in SETS.get(name, (name,))]
+    if text is not None and not names:
+        raise BenchError("--attacks names no attack: `python -m bench list attacks` has them.")
     for name in names:
-        registry.require_attack(parse_variant(name)[0], SETS)
-        if parse_variant(name)[0] == "replay":
+        bare = parse_variant(name)[0]
+        if bare in SETS:
+            raise BenchError(f"{bare} is a set and takes no parameters: name its attacks yourself ({', '.join(SETS[bare])}).")
+        registry.require_attack(bare, SETS)
+        if bare == "replay":
             raise BenchError("replay is told its file by --attack-prompts FILE, such as a run's attack_prompts.csv.")
     if prompts is not None:
         from bench.prompts import read_prompts

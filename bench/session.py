@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench import assets
-from bench.attack_plan import AttackUnit, attack_specs, made_attack, plan_attacks
+from bench.attack_plan import TOGETHER, AttackUnit, attack_specs, made_attack, plan_attacks
 from bench.config import CompileChoice, DTypeName, RunConfig, labelled, parse_targets, parse_variant
 from bench.diffusion.loading import load_model
 from bench.diffusion.model import DiffusionModel
@@ -200,7 +200,7 @@ def prepare(
     numerics = describe(sampler) if sampling or not kept else dict(kept)
     plan, budget = plan_with(numerics), config.attack_budget
     attacks = attack_specs(config.attacks, budget)
-    bundles = plan_attacks(suite, plan, attacks, targets, preset, identity_with(numerics), budget)
+    bundles = plan_attacks(suite, plan, attacks, targets, preset, identity_with(numerics), budget, slots or TOGETHER)
     for spec in attacks:
         places = {(str(unit.target), one.id): one for own in bundles for unit in own if unit.attack == spec for one in unit.requests}
         made_attack(spec).check(model, [(target, request) for (target, _), request in places.items()])

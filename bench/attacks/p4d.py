@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import AttackContext, BenchError, Card, Search, WhiteBox
+from bench.api import AttackContext, BenchError, Card, DiffusionModel, GenerationRequest, Search, WhiteBox
 from bench.attacks.descent import Adam, TurnsConfig
-from bench.attacks.tokens import Slots, free_slots, nearest_tokens, random_tokens, words_of
+from bench.attacks.tokens import Slots, check_room, free_slots, nearest_tokens, random_tokens, words_of
 from bench.attacks.unlearndiffatk import judged
 
 
@@ -108,6 +109,11 @@ class P4DN(_P4D):
     """
 
     Config = P4DNConfig
+
+    def check(self, model: DiffusionModel, places: Sequence[tuple[str, GenerationRequest]]) -> None:
+        """See `Attack.check`: too many tokens."""
+        super().check(model, places)
+        check_room(model, places, self.config.tokens, "replacement")
 
     def slots(self, context: AttackContext) -> Slots:
         """No word of the prompt stays."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pydantic import Field
 
-from bench.api import AttackContext, Candidate, Card, MethodConfig, PromptBank
-from bench.attacks.tokens import Location, free_slots, random_tokens
+from bench.api import AttackContext, Candidate, Card, DiffusionModel, GenerationRequest, MethodConfig, PromptBank
+from bench.attacks.tokens import Location, check_room, free_slots, random_tokens
 
 _NOTES = "A baseline of UnlearnDiffAtk's code."
 
@@ -44,6 +45,11 @@ class Random(_Tried):
 
     card = _card("Random tokens", _NOTES)
     Config = RandomConfig
+
+    def check(self, model: DiffusionModel, places: Sequence[tuple[str, GenerationRequest]]) -> None:
+        """See `Attack.check`: too many tokens."""
+        super().check(model, places)
+        check_room(model, places, self.config.tokens, self.config.location)
 
     def craft(self, context: AttackContext) -> list[list[Candidate]]:
         """See `PromptBank.craft`."""

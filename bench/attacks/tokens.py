@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.api import AttackContext, BenchError, Candidate, DiffusionModel, SoftText
+from bench.api import AttackContext, BenchError, Candidate, DiffusionModel, GenerationRequest, SoftText
 
 Location = Literal["prefix", "suffix", "insertion", "replacement"]
 """Before, after, or in the middle of the prompt's words; or in place of them all."""
@@ -29,11 +29,7 @@ class Slots:
         end, begin, length = model.tokenizer.eos_token_id, model.tokenizer.bos_token_id, model.max_tokens
         rows, free = [], []
         for prompt, words, before in zip(prompts, self.words, places, strict=True):
-            if len(words) + len(before) + 2 > length:
-                raise BenchError(
-                    f"“{prompt}” has {len(words)} tokens and the attack adds {len(before)}; the text encoder takes {length - 2}:"
-                    " give the attack fewer (tokens=…)."
-                )
+            _require_room(model, prompt, len(before))
             row, own = [begin], []
             for word in range(len(words) + 1):
                 for _ in range(list(before).count(word)):
@@ -87,6 +83,19 @@ def free_slots(context: AttackContext, count: int, location: Location) -> Slots:
     words = [len(words_of(context.model, prompt)) for prompt in prompts]
     places = [{"prefix": 0, "suffix": n, "insertion": n // 2, "replacement": 0}[location] for n in words]
     return Slots(context, prompts, [[place] * count for place in places])
+
+
+def check_room(model: DiffusionModel, places: Sequence[tuple[str, GenerationRequest]], count: int, location: Location) -> None:
+    """BenchError if the text encoder does not take one of the prompts with so many free tokens."""
+    for prompt in dict.fromkeys("" if location == "replacement" else request.prompt for _, request in places):
+        _require_room(model, prompt, count)
+
+
+def _require_room(model: DiffusionModel, prompt: str, count: int) -> None:
+    words, room = len(words_of(model, prompt)), model.max_tokens - 2
+    if words + count > room:
+        told = f"“{prompt}” has {words} tokens and the attack adds {count}" if words else f"The attack has {count} tokens"
+        raise BenchError(f"{told}; the text encoder takes {room}: give the attack fewer (tokens=…).")
 
 
 def random_tokens(allowed: Tensor, generator: torch.Generator, *shape: int) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import AttackContext, Candidate, Card, Gradient, MethodConfig, Search, WhiteBox
+from bench.api import AttackContext, Candidate, Card, DiffusionModel, GenerationRequest, Gradient, MethodConfig, Search, WhiteBox
 from bench.attacks.descent import Adam
-from bench.attacks.tokens import Location, Slots, free_slots, random_tokens, to_simplex
+from bench.attacks.tokens import Location, Slots, check_room, free_slots, random_tokens, to_simplex
 
 
 class NullConfig(MethodConfig):
@@ -61,6 +61,11 @@ class UnlearnDiffAtk(WhiteBox):
     def gradient_steps(self) -> int:
         """All iterations at all timesteps."""
         return int(self.config.timesteps * self.config.iterations)
+
+    def check(self, model: DiffusionModel, places: Sequence[tuple[str, GenerationRequest]]) -> None:
+        """See `Attack.check`: too many tokens."""
+        super().check(model, places)
+        check_room(model, places, self.config.tokens, self.config.location)
 
     def search(self, context: AttackContext) -> Search:
         """See `WhiteBox.search`."""
@@ -143,6 +148,11 @@ class Null(WhiteBox):
     Config = NullConfig
     budgets = UnlearnDiffAtk.budgets
     judged, gradient_steps = UnlearnDiffAtk.judged, UnlearnDiffAtk.gradient_steps
+
+    def check(self, model: DiffusionModel, places: Sequence[tuple[str, GenerationRequest]]) -> None:
+        """See `Attack.check`: too many tokens."""
+        super().check(model, places)
+        check_room(model, places, self.config.tokens, self.config.location)
 
     def search(self, context: AttackContext) -> Search:
         """See `WhiteBox.search`."""

@@ -11,6 +11,13 @@ import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """As in glibc's malloc.h."""
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")
+"""In what a CPU's allocator says, which raises no kind of its own."""
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device's allocator raised it."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 class PeakMemory:

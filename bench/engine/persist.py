@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from bench.attack_plan import AttackUnit
+from bench.diffusion.memory import is_out_of_memory
 from bench.engine import assault
 from bench.engine.stopping import Stopped
 from bench.engine.worker import Worker
@@ -65,6 +66,11 @@ def _attack(worker: Worker, name: str, bundle: Sequence[AttackUnit]) -> None:
         raise
     except BenchError as error:  # it would say so again
         _leave_out(worker, name, bundle, str(error), None)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        goals = sum(len(unit.requests) for unit in bundle)
+        _leave_out(worker, name, bundle, f"memory ran out with {goals} goals at once: --batch-size N attacks at most 2 N together", None)
 
 
 def _leave_out(worker: Worker, name: str, bundle: Sequence[AttackUnit], reason: str, trace: str | None) -> None:

@@ -19,7 +19,7 @@ from bench.attack_plan import AttackUnit
 from bench.config import Images
 from bench.cost import FIT_COST, SHARED_SECONDS
 from bench.diffusion.call import EditError
-from bench.diffusion.memory import PeakMemory, release_freed_memory
+from bench.diffusion.memory import PeakMemory, is_out_of_memory, release_freed_memory
 from bench.diffusion.model import DiffusionModel
 from bench.diffusion.numerics import invariant_slots
 from bench.diffusion.rows import Row, check
@@ -40,8 +40,6 @@ from bench.suites.suite import Preset, Suite
 
 _MANY = 1_000
 """Units from which on all folders are listed once, rather than a folder for each."""
-OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")
-"""In what a CPU's allocator says."""
 
 
 AnyUnit = TypeVar("AnyUnit", bound=Unit | AttackUnit)
@@ -128,8 +126,8 @@ class Worker:
             for fit in {unit.fit.id: unit.fit for unit in units if unit.fit.id in bad}.values():
                 self.fail(fit, str(error))
             return slots
-        except RuntimeError as error:  # a CPU's allocator raises no kind of its own
-            if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
                 raise
             widest = max(Row(unit.requests[0], erasures[unit.fit.id]).slots for unit in units)
             if slots // 2 < widest:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench import registry
 from bench.adversary import Attack, AttackContext, Candidate, Goal, PromptBank, States, WhiteBox
 from bench.api import DiffusionModel, Erasure, Victim
-from bench.attack_plan import _parts, attack_specs, attacked_targets, goal_of
+from bench.attack_plan import TOGETHER, _parts, attack_specs, attacked_targets, goal_of
 from bench.attacks.ring_a_bell import direction
 from bench.attacks.unlearndiffatk import Chance
 from bench.config import parse_targets
@@ -230,14 +230,15 @@ def test_an_attack_has_its_plain_name_where_it_is_asked_for_twice() -> None:
 
 
 def test_many_goals_of_one_erasure_are_attacked_in_parts() -> None:
-    """At most 64 at once, whatever the prompts of a concept; each is in one unit."""
+    """Whatever the prompts of a concept; each is in one unit."""
     preset = replace(SUITE.presets["full"], seeds=7)
     request = SUITE.requests(FISH, preset)
     own = [one for one in request if one.object == "fish"]
-    parts = _parts(own)
     assert len(own) == 70
-    assert [len(part) for part in parts] == [35, 35]
-    assert [one for part in parts for one in part] == own
+    for most, sizes in ((TOGETHER, [35, 35]), (32, [23, 23, 24])):
+        parts = _parts(own, most)
+        assert [len(part) for part in parts] == sizes
+        assert [one for part in parts for one in part] == own
 
 
 def test_words_of_a_name_are_forbidden_too() -> None:
