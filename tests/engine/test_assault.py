@@ -213,6 +213,35 @@ def test_what_was_in_flight_is_attacked_again_with_the_same_prompts(attacked: Pa
     assert outcomes_of(tmp_path / "run", "uce") == outcomes_of(attacked, "uce")
 
 
+def test_the_loss_that_attacks_lower_is_measured_on_what_they_ended_with(attacked: Path, tmp_path: Path) -> None:
+    """Told again with prompts that are known: the concept's name on the unedited model, and the clean prompt itself."""
+    shutil.copytree(attacked, tmp_path / "run")
+    path = tmp_path / "run" / "attack_prompts.csv"
+    table = pd.read_csv(path, keep_default_na=False)
+    named = table["clean_prompt"].str.replace("nothing", "fish")
+    table["prompt"] = named.where(table["method"] == "none", table["clean_prompt"])
+    table.to_csv(path, index=False)
+    found = bench("attack-loss", "run", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    losses = pd.read_csv(tmp_path / "run" / "attack_losses.csv")
+    tried = table[~table["clean"]]
+    assert losses.groupby(["label", "attack"]).size().to_dict() == tried.groupby(["label", "attack"]).size().to_dict()
+    ratio = losses["loss"] / losses["clean_loss"]
+    assert (ratio[losses["label"] == "none"] < 0.95).all(), "what it shows is what its picture is"
+    assert (ratio[losses["label"] == "uce"] == 1).all()
+    assert (losses.groupby(["label", "style", "object"])["clean_loss"].nunique() == 1).all()
+
+
+def test_losses_need_attacks(attacked: Path, tmp_path: Path) -> None:
+    for options, sentence in ((("--methods", "esd"), "has no such rows"), ((), "attack_prompts.csv: `run --attacks` makes one")):
+        shutil.copytree(attacked, tmp_path / "run", dirs_exist_ok=True)
+        if not options:
+            (tmp_path / "run" / "attack_prompts.csv").unlink()
+        found = bench("attack-loss", "run", *options, cwd=tmp_path)
+        assert found.returncode == 2
+        assert sentence in " ".join(found.stderr.split())
+
+
 def test_tables_of_before_are_not_those_of_a_run_that_is_being_attacked(attacked: Path, tmp_path: Path) -> None:
     assert bench(*RUN, cwd=tmp_path).returncode == 0
     shutil.copy(attacked / "plan.json", tmp_path / "run")
