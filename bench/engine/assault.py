@@ -52,17 +52,12 @@ def attack(worker: Worker, bundle: Sequence[AttackUnit]) -> None:
             if erasure.weights is not None:
                 stack.enter_context(worker.model.weights(erasure.weights.values))
         judge = Bench(worker, rows, [unit.target for unit, _ in places], meter.more, fit=proposals is None)
-        note = ""
         if proposals is not None:
-            outcomes = drive(in_turn(proposals, worker.sampler.slots // 2), goals, judge, meter.say)
-            empty = ["" if tried else "nothing to try" for tried in proposals]
-            outcomes = [replace(one, hole=why or one.hole) for one, why in zip(outcomes, empty, strict=True)]
+            outcomes = _tried(worker, proposals, goals, judge, meter.say)
         else:
-            assert isinstance(made, WhiteBox)
             victim = Victim(worker.model, rows, worker.sampler.dtype, getattr(made.config, "gradient", "adaptive"))
-            outcomes, note = _searched(worker, made, replace(context, victim=victim), judge, meter.say)
-    seconds = (time.perf_counter() - began) / len(goals)
-    _write(worker, units, goals, [replace(outcome, note=note) for outcome in outcomes], seconds)
+            outcomes = _searched(worker, made, replace(context, victim=victim), judge, meter.say)
+    _write(worker, units, goals, outcomes, (time.perf_counter() - began) / len(goals))
     meter.to(meter.planned)  # what was not needed, too
 
 
@@ -98,18 +93,26 @@ class _Meter:
             self.worker.advance(count)
 
 
-def _searched(
-    worker: Worker, made: WhiteBox, context: AttackContext, judge: Bench, progress: Callable[[float, str], None]
-) -> tuple[list[Outcome], str]:
-    """Outcomes and a remark: where no gradient goes through the victim, random tokens are chosen by its loss, within the same budget."""
+def _tried(
+    worker: Worker, proposals: Sequence[Sequence[Candidate]], goals: Sequence[Goal], judge: Bench, progress: Callable[[float, str], None]
+) -> list[Outcome]:
+    """A bank's prompts in their order; a goal that it has none for is a hole."""
+    outcomes = drive(in_turn(proposals, worker.sampler.slots // 2), goals, judge, progress)
+    return [one if tried else replace(one, hole="nothing to try") for one, tried in zip(outcomes, proposals, strict=True)]
+
+
+def _searched(worker: Worker, made: Attack, context: AttackContext, judge: Bench, progress: Callable[[float, str], None]) -> list[Outcome]:
+    """Where no gradient goes through the victim, random tokens are chosen by its loss, within the same budget, with a note that says so."""
+    assert isinstance(made, WhiteBox)
     try:
-        return drive(made.search(context), context.goals, judge, progress), ""
+        return drive(made.search(context), context.goals, judge, progress)
     except NoGradientError as error:
         worker.warn(f"{type(made).__name__}: {error} It is attacked with random tokens, chosen by its loss.")
         kind, turns = find_attack("null-control"), max(1, made.judged)
         alike = made.config.model_dump(include=set(kind.Config.model_fields)) if isinstance(made.config, kind.Config) else {}
         null = kind(kind.Config(**alike | {"timesteps": turns, "iterations": max(1, made.gradient_steps // turns)}))
-        return drive(null.search(context), context.goals, judge, progress), f"black box: {error}"
+        outcomes = drive(null.search(context), context.goals, judge, progress)
+        return [replace(outcome, note=f"black box: {error}") for outcome in outcomes]
 
 
 def _write(worker: Worker, units: Sequence[AttackUnit], goals: Sequence[Goal], outcomes: Sequence[Outcome], seconds: float) -> None:
