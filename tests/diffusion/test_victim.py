@@ -145,6 +145,11 @@ def test_gradients_are_those_of_finite_differences(
     def value(embeds: Tensor) -> Tensor:
         return (victim.predict([0], [soft(double, row.request.prompt, embeds)], noisy, torch.tensor([501])) * weights).sum()
 
+    if name != "none" and row.erasure.weights is None:
+        with torch.no_grad():
+            plain = Victim(double, [replace(row, erasure=Erasure())], torch.float64).predict([0], [text], noisy, torch.tensor([501]))
+            assert not torch.allclose(victim.predict([0], [text], noisy, torch.tensor([501])), plain), "the edit acts where it is tested"
+
     leaf = text.embeds.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(value(leaf), leaf)
     direction = gradient / gradient.norm()
