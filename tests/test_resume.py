@@ -9,10 +9,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from test_bundles import CARD, CELLS, Told, scorer, unit
 
 from bench.config import Shard
@@ -120,6 +122,20 @@ def test_a_full_disk_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(lost, "check_device", lambda what: (_ for _ in ()).throw(DeviceLostError(what)))
     with pytest.raises(DeviceLostError, match="ZeroDivisionError: by nought"):
         run(lost, UNITS)
+
+
+def test_an_attack_that_does_not_fit_in_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry(worker: Any, bundle: Sequence[Any]) -> None:
+        raise torch.OutOfMemoryError("no more")
+
+    worker: Any = Scripted()
+    monkeypatch.setattr(persist.assault, "attack", hungry)
+    monkeypatch.setattr(worker, "fail_as", worker.failed.__setitem__, raising=False)
+    own = SimpleNamespace(id="u", requests=CELLS, fit=UNITS[1].fit, attack=SimpleNamespace(label="unlearndiffatk"))
+    persist.attack(worker, [own])  # type: ignore[list-item]
+    reason = f"memory ran out with {len(CELLS)} goals at once: --batch-size N attacks at most 2 N together"
+    assert worker.failed["u"].reason == reason
+    assert worker.warnings == [f"unlearndiffatk on a is left out: {reason}"], "once: it would run out again"
 
 
 def test_a_stop_ends_before_a_bundle_or_within_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:

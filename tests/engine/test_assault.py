@@ -408,32 +408,3 @@ def test_a_victim_without_a_gradient_is_attacked_by_its_loss_alone_and_marked(tm
     for clean, prompt in zip(tried["clean_prompt"], tried["prompt"], strict=True):
         assert prompt.replace(" .", ".").startswith(clean.lower()), "tokens and place are those that were asked for"
     assert "ran as black box" in (tmp_path / "run" / "leaderboard.md").read_text()
-
-
-HUNGRY = """
-import torch
-from dataclasses import dataclass
-from bench.api import Card, Erasure, MethodConfig, PlainText, SoftText, TextEdit, UnlearningMethod
-
-
-@dataclass(frozen=True)
-class Hungry(TextEdit):
-    def encode(self, model, texts, role, steps):
-        if any(isinstance(text, SoftText) for text in texts):
-            raise torch.OutOfMemoryError("no more")
-        return PlainText().encode(model, ["A photo."] * len(texts), role, steps)
-
-
-class Own(UnlearningMethod):
-    card, Config, parts = Card("Own", "", "", ("style", "object")), MethodConfig, (Hungry,)
-
-    def fit(self, context, concepts):
-        return Erasure(text=Hungry())
-"""
-
-
-def test_an_attack_that_does_not_fit_in_memory_is_a_hole_that_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(HUNGRY)
-    found = bench(*RUN, "--methods", "own.py:Own", "--attacks", "unlearndiffatk:iterations=2:timesteps=2:tokens=2", cwd=tmp_path)
-    assert found.returncode == 0, found.stderr
-    assert "goals at once: --batch-size N attacks at most 2 N together" in (tmp_path / "run" / "leaderboard.md").read_text()
