@@ -95,7 +95,7 @@ def made_attack(spec: AttackSpec) -> Attack:
 
 def plan_attacks(
     suite: Suite, plan: Plan, specs: Sequence[AttackSpec], targets: Sequence[Target], preset: Preset, identity: Identity,
-    budget: BudgetName, most: int = TOGETHER,
+    budget: BudgetName, most: int,
 ) -> tuple[tuple[AttackUnit, ...], ...]:  # fmt: skip
     """Bundles: row-wise erasures of one method together, any other alone; the unedited model on the goals of all targets.
 

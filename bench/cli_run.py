@@ -138,16 +138,12 @@ def _config(
 
 def _attack_names(text: str | None, prompts: Path | None, suite: Suite) -> tuple[str, ...]:
     """Attacks with what sets of them stand for. BenchError for unknown ones, and for prompts of concepts that the suite has not."""
-    from bench.metrics.robustness import SETS
-
-    names = [own for name in filter(None, map(str.strip, (text or "").split(","))) for own in SETS.get(name, (name,))]
+    names = [own for name in filter(None, map(str.strip, (text or "").split(","))) for own in registry.ATTACK_SETS.get(name, (name,))]
     if text is not None and not names:
         raise BenchError("--attacks names no attack: `python -m bench list attacks` has them.")
     for name in names:
         bare = parse_variant(name)[0]
-        if bare in SETS:
-            raise BenchError(f"{bare} is a set and takes no parameters: name its attacks yourself ({', '.join(SETS[bare])}).")
-        registry.require_attack(bare, SETS)
+        registry.require_attack(bare)
         if bare == "replay":
             raise BenchError("replay is told its file by --attack-prompts FILE, such as a run's attack_prompts.csv.")
     if prompts is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import typer
@@ -37,7 +37,7 @@ def list_(what: Annotated[Things, typer.Argument(help="What to list.")] = "metho
         except BenchError as error:
             broken.append(str(error))
     if what == "attacks":
-        for name, own in _attack_sets().items():
+        for name, own in registry.ATTACK_SETS.items():
             out.print(f"[bold]{name:18}[/bold] A set, for the robustness column: {', '.join(own)}.", highlight=False, soft_wrap=True)
     for sentence in broken:
         err.print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -46,12 +46,6 @@ def list_(what: Annotated[Things, typer.Argument(help="What to list.")] = "metho
 def cards() -> None:
     """Print all methods and attacks with their parameters as one page of Markdown, as docs/method-cards.md has it."""
     print(all_cards(), end="")
-
-
-def _attack_sets() -> Mapping[str, tuple[str, ...]]:
-    from bench.metrics.robustness import SETS
-
-    return SETS
 
 
 def _summary(what: Things, name: str, module: str) -> str:
@@ -69,16 +63,16 @@ def show(name: Annotated[str, typer.Argument(help="A method, path/to/file.py:MyM
     if name in registry.ATTACKS:
         _show_attack(name)
         return
-    if name in _attack_sets():
+    if name in registry.ATTACK_SETS:
         out.print(f"[bold]{name}[/bold]: a fixed set of attacks; a goal counts as erased only if it survives each of them", highlight=False)
-        out.print(", ".join(_attack_sets()[name]), highlight=False)
+        out.print(", ".join(registry.ATTACK_SETS[name]), highlight=False)
         return
     known = registry.methods()
     bare, given = parse_variant(name)
     if given:
         raise BenchError(f"show takes a name without parameters: python -m bench show {bare}.")
     if ".py" not in name and name not in known:
-        raise unknown("method, attack or suite", name, [*known, *registry.ATTACKS, *_attack_sets(), *registry.SUITES])
+        raise unknown("method, attack or suite", name, [*known, *registry.ATTACKS, *registry.ATTACK_SETS, *registry.SUITES])
     kind = registry.method(name)
     out.print(f"[bold]{registry.short_name(name)}[/bold] (version {kind.version}): {registry.summary(kind.__module__)}")
     out.print(f"{kind.card.title}, {cited(kind.card)}; removes {' and '.join(f'{k}s' for k in kind.card.supports)}")

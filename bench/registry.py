@@ -12,7 +12,6 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +35,9 @@ ATTACKS = {
     "seed-search": "bench.attacks.simple:SeedSearch", "paraphrase": "bench.attacks.simple:Paraphrase",
     "replay": "bench.attacks.replay:Replay",
 }  # fmt: skip
+ATTACK_SETS = {"prompts-v1": ("unlearndiffatk", "p4d-n", "p4d-k", "ring-a-bell", "mma", "random")}
+"""Fixed sets of attacks that robustness is told under: a goal survives if it survives each of them. All are of prompts that can be
+typed, and keep the noise, and every suite has all of them."""
 
 
 def load_object(address: str) -> Any:
@@ -203,10 +205,12 @@ def method_summary(name: str) -> str:
         raise _broken(name, error) from error
 
 
-def require_attack(name: str, sets: Iterable[str] = ()) -> None:
-    """BenchError if there is no such attack; `sets` may be meant too. Imports nothing."""
+def require_attack(name: str) -> None:
+    """BenchError if there is no such attack. Imports nothing."""
+    if name in ATTACK_SETS:
+        raise BenchError(f"{name} is a set and takes no parameters: name its attacks yourself ({', '.join(ATTACK_SETS[name])}).")
     if name not in ATTACKS:
-        raise unknown("attack", name, [*ATTACKS, *sets])
+        raise unknown("attack", name, [*ATTACKS, *ATTACK_SETS])
 
 
 def attack(name: str) -> Any:

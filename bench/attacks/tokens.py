@@ -29,7 +29,7 @@ class Slots:
         end, begin, length = model.tokenizer.eos_token_id, model.tokenizer.bos_token_id, model.max_tokens
         rows, free = [], []
         for prompt, words, before in zip(prompts, self.words, places, strict=True):
-            _require_room(model, prompt, len(before))
+            _require_room(prompt, len(words), len(before), length - 2)
             row, own = [begin], []
             for word in range(len(words) + 1):
                 for _ in range(list(before).count(word)):
@@ -88,11 +88,10 @@ def free_slots(context: AttackContext, count: int, location: Location) -> Slots:
 def check_room(model: DiffusionModel, places: Sequence[tuple[str, GenerationRequest]], count: int, location: Location) -> None:
     """BenchError if the text encoder does not take one of the prompts with so many free tokens."""
     for prompt in dict.fromkeys("" if location == "replacement" else request.prompt for _, request in places):
-        _require_room(model, prompt, count)
+        _require_room(prompt, len(words_of(model, prompt)), count, model.max_tokens - 2)
 
 
-def _require_room(model: DiffusionModel, prompt: str, count: int) -> None:
-    words, room = len(words_of(model, prompt)), model.max_tokens - 2
+def _require_room(prompt: str, words: int, count: int, room: int) -> None:
     if words + count > room:
         told = f"“{prompt}” has {words} tokens and the attack adds {count}" if words else f"The attack has {count} tokens"
         raise BenchError(f"{told}; the text encoder takes {room}: give the attack fewer (tokens=…).")

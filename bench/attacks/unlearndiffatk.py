@@ -34,22 +34,9 @@ class UnlearnDiffAtkConfig(NullConfig):
     )
 
 
-class UnlearnDiffAtk(WhiteBox):
-    """A few tokens beside the prompt, found by gradient on the probability simplex of the vocabulary.
+class _Ascending(WhiteBox):
+    """What the attack and its control share: free tokens beside the prompt, losses at one timestep after the other."""
 
-    `min ‖ε − ε_θ(x_t, t, [δ, prompt])‖²` over one-hot rows of δ, relaxed to the simplex; straight-through samples of it are scored.
-
-    x_t noises a picture of the concept that the unedited model made, with fresh noise at every step; no guidance but where guidance
-    is what was changed. The relaxation goes on from timestep to timestep.
-    """
-
-    card = Card(
-        title="UnlearnDiffAtk", paper="arXiv:2310.11868", supports=("style", "object"),
-        bibtex="@inproceedings{zhang2024generate,\n  title = {To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy"
-        " to Generate Unsafe Images ... For Now},\n  author = {Zhang, Yimeng and Jia, Jinghan and Chen, Xin and Chen, Aochuan and Zhang,"
-        " Yihua and Liu, Jiancheng and Ding, Ke and Liu, Sijia},\n  booktitle = {ECCV},\n  year = {2024},\n}",
-    )  # fmt: skip
-    Config = UnlearnDiffAtkConfig
     budgets = {"quick": {"timesteps": 10, "iterations": 20}, "full": {}}
 
     @property
@@ -66,6 +53,24 @@ class UnlearnDiffAtk(WhiteBox):
         """See `Attack.check`: too many tokens."""
         super().check(model, places)
         check_room(model, places, self.config.tokens, self.config.location)
+
+
+class UnlearnDiffAtk(_Ascending):
+    """A few tokens beside the prompt, found by gradient on the probability simplex of the vocabulary.
+
+    `min ‖ε − ε_θ(x_t, t, [δ, prompt])‖²` over one-hot rows of δ, relaxed to the simplex; straight-through samples of it are scored.
+
+    x_t noises a picture of the concept that the unedited model made, with fresh noise at every step; no guidance but where guidance
+    is what was changed. The relaxation goes on from timestep to timestep.
+    """
+
+    card = Card(
+        title="UnlearnDiffAtk", paper="arXiv:2310.11868", supports=("style", "object"),
+        bibtex="@inproceedings{zhang2024generate,\n  title = {To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy"
+        " to Generate Unsafe Images ... For Now},\n  author = {Zhang, Yimeng and Jia, Jinghan and Chen, Xin and Chen, Aochuan and Zhang,"
+        " Yihua and Liu, Jiancheng and Ding, Ke and Liu, Sijia},\n  booktitle = {ECCV},\n  year = {2024},\n}",
+    )  # fmt: skip
+    Config = UnlearnDiffAtkConfig
 
     def search(self, context: AttackContext) -> Search:
         """See `WhiteBox.search`."""
@@ -135,7 +140,7 @@ def judged(left: Tensor, candidates: Sequence[Candidate | None]) -> Generator[li
     return left[torch.tensor([int(goal) not in reached for goal in left], dtype=torch.bool)]
 
 
-class Null(WhiteBox):
+class Null(_Ascending):
     """Control: unlearndiffatk without its gradient; as many losses, of random tokens, and as many pictures, of the smallest ones.
 
     What an attack reaches beyond this, its gradient reached.
@@ -146,13 +151,6 @@ class Null(WhiteBox):
         notes="Random tokens with the budget of unlearndiffatk; it has no paper of its own.",
     )  # fmt: skip
     Config = NullConfig
-    budgets = UnlearnDiffAtk.budgets
-    judged, gradient_steps = UnlearnDiffAtk.judged, UnlearnDiffAtk.gradient_steps
-
-    def check(self, model: DiffusionModel, places: Sequence[tuple[str, GenerationRequest]]) -> None:
-        """See `Attack.check`: too many tokens."""
-        super().check(model, places)
-        check_room(model, places, self.config.tokens, self.config.location)
 
     def search(self, context: AttackContext) -> Search:
         """See `WhiteBox.search`."""

@@ -7,8 +7,9 @@ import pandas as pd
 
 from bench.leaderboard.notes import Note
 from bench.leaderboard.table import KINDS, Cell, Column
-from bench.metrics.robustness import SETS, UNION
+from bench.metrics.robustness import UNION
 from bench.metrics.unlearning import NONE
+from bench.registry import ATTACK_SETS
 
 
 def attack_columns(found: pd.DataFrame) -> tuple[Column, ...]:
@@ -16,7 +17,7 @@ def attack_columns(found: pd.DataFrame) -> tuple[Column, ...]:
     columns = []
     for kind in KINDS:
         own = found[found["kind"] == kind]
-        names = [name for name in (*SETS[UNION], *sorted(own["attack"].unique())) if name in set(own["attack"])]
+        names = [name for name in (*ATTACK_SETS[UNION], *sorted(own["attack"].unique())) if name in set(own["attack"])]
         names = [name for name in dict.fromkeys(names) if name != UNION]
         union = [UNION] if UNION in set(own["attack"]) else []
         table = f"{kind} attacks"

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.leaderboard.table import KINDS, Leaderboard
-from bench.metrics.robustness import SETS, UNION
+from bench.metrics.robustness import UNION
+from bench.registry import ATTACK_SETS
 
 TITLES = {
     "style": "Unlearning of styles",
@@ -37,7 +38,7 @@ ATTACK_NOTE = (
     " the unedited model's name is what attacks do to prompts that name the concept's anchor instead: they must bring it down. Intervals"
     " (95 %) are for other goals of the same concepts."
 )
-UNION_NOTE = f"The column {UNION} is under all of {', '.join(SETS[UNION])}, a picture counting only if it survives each."
+UNION_NOTE = f"The column {UNION} is under all of {', '.join(ATTACK_SETS[UNION])}, a picture counting only if it survives each."
 NOISE_NOTE = (
     "Intervals (95 %) are for other noise on these concepts, not for new ones. Beside a rank are those that the method could have."
     " † marks a UA, IRA, CRA or score that no row is surely better than, by paired differences; other columns are not tested. Both hold for"

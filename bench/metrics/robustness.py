@@ -17,12 +17,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.metrics.uncertainty import Design, Estimate, Share
+from bench.registry import ATTACK_SETS
 from bench.types import Target
 
 GOAL = ["target", "style", "object", "seed"]
-SETS: Mapping[str, tuple[str, ...]] = {"prompts-v1": ("unlearndiffatk", "p4d-n", "p4d-k", "ring-a-bell", "mma", "random")}
-"""Fixed sets of attacks that robustness is told under: a goal survives if it survives each of them. All are of prompts that can be
-typed, and keep the noise, and every suite has all of them."""
 UNION = "prompts-v1"
 COLUMNS = (
     "method", "kind", "attack", "goals", "ua_before", "ua_before_low", "ua_before_high", "ua_after", "ua_after_low", "ua_after_high",
@@ -47,8 +45,8 @@ def attacked(outcomes: Outcomes) -> pd.DataFrame:
     design, rows = Design(goals["target"].to_numpy()), []
     for method, own in sorted(outcomes.items()):
         frames = {name: frame.merge(goals, on=GOAL) for name, frame in own.items()}
-        whole = all(name in frames for name in SETS[UNION])
-        union = {UNION: _union([frames[name] for name in SETS[UNION]])} if whole else {}
+        whole = all(name in frames for name in ATTACK_SETS[UNION])
+        union = {UNION: _union([frames[name] for name in ATTACK_SETS[UNION]])} if whole else {}
         for name, frame in sorted({**frames, **union}.items()):
             kinds = frame["target"].map(lambda target: Target.parse(target).kind)
             for kind, part in frame.groupby(kinds):

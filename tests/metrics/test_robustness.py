@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from bench.leaderboard.attacks import attack_cells, uncalibrated
-from bench.metrics.robustness import SETS, UNION, attacked, curves
+from bench.metrics.robustness import UNION, attacked, curves
+from bench.registry import ATTACK_SETS
 
 CELLS = [
     ("style:neon", "neon", "fish", 1),
@@ -55,7 +56,7 @@ def test_confirmed_is_of_what_the_attack_alone_reached() -> None:
 
 def test_the_union_is_confirmed_by_the_attack_that_succeeded() -> None:
     """A picture that no attack succeeded with confirms nothing, whatever the third network sees in it."""
-    own = dict.fromkeys(SETS[UNION], frame("....", "...."))
+    own = dict.fromkeys(ATTACK_SETS[UNION], frame("....", "...."))
     own |= {
         "random": frame("....", "x...").assign(confirmed=[False, False, False, False]),
         "mma": frame("....", "....").assign(confirmed=[True, True, True, True]),
@@ -67,14 +68,14 @@ def test_the_union_is_confirmed_by_the_attack_that_succeeded() -> None:
 
 
 def test_without_a_third_network_nothing_is_confirmed_nor_denied() -> None:
-    own = dict.fromkeys(SETS[UNION], frame("....", "xx..").assign(confirmed=None))
+    own = dict.fromkeys(ATTACK_SETS[UNION], frame("....", "xx..").assign(confirmed=None))
     found = attacked({"uce": own})
     assert np.isnan(row(found, "uce", "style", UNION)["confirmed"])
     assert np.isnan(row(found, "uce", "style", "random")["confirmed"])
 
 
 def test_the_union_is_over_goals_that_all_attacks_had() -> None:
-    own = dict.fromkeys(SETS[UNION], frame("....", "...."))
+    own = dict.fromkeys(ATTACK_SETS[UNION], frame("....", "...."))
     own |= {"random": frame("....", "x...").iloc[1:], "mma": frame("....", "x...")}
     union = row(attacked({"uce": own}), "uce", "style", UNION)
     assert (union["goals"], union["ua_after"]) == (1, 1)
@@ -82,14 +83,14 @@ def test_the_union_is_over_goals_that_all_attacks_had() -> None:
 
 def test_a_goal_survives_the_union_only_if_it_survives_each() -> None:
     nothing = frame("....", "....", (5, 5, 5, 5), (1, 1, 1, 1))
-    own = dict.fromkeys(SETS[UNION], nothing)
+    own = dict.fromkeys(ATTACK_SETS[UNION], nothing)
     own |= {"random": frame("....", "x...", (0, 0, 0, 0), (3, 1, 1, 1)), "mma": frame("....", ".x..")}
     found = attacked({"uce": own, "esd": {"random": own["random"]}})
     union = row(found, "uce", "style", UNION)
     assert (union["ua_before"], union["ua_after"]) == (1, 0)
     assert row(found, "uce", "style", "random")["ua_after"] == 0.5
     assert row(found, "uce", "object", UNION)["ua_after"] == 1
-    assert union["gradient_steps"] == 5 * (len(SETS[UNION]) - 2), "what all together took"
+    assert union["gradient_steps"] == 5 * (len(ATTACK_SETS[UNION]) - 2), "what all together took"
     assert UNION not in set(found.loc[found["method"] == "esd", "attack"]), "not all of its attacks were made"
 
 
